@@ -1,0 +1,187 @@
+"""A run of the trainer on fake tensors: the true shapes of a Stable Diffusion, and nothing that computes.
+
+Of a run's two devices, the card is played by fake tensors on the CPU, where PyTorch picks attention of the same kind as
+on a GPU, and main memory by fake tensors on "meta".
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+
+from singleinsert.adapters.lora import LoraAdapters
+from singleinsert.concepts import Concept, build_concept
+from singleinsert.config import Settings
+from singleinsert.models.base import ASSETS, BaseModel
+from singleinsert.models.latents import LatentDistribution, encode_image
+from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.models.single_file import clip_tokenizer
+from singleinsert.models.text import encode, tokenize
+from singleinsert.training.bank import TeacherBank
+from singleinsert.training.loop import Loop, Run
+from singleinsert.training.run import DTYPES
+from singleinsert.training.stages import Stage, lora_targets, stages_of
+from singleinsert.training.step import Subject
+from singleinsert.training.switches import set_switches
+
+CARD = torch.device("cpu")
+MAIN_MEMORY = torch.device("meta")
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        yield
+
+
+def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop, Stage]:
+    """The trainer's loop, one of its stages ready to step. To be called within :func:`fake_tensors`.
+
+    Args:
+        settings: of a run on one card, ``run.mixed_precision`` and ``run.micro_batch_size`` as chosen there.
+        name: "stage1" or "stage2".
+        family: the shapes, "sd1" or "sd2".
+    """
+    stages = stages_of(settings)
+    stage = next(stage for stage in stages if stage.name == name)
+    with unset_fake_temporarily():  # modules change devices and get LoRA layers while they are on "meta"
+        model = meta_model(settings, family)
+        adapters = inject(settings, model) if stage.trains & {"unet", "text_encoder"} else LoraAdapters({}, {})
+        concept = make_concept(settings, model)
+    encoders = (MAIN_MEMORY, torch.float32) if settings.run.offload else (CARD, None)
+    place(model.unet, CARD)
+    place(model.text_encoder, *encoders)
+    place(concept, *encoders)
+    loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
+    loop.adapters, loop.stage_index = adapters, stages.index(stage)
+    if loop.bank is not None and stage is not stages[0]:
+        fill(loop.bank, loop.run)
+    with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
+        loop._prepare(stage)
+    return loop, stage
+
+
+class AdamW8bit(torch.optim.Optimizer):
+    """The state that bitsandbytes' AdamW8bit keeps, byte for byte; its own kernels take no fake tensors.
+
+    Two moments of a byte per element with a float32 scale per block of 256, and two tables for all; parameters of
+    fewer than 4096 elements keep theirs in float32.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, **rest: Any) -> None:
+        super().__init__(parameters, {"lr": lr})
+        self.tables = [torch.empty(256) for _ in range(2)]
+
+    def step(self, closure: Any = None) -> None:
+        for parameter in (p for group in self.param_groups for p in group["params"]):
+            state, size = self.state[parameter], parameter.numel()
+            if parameter.grad is None or state:
+                continue
+            for moment in ("1", "2"):
+                if size < 4096:
+                    state[f"state{moment}"] = torch.zeros_like(parameter)
+                else:
+                    state[f"state{moment}"] = torch.zeros_like(parameter, dtype=torch.uint8)
+                    state[f"absmax{moment}"] = torch.zeros(-(-size // 256), device=parameter.device)
+
+
+def meta_model(settings: Settings, family: str) -> BaseModel:
+    """The model's parts on "meta", frozen, in the run's precision."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from diffusers.utils import logging
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    logging.set_verbosity_error()  # of casts that leave out nothing
+    folder = ASSETS / family
+    dtype = DTYPES[settings.run.mixed_precision]
+    parts = ("unet", "vae", "text_encoder")
+    configs = {name: json.loads((folder / name / "config.json").read_text()) for name in parts}
+    with torch.device("meta"):
+        unet, vae = UNet2DConditionModel.from_config(configs["unet"]), AutoencoderKL.from_config(configs["vae"])
+        text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
+    for part in (unet, vae, text_encoder):
+        part.requires_grad_(False).eval().to(dtype)
+    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    model = BaseModel(
+        tokenizer=clip_tokenizer(family), text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler,
+        schedule=NoiseSchedule.from_scheduler(scheduler), family="sd1", source=family, name=family,
+    )  # fmt: skip
+    set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
+    return model
+
+
+def make_concept(settings: Settings, model: BaseModel) -> Concept:
+    from accelerate import init_empty_weights
+
+    section = settings.concept
+    with init_empty_weights():
+        return build_concept(
+            section.type, placeholder=settings.data.placeholder_token, num_vectors=section.num_vectors,
+            width=model.text_width, class_embedding=None,
+            pixels=torch.zeros(1, 3, section.image_size, section.image_size), generator=torch.Generator(),
+            init_std=section.init_std, patch_size=section.patch_size, hidden_size=section.hidden_size,
+            num_hidden_layers=section.num_hidden_layers, num_attention_heads=section.num_attention_heads,
+        )  # fmt: skip
+
+
+def inject(settings: Settings, model: BaseModel) -> LoraAdapters:
+    targets = lora_targets(settings)
+    return LoraAdapters.inject(
+        model.unet, model.text_encoder, rank=settings.adapter.network_dim, alpha=settings.adapter.network_alpha,
+        unet_targets=targets["unet"], text_encoder_targets=targets["text_encoder"], generator=torch.Generator(),
+    )  # fmt: skip
+
+
+def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
+    """Put fake tensors of the same shape and dtype (or ``dtype``), on ``device``, in place of a module's own."""
+    for module in part.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                size, stride = parameter.shape, parameter.stride()
+                fake = torch.empty_strided(size, stride, dtype=dtype or parameter.dtype, device=device)
+                module._parameters[name] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
+
+
+def build_run(settings: Settings, model: BaseModel, concept: Concept, stages: list[Stage]) -> Run:
+    data = settings.data
+    side = data.resolution // model.vae_scale_factor
+    mean, std = (torch.empty(1, model.unet.config.in_channels, side, side) for _ in range(2))
+    subject = Subject(LatentDistribution(mean, std), torch.empty(1, 1, side, side))
+    prompt = tokenize(model.tokenizer, "* face", {"*": settings.concept.num_vectors})
+    class_prompt = tokenize(model.tokenizer, "face", {})
+    accelerator = SimpleNamespace(
+        device=CARD, num_processes=1, process_index=0, scaler=None,
+        gradient_accumulation_steps=settings.run.gradient_accumulation_steps,
+    )  # fmt: skip
+    return Run(
+        settings=settings, accelerator=accelerator, files=None, stages=stages, model=model, concept=concept,
+        subject=subject, prompt=prompt, class_prompt=class_prompt,
+        frozen_class=torch.empty(1, 77, model.text_width, dtype=model.dtype), identity={}, say=print,
+    )  # fmt: skip
+
+
+def fill(bank: TeacherBank, run: Run) -> None:
+    """What stage I leaves in the bank; its order is known before, since a fake tensor has no values to choose by."""
+    bank.outputs = torch.empty(bank.samples, *run.subject.latents.mean.shape[1:], dtype=run.model.dtype)
+    bank._order = list(range(bank.samples))
+
+
+def encode_once(settings: Settings, model: BaseModel) -> None:
+    """What a run encodes before its first step: the picture, in float32, and the class prompt."""
+    with mock.patch.object(nn.Module, "to", lambda part, *_: part):  # fake parameters cannot be cast as others are
+        encode_image(model.vae, torch.empty(1, 3, settings.data.resolution, settings.data.resolution))
+    with torch.no_grad():
+        encode(model.text_encoder, tokenize(model.tokenizer, "face", {}), {})

@@ -1,0 +1,262 @@
+"""Time a run in its parts, with peak memory, against the released code's formulation. For a GPU; runs on a CPU too.
+
+Random weights of SD 1.5's shapes cost what the true ones do:
+    python benchmarks/speed.py
+    python benchmarks/speed.py --low_vram
+    python benchmarks/speed.py --family sd2 --resolution 768
+With another model, here the miniature on a CPU, and few steps:
+    python benchmarks/speed.py --preset mini --stage1_steps 2 --stage2_steps 2
+Where the time goes within steps, by operator (look at it before changing anything):
+    python benchmarks/speed.py --profile
+
+It takes the flags of train_singleinsert.py, too. Times are wall-clock, after the device has finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import gc
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+import torch  # noqa: E402
+from authors import Authors  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from singleinsert.cli import overrides_from_args, run_script, training_parser  # noqa: E402
+from singleinsert.config import Settings, load_settings  # noqa: E402
+from singleinsert.data.pictures import image_to_tensor  # noqa: E402
+from singleinsert.export import export  # noqa: E402
+from singleinsert.models.base import ASSETS  # noqa: E402
+from singleinsert.models.single_file import clip_tokenizer  # noqa: E402
+from singleinsert.training import run as training  # noqa: E402
+from singleinsert.training.accelerator import build_accelerator  # noqa: E402
+from singleinsert.training.files import RunFiles  # noqa: E402
+from singleinsert.training.loop import Loop  # noqa: E402
+from singleinsert.training.samples import Sampler  # noqa: E402
+from singleinsert.training.stages import lora_targets, stages_of  # noqa: E402
+
+
+class Clock:
+    """Seconds and peak GB of a run's parts. Attributes: rows, {part: {"seconds": ..., "peak_gb": ...}}."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rows: dict[str, dict[str, float]] = {}
+        self.start()
+
+    def start(self) -> None:
+        self._finish()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self._started = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """What happened since the last look was ``part``."""
+        self._finish()
+        row = {"seconds": time.perf_counter() - self._started}
+        if self.device.type == "cuda":
+            row["peak_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
+        self.rows[part] = row
+        memory = f"{row['peak_gb']:9.2f} GB" if "peak_gb" in row else ""
+        print(f"  {part:24}{row['seconds']:9.2f} s{memory}", flush=True)
+        self.start()
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def write_random_model(folder: Path, family: str) -> Path:
+    """A diffusers folder of random float16 weights of SD 1.x's or 2.x's shapes, scaled to keep all numbers finite."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    source, device = ASSETS / family, "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device("meta"):
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(source / "unet")),
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(source / "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(source / "text_encoder")),
+        }
+    for part in parts.values():
+        part.half().to_empty(device=device)
+        for name, parameter in part.named_parameters():
+            if parameter.ndim == 1:
+                parameter.data.fill_(float("norm" in name and name.endswith("weight")))
+            else:
+                std = 0.02 if "embedding" in name else 0.5 / math.sqrt(parameter[0].numel())
+                parameter.data.normal_(0, std)
+    parts |= {"scheduler": DDIMScheduler.from_pretrained(source / "scheduler"), "tokenizer": clip_tokenizer(family)}
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    (folder / "model_index.json").write_text((source / "model_index.json").read_text())
+    return folder
+
+
+def time_ours(settings: Settings, profiled: bool = False) -> dict[str, dict[str, float]]:
+    """A run of the trainer: load, encode, each stage, drawing the sample pictures, export."""
+    accelerator = build_accelerator(settings, RunFiles(settings.output_dir, settings.name))
+    clock = Clock(accelerator.device)
+    _, square = training.find_subject(settings, print)
+    clock.lap("picture and mask")
+    model = training.load_model(settings, accelerator)
+    clock.lap("load")
+    files, stages = RunFiles(settings.output_dir, settings.name), stages_of(settings)
+    run = training.assemble(settings, accelerator, files, stages, model, square, print)
+    clock.lap("encode once")
+    loop = Loop(run, sample=lambda stage, step: clock.lap(stage), on_first_step=lambda: clock.lap("first step"))
+    with profile() if profiled else contextlib.nullcontext():
+        loop.train()
+    first, stage = clock.rows["first step"], clock.rows[stages[0].name]
+    stage["seconds"] += first["seconds"]  # told apart, since it waits for kernels to be chosen or compiled
+    if "peak_gb" in first:
+        stage["peak_gb"] = max(stage["peak_gb"], first["peak_gb"])
+    Sampler(settings, accelerator, model, run.concept, files)._draw()
+    clock.lap("pictures")
+    artifact = training.build_artifact(run, loop, training.mask_share(square))
+    artifact.save(files.artifact)
+    export(artifact, settings.output_dir, formats=settings.save.formats, overwrite=True)
+    clock.lap("export")
+    return clock.rows
+
+
+def time_authors(settings: Settings, steps: int) -> dict[str, dict[str, float]]:
+    """``steps`` steps of each stage in the released code's formulation, after one to warm up, scaled to all of them."""
+    accelerator = build_accelerator(settings, RunFiles(settings.output_dir, settings.name))
+    device = accelerator.device
+    clock = Clock(device)
+    authors = build_authors(settings, accelerator)
+    clock.lap("load and encode")
+    for stage in stages_of(settings):
+        authors.begin(stage.name)
+        authors.step(stage.name, stage.settings.batch_size)
+        clock.start()
+        for _ in range(steps):
+            authors.step(stage.name, stage.settings.batch_size)
+        clock.lap(stage.name)
+        clock.rows[stage.name]["seconds"] *= stage.steps / steps
+    return clock.rows
+
+
+def build_authors(settings: Settings, accelerator: Any) -> Authors:
+    from singleinsert.adapters.lora import LoraAdapters
+
+    _, square = training.find_subject(settings, lambda line: None)
+    model = training.load_model(settings, accelerator)
+    run = training.assemble(settings, accelerator, None, [], model, square, print)  # type: ignore[arg-type]
+    model.vae.to(accelerator.device)
+    unet_copy, targets = copy.deepcopy(model.unet), lora_targets(settings)
+    adapters = LoraAdapters.inject(
+        model.unet, model.text_encoder, rank=settings.adapter.network_dim, alpha=settings.adapter.network_alpha,
+        unet_targets=targets["unet"], text_encoder_targets=targets["text_encoder"], generator=torch.Generator(),
+    )  # fmt: skip
+    pixels: Tensor = image_to_tensor(square.image, settings.data.resolution).to(accelerator.device)
+    concept: Any = run.concept
+    return Authors(model, unet_copy, concept, adapters, pixels, run.subject.mask, run.prompt, run.class_prompt)
+
+
+@contextlib.contextmanager
+def profile() -> Iterator[None]:
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+    with profiler(activities=activities) as found:
+        yield
+    order = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+    print(found.key_averages().table(sort_by=order, row_limit=40))
+
+
+def report(settings: Settings, ours: dict[str, Any], authors: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, on what, and the two formulations beside each other."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    stages = [stage.name for stage in stages_of(settings)]
+    found: dict[str, Any] = {
+        "device": device, "torch": torch.__version__, "python": platform.python_version(),
+        "resolution": settings.data.resolution, "ours": ours, "authors": authors,
+        "training_seconds": sum(ours[name]["seconds"] for name in stages),
+    }  # fmt: skip
+    print(f"\n{device}, torch {torch.__version__}: training {found['training_seconds']:.1f} s", end="")
+    if authors:
+        found["times_faster"] = sum(authors[name]["seconds"] for name in stages) / found["training_seconds"]
+        print(f", the released code's formulation {found['times_faster']:.1f} times that", end="")
+    print()
+    return found
+
+
+def share_of_floor(settings: Settings, family: str, seconds: float, flops_per_second: float) -> float:
+    """Of the time a run took, how much a card would need that did nothing but the run's FLOPs at that speed."""
+    from cost import at, on_a_card, run_flops, run_tflop
+
+    counted = at(on_a_card(teacher_bank=settings.run.teacher_bank), settings.data.resolution)
+    return run_tflop(counted, run_flops(counted, family))["run"] * 1e12 / flops_per_second / seconds
+
+
+def measured_flops_per_second(device: torch.device) -> float:
+    """Of a large bf16 matrix product: what the device gives at best."""
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    for _ in range(3):
+        a @ a
+    torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(20):
+        a @ a
+    torch.cuda.synchronize(device)
+    return 20 * 2 * 8192**3 / (time.perf_counter() - started)
+
+
+def speed_parser() -> argparse.ArgumentParser:
+    parser = training_parser(__doc__)
+    parser.add_argument("--family", choices=("sd1", "sd2"), default="sd1", help="shapes of the random model")
+    parser.add_argument("--authors_steps", type=int, default=3, help="steps of each stage to time; 0: leave them out")
+    parser.add_argument("--profile", action="store_true", help="print where the training's time goes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    overrides = overrides_from_args(args)
+    with tempfile.TemporaryDirectory() as folder:
+        overrides.setdefault("data.image", str(ROOT / "examples/face.png"))
+        overrides.setdefault("data.mask", str(ROOT / "examples/face_mask.png"))
+        overrides |= {"run.output_dir": str(Path(folder) / "out"), "run.output_name": "benchmark-run"}
+        is_random = args.preset != "mini" and "model.pretrained_model_name_or_path" not in overrides
+        if is_random:
+            model = write_random_model(Path(folder) / "model", args.family)
+            overrides["model.pretrained_model_name_or_path"] = str(model)
+        overrides.setdefault("data.class_word", "face")
+        settings = load_settings(args.preset, args.config_file, overrides)
+        print("this project")
+        ours = time_ours(settings, args.profile)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print("the released code's formulation")
+        authors = time_authors(settings, args.authors_steps) if args.authors_steps else {}
+        found = report(settings, ours, authors)
+        if is_random and torch.cuda.is_available():
+            speed = measured_flops_per_second(torch.device("cuda"))
+            share = share_of_floor(settings, args.family, found["training_seconds"], speed)
+            found |= {"flops_per_second": speed, "share_of_floor": share}
+            print(f"{share:.0%} of the compute floor, at {speed / 1e12:.0f} TFLOP/s of large bf16 products")
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(speed_parser(), run))

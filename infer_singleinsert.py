@@ -1,0 +1,59 @@
+"""Draw pictures with trained concepts, one or several in a prompt.
+
+    # what training left under output/me, on the base model it was trained on
+    python infer_singleinsert.py --concept output/me --prompt "{concept} in the snow" --num_images 4 --grid
+    python infer_singleinsert.py --concept me:0.8 --prompt_list views --scheduler dpmpp_2m --num_inference_steps 25
+    # two concepts that were trained apart; exported files of any trainer; another base model of the family
+    python infer_singleinsert.py --concept output/anna --concept output/hat:0.7 --prompt "{anna} wearing {hat}"
+    python infer_singleinsert.py --concept her.safetensors+her_lora.safetensors --prompt "a portrait of *" \\
+        --pretrained_model_name_or_path MODEL --mixed_precision fp16 --prompt_file prompts.txt
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from singleinsert.cli import inference_parser, run_script
+from singleinsert.inference.schedulers import SCHEDULERS
+
+
+def run(args: argparse.Namespace) -> None:
+    """Arguments -> load -> render -> save."""
+    from tqdm import tqdm
+
+    from singleinsert.inference.output import PictureFolder
+    from singleinsert.inference.pipeline import ConceptPipeline
+    from singleinsert.inference.prompts import resolve, warn_of_no_concept
+    from singleinsert.inference.setup import lines_of, load_base, load_concepts, pick_device, plan
+
+    lines = lines_of(args)
+    concepts, weights = load_concepts(args.concept, allow_pickle=args.allow_pickle)
+    rows = plan(lines, args, concepts)
+    model = load_base(args, concepts)
+    pipeline = ConceptPipeline(
+        model, concepts, weights, scheduler=args.scheduler, offload=args.offload,
+        offload_device=pick_device(args.device),
+    )  # fmt: skip
+    for line in lines:
+        warn_of_no_concept(resolve(line.prompt, pipeline.names), line.prompt)
+    pictures = [picture for row in rows for picture in row]
+    drawing = pipeline.render(pictures, batch_size=args.batch_size)  # refuses what cannot be drawn; draws when asked
+    folder, images = PictureFolder(args.output_dir), []
+    for picture, image in zip(pictures, tqdm(drawing, total=len(pictures), unit="picture"), strict=True):
+        images.append(image)
+        tqdm.write(str(folder.save(image, picture, pipeline, args.scheduler)), file=sys.stdout)
+    if args.grid:
+        columns = args.num_images
+        grid = [images[start : start + columns] for start in range(0, len(images), columns)]
+        print(folder.save_grid(grid, rows))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code; an error is one line on stderr."""
+    return run_script(inference_parser(__doc__, SCHEDULERS), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What changes the weights of the base model; every adapter injects and ejects without a trace."""

@@ -1,0 +1,109 @@
+"""Names of LoRA layers: our module paths, kohya's flat names, diffusers' and peft's dotted names.
+
+Our path of a layer is the one its module has in diffusers' UNet ("down_blocks.0.attentions.0....to_out.0") or
+in transformers' CLIPTextModel without the "text_model." level ("encoder.layers.0.self_attn.q_proj").
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from singleinsert.errors import ModelError
+
+UNET, TEXT_ENCODER = "unet", "text_encoder"
+COMPONENTS = (UNET, TEXT_ENCODER)
+
+_COMPOUND_ATOMS = (
+    "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out",
+    "proj_in", "proj_out", "conv_in", "conv_out", "conv_shortcut", "time_emb_proj", "time_embedding",
+    "linear_1", "linear_2", "text_model", "self_attn", "q_proj", "k_proj", "v_proj", "out_proj",
+    "input_blocks", "output_blocks", "middle_block",
+)  # fmt: skip
+_ATOM = re.compile("|".join(rf"{atom}(?=_|$)" for atom in _COMPOUND_ATOMS) + r"|[^_]+")
+
+_PARTS = {"lora_down": "down", "lora_A": "down", "down": "down", "lora_up": "up", "lora_B": "up", "up": "up"}
+_KOHYA = re.compile(r"^lora_(unet|te1|te2|te)_(\w+)\.(?:(lora_down|lora_up)\.weight|(alpha))$")
+_DOTTED = re.compile(
+    r"^(?P<path>.+?)(?:"
+    r"\.(?P<peft>lora_[AB])(?:\.[\w-]+)?\.weight"  # peft, with or without the adapter's name
+    r"|(?:\.lora|\.lora_linear_layer|_lora)\.(?P<old>down|up)\.weight"  # diffusers before peft
+    r"|\.(?P<plain>lora_down|lora_up)\.weight"
+    r"|\.(?P<alpha>alpha))$"
+)
+
+
+@dataclass(frozen=True)
+class LoraKey:
+    """What a tensor of a LoRA file is: component ("unet", "text_encoder"), our module path, part."""
+
+    component: str
+    path: str
+    part: str  # "down", "up" or "alpha"
+
+
+def flat_name(component: str, path: str) -> str:
+    """Kohya's name of a layer, the one every client reads: ``lora_unet_...``, ``lora_te_text_model_...``."""
+    prefix = "lora_unet_" if component == UNET else "lora_te_text_model_"
+    return prefix + path.replace(".", "_")
+
+
+def dotted_name(component: str, path: str) -> str:
+    """Diffusers' name of a layer. Readers with transformers 4 want the ``text_model.`` level, 5 strips it."""
+    return f"{UNET}.{path}" if component == UNET else f"{TEXT_ENCODER}.text_model.{path}"
+
+
+def unflatten(name: str) -> str:
+    """The dotted path behind a flat one ("to_out_0" -> "to_out.0"); the names SD's modules use are known."""
+    return ".".join(_ATOM.findall(name))
+
+
+def parse_lora_key(key: str) -> LoraKey:
+    """What the tensor called ``key`` is, in kohya's, diffusers' or peft's naming. ModelError otherwise."""
+    if match := _KOHYA.match(key):
+        prefix, name, weight, _ = match.groups()
+        if prefix == "te2":
+            raise ModelError(
+                f"'{key}' belongs to a second text encoder: this is an SDXL LoRA, not one for SD 1.x or 2.x"
+            )
+        component = UNET if prefix == "unet" else TEXT_ENCODER
+        return LoraKey(component, _our_path(component, unflatten(name), key), _PARTS.get(weight, "alpha"))
+    path = key.removeprefix("base_model.model.")
+    if match := _DOTTED.match(path):
+        if path.startswith("text_encoder_2."):
+            raise ModelError(
+                f"'{key}' belongs to a second text encoder: this is an SDXL LoRA, not one for SD 1.x or 2.x"
+            )
+        component = TEXT_ENCODER if path.startswith("text_encoder.") else UNET
+        dotted = match["path"].removeprefix(component + ".").removeprefix("base_model.model.")
+        part = match["peft"] or match["old"] or match["plain"]
+        return LoraKey(component, _our_path(component, dotted, key), _PARTS[part] if part else "alpha")
+    raise ModelError(
+        f"'{key}' is no LoRA weight in kohya's, diffusers' or peft's naming (LoHa, LoKr, DoRA are not read)"
+    )
+
+
+def _our_path(component: str, path: str, key: str) -> str:
+    if component == TEXT_ENCODER:
+        path = path.removeprefix("text_model.")
+        path = re.sub(r"self_attn\.to_([qkv])$", r"self_attn.\1_proj", path)
+        return re.sub(r"self_attn\.to_out$", "self_attn.out_proj", path)
+    path = re.sub(r"\.processor\.(to_\w+)$", r".\1", path)
+    path = re.sub(r"\.to_out$", ".to_out.0", path)
+    return _from_original_blocks(path, key) if re.match(r"(input|middle|output)_blocks?\.", path) else path
+
+
+def _from_original_blocks(path: str, key: str) -> str:
+    """Attention layers in the naming of the original SD code ("input_blocks.4.1") to diffusers' blocks.
+
+    In SD 1.x and 2.x input_blocks 1, 2, 4, 5, 7, 8 and output_blocks 3 to 11 hold attention.
+    """
+    if path.startswith("middle_block.1."):
+        return "mid_block.attentions.0." + path.removeprefix("middle_block.1.")
+    if match := re.match(r"input_blocks\.([124578])\.1\.(.+)$", path):
+        block, layer = divmod(int(match[1]) - 1, 3)
+        return f"down_blocks.{block}.attentions.{layer}.{match[2]}"
+    if match := re.match(r"output_blocks\.([3-9]|10|11)\.1\.(.+)$", path):
+        block, layer = divmod(int(match[1]), 3)
+        return f"up_blocks.{block}.attentions.{layer}.{match[2]}"
+    raise ModelError(f"'{key}' changes a layer outside the attention blocks of SD 1.x and 2.x, which is not read")

@@ -1,0 +1,1 @@
+"""Many concepts: ``python -m singleinsert.batch``; see docs/batch.md."""

@@ -1,0 +1,155 @@
+"""Train many concepts: one after the other on one loaded model, on as many GPUs and machines as there are.
+
+    python -m singleinsert.batch photos --preset face              photos/face/*.jpg, photos/cat/*.png: class by folder
+    python -m singleinsert.batch jobs.toml --dry_run               check everything, print the plan, train nothing
+    accelerate launch -m singleinsert.batch jobs.csv               every GPU of this machine takes from one queue
+    python -m singleinsert.batch jobs.toml --ray                   every GPU of a Ray cluster, or of a local one
+A machine without a GPU, in a minute or two:
+    python -m singleinsert.batch examples --preset mini --class_word face --stage1_steps 2 --stage2_steps 2
+The same command again does what is missing or failed. docs/batch.md has the formats and clusters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from singleinsert.batch.launch import stand_alone
+from singleinsert.cli import FLAGS, add_flags, overrides_from_args, run_script
+from singleinsert.errors import ConfigError, SingleInsertError
+
+if TYPE_CHECKING:
+    from singleinsert.batch.jobs import Job
+    from singleinsert.batch.queue import Queue
+    from singleinsert.batch.store import Store
+
+OF_ONE_JOB = ("image", "mask", "mask_index", "box", "output_name", "resume_from_checkpoint", "mask_only")
+HIDDEN = ".batch"
+"""In the batch's folder: states of the jobs, and what is being worked on."""
+
+
+class BatchFailed(SingleInsertError):
+    """Some jobs failed; the others are done."""
+
+    exit_code = 1
+
+
+def batch_parser() -> argparse.ArgumentParser:
+    """The flags of train_singleinsert.py, for every job, and the batch's own."""
+    parser = argparse.ArgumentParser(
+        prog="python -m singleinsert.batch", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("jobs", type=Path, metavar="JOBS", help="a .toml or .csv file, or a folder of pictures")
+    own = parser.add_argument_group("the batch")
+    own.add_argument("--dry_run", action="store_true", help="check everything, print the plan, train nothing")
+    own.add_argument("--no_wait", action="store_true", help="leave when the others have the last jobs (Slurm arrays)")
+    own.add_argument("--results", default="", metavar="URL", help="put concepts there (s3://..., by fsspec)")
+    own.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster; no address: a local one")
+    own.add_argument("--workers", type=int, default=0, metavar="N", help="Ray workers (default: one per GPU, or one)")
+    add_flags(parser.add_argument_group("settings of every job; --output_dir is the batch's"))  # type: ignore[arg-type]
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Jobs -> checks -> work -> page and table."""
+    for flag in OF_ONE_JOB:
+        if getattr(args, flag) not in (None, False):
+            raise ConfigError(f"--{flag} belongs to one job: write it there")
+    rank, processes = stand_alone()
+    os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
+    from singleinsert.batch.jobs import read_jobs
+    from singleinsert.batch.queue import Queue
+    from singleinsert.batch.store import open_store
+
+    folder = Path(args.output_dir or Path("output") / args.jobs.resolve().stem)
+    flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
+    jobs, problems = read_jobs(
+        args.jobs, folder, preset=args.preset or "", config_file=args.config_file, flags=flags
+    )  # fmt: skip
+    store = open_store(folder, args.results)
+    queue = Queue(folder / HIDDEN / "state", [job.name for job in jobs])
+    problems += look(jobs, queue, store, folder)
+    if args.dry_run:
+        dry_run(jobs, problems, queue, folder, max(processes, args.workers))
+        return
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
+        raise ConfigError(f"{len(problems)} problems with what is asked, nothing was started (--dry_run looks closer)")
+    work(args, jobs, queue, store, folder, prefix=f"{rank}: " if processes > 1 else "")
+
+
+def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]:
+    """Compare what is asked with what is finished; what was finished and is no longer there is missing."""
+    from singleinsert.batch.plan import conflicts
+    from singleinsert.batch.queue import DONE
+
+    records = {job.name: store.record(job.name) for job in jobs}
+    queue.missing = {n for n, s in queue.states().items() if s.state == DONE and records[n] is None}
+    return conflicts(jobs, records, folder)
+
+
+def dry_run(jobs: list[Job], problems: list[str], queue: Queue, folder: Path, workers: int) -> None:
+    """Print the plan, then every problem. ConfigError where there is one."""
+    from singleinsert.batch.plan import check_disk, check_inputs, plan_lines
+
+    states = queue.states()
+    print(f"{len(jobs)} jobs into {folder}:", *plan_lines(jobs, states), sep="\n")
+    problems = problems + [line for job in jobs for line in check_inputs(job)]
+    line, enough = check_disk([job for job in jobs if states[job.name].state != "done"], workers, folder)
+    print(line)
+    if not enough:
+        problems.append(f"{line}: make room, or lower adapter.network_dim")
+    if problems:
+        print(*problems, sep="\n", file=sys.stderr)
+        raise ConfigError(f"{len(problems)} problems; jobs without one would run")
+    print("no problems found")
+
+
+def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, folder: Path, prefix: str) -> None:
+    """Do the jobs, here or on a cluster. BatchFailed where some did not work."""
+    from singleinsert.batch.local import work_off
+    from singleinsert.batch.progress import counts, progress_line
+    from singleinsert.batch.queue import FAILED
+    from singleinsert.batch.report import Report
+
+    def say(line: str) -> None:
+        print(prefix + line, flush=True)
+
+    report, hidden = Report(args.jobs.resolve().name, jobs, queue, store), folder / HIDDEN / "work"
+
+    def write_report() -> None:
+        try:
+            report.write()
+        except Exception as problem:  # such as a network's; no job is worth less for it
+            say(f"index.html and results.csv were not written: {problem}")
+
+    common: dict[str, Any] = {"say": say, "report": write_report}
+    say(progress_line(queue.states(), 1))
+    try:
+        if args.ray is None:
+            work_off(jobs, queue, store, hidden, wait=not args.no_wait, **common)
+        else:
+            from singleinsert.batch.cluster import work_off_on_ray
+
+            work_off_on_ray(jobs, queue, store, hidden, url=args.results, address=args.ray, workers=args.workers,
+                            **common)  # fmt: skip
+    finally:
+        write_report()
+    states = queue.states()
+    say(f"{progress_line(states, 1)}: {args.results or folder}/index.html")
+    if failed := counts(states)[FAILED]:
+        names = ", ".join(name for name, state in states.items() if state.state == FAILED)
+        raise BatchFailed(f"{failed} failed ({names}): reasons in results.csv, logs in {folder / HIDDEN / 'state'}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_script(batch_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""A worker's life in this process: take a job from the queue, do it, say how it went, until none is left."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from singleinsert.batch.jobs import Job
+from singleinsert.batch.progress import counts, progress_line
+from singleinsert.batch.queue import DONE, FAILED, QUEUED, RUNNING, Claim, Queue
+from singleinsert.batch.store import Store
+from singleinsert.batch.worker import INPUTS_END, Outcome, Task, Worker
+
+POLL = 2.0
+"""Seconds between two looks at what others are doing."""
+
+Report = Callable[[], object]
+
+
+def work_off(
+    jobs: Sequence[Job], queue: Queue, store: Store, folder: Path, *, wait: bool, say: Callable[[str], None],
+    report: Report,
+) -> None:  # fmt: skip
+    """Do jobs until none is left.
+
+    Args:
+        folder: for what is being worked on. wait: while others are at the last jobs, stay, in case they are lost.
+        report: called after every job.
+
+    Raises:
+        Interrupted, KeyboardInterrupt: a signal; the job in hand is queued again, from its last checkpoint.
+    """
+    by_name = {job.name: job for job in jobs}
+    worker, told = Worker(), False
+    with stopped_by_signals():
+        while True:
+            claim = queue.claim(lambda name: worker.prefers(by_name[name].settings))
+            if claim is None:
+                if queue.settled() or not wait:
+                    return
+                if not told:
+                    say("nothing left to take; waiting for the others' last jobs (--no_wait leaves)")
+                told = True
+                time.sleep(POLL)
+                continue
+            job, outcome = by_name[claim.name], finished_before(claim, store)
+            if outcome is None:
+                say(f"{job.name}: begins")
+                outcome = _do(worker, job, claim, queue, store, folder)
+            settle(outcome, claim, queue, folder, say)
+            report()
+
+
+def _do(worker: Worker, job: Job, claim: Claim, queue: Queue, store: Store, folder: Path) -> Outcome:
+    try:
+        return worker.do(Task(job.name, job.settings, work_folder(folder, claim)), store)
+    except BaseException as stop:
+        queue.finish(claim, QUEUED, f"stopped: {stop or type(stop).__name__}")
+        raise
+
+
+def work_folder(folder: Path, claim: Claim) -> Path:
+    """A folder for this try, with the last one's checkpoints: copies, for its holder may be slow and not dead."""
+    mine = folder / f"{claim.name}.{claim.attempt:03d}"
+    mine.mkdir(parents=True, exist_ok=True)
+    for attempt in range(claim.attempt - 1, 0, -1):
+        left = folder / f"{claim.name}.{attempt:03d}" / "checkpoints"
+        if left.is_dir():
+            shutil.copytree(left, mine / "checkpoints", dirs_exist_ok=True)
+            break
+    return mine
+
+
+def clear_work(folder: Path, claim: Claim) -> None:
+    """Drop what this and earlier tries at a job that is done have left."""
+    for attempt in range(1, claim.attempt + 1):
+        for end in ("", INPUTS_END):
+            shutil.rmtree(folder / f"{claim.name}.{attempt:03d}{end}", ignore_errors=True)
+
+
+def finished_before(claim: Claim, store: Store) -> Outcome | None:
+    """A worker that was killed after its job appeared and before it said so has left nothing to do."""
+    record = store.record(claim.name)
+    return None if record is None else Outcome(DONE, "", "", record)
+
+
+def settle(outcome: Outcome, claim: Claim, queue: Queue, folder: Path, say: Callable[[str], None]) -> None:
+    """Write how a job went, and say it with how far the batch is."""
+    queue.finish(claim, outcome.state, outcome.reason, outcome.log)
+    if outcome.state == DONE:
+        clear_work(folder, claim)
+    states = queue.states()
+    seconds = states[claim.name].record.get("seconds", 0)
+    text = f"done in {seconds:.0f} s" if outcome.state == DONE else f"{outcome.state}: {outcome.reason}"
+    if outcome.record:
+        text += f", mask {outcome.record['mask_share']:.1%}" + " (low memory)" * outcome.record["low_memory"]
+    number = counts(states)
+    place = f"[{number[DONE] + number[FAILED]}/{len(states)}]"
+    say(f"{place} {claim.name}: {text}; {progress_line(states, number[RUNNING] + 1)}")
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM is an exception like Ctrl-C; while a stage trains, the loop's own handler saves a checkpoint first."""
+    from singleinsert.training.signals import Interrupted
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum, "stopped: start the same batch again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,110 @@
+"""Before a batch begins: what would be done, and everything that can be seen to be wrong with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from singleinsert.batch.jobs import Job
+from singleinsert.batch.queue import DONE, FAILED, State
+from singleinsert.batch.worker import digest_of, plain_values, read_inputs
+from singleinsert.config import MINI_SD_NAME
+from singleinsert.errors import SingleInsertError
+
+LORA_MB_PER_RANK = 1.6
+"""Of all attention layers of SD 2.1's UNet and text encoder in float32; SD 1.5 has half of it. Exports add the half."""
+CONCEPT_MB = 1100
+"""A checkpoint while a ViT-B/32 trains: its weights and AdamW's two moments in float32."""
+
+
+def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None], folder: Path) -> list[str]:
+    """Jobs whose place is taken: by the same name with other settings or another picture, or by other files.
+
+    Args:
+        records: what is finished, by name.
+    """
+    found = []
+    for job in jobs:
+        record = records.get(job.name)
+        if record is None and (folder / job.name).exists():
+            found.append(f"{job.where}: {folder / job.name} is there and is no finished job: give it another name")
+        if record is None:
+            continue
+        ours, theirs = plain_values(job.settings), record["settings"]
+        advice = f"set another name, or delete {folder / job.name} to train it again"
+        if changed := [key for key in ours if key in theirs and ours[key] != theirs[key]]:
+            key = changed[0]
+            found.append(f"{job.where}: {job.name} was made with {key} {theirs[key]!r}, not {ours[key]!r}: {advice}")
+        elif record["digest"] != digest_of(read_inputs(job.settings)):
+            found.append(f"{job.where}: {job.name} was made from another picture or mask: {advice}")
+    return found
+
+
+def check_inputs(job: Job) -> list[str]:
+    """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
+    from singleinsert.data.masks import mask_from_file
+    from singleinsert.data.masks.files import check_mask, paired_mask
+    from singleinsert.data.pictures import load_picture
+    from singleinsert.models.base import MINI_SD, check_folder
+    from singleinsert.training.stages import stages_of
+
+    data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
+    found = []
+
+    def picture() -> None:
+        shown = load_picture(data.image)
+        if data.mask:
+            file = paired_mask(shown.path, data.mask) if Path(data.mask).is_dir() else Path(data.mask)
+            check_mask(mask_from_file(file, shown), f"mask {file}")
+
+    def model() -> None:
+        folder = MINI_SD if source == MINI_SD_NAME else Path(source)
+        if folder.is_dir():
+            check_folder(folder, job.settings.model.variant or None)
+
+    for check in (picture, model, lambda: stages_of(job.settings)):
+        try:
+            check()
+        except SingleInsertError as problem:
+            found.append(f"{job.where}: {problem}")
+    return found
+
+
+def megabytes(jobs: Sequence[Job], workers: int) -> float:
+    """Disk that the jobs need, estimated from above: LoRAs, pictures, and a checkpoint for each worker."""
+    total = 0.0
+    for job in jobs:
+        settings = job.settings
+        stages = (settings.stage1.steps > 0) + (settings.stage2.steps > 0)
+        pictures = len(settings.sample.prompts) * settings.sample.images_per_prompt * stages + 4
+        total += settings.adapter.network_dim * LORA_MB_PER_RANK * 1.5 + pictures * settings.data.resolution**2 * 3e-6
+    encoder = any(job.settings.concept.type != "vector" for job in jobs)
+    dim = max((job.settings.adapter.network_dim for job in jobs), default=0)
+    return total + workers * (3 * dim * LORA_MB_PER_RANK + CONCEPT_MB * encoder)
+
+
+def check_disk(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[str, bool]:
+    """(a line, is there enough?)"""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    need, free = megabytes(jobs, workers), shutil.disk_usage(there).free / 1e6
+    return f"disk: up to {need:,.0f} MB needed in {folder}, {free:,.0f} MB free", free > need
+
+
+def plan_lines(jobs: Sequence[Job], states: Mapping[str, State]) -> list[str]:
+    """A line per job: what will happen to it."""
+    if not jobs:
+        return []
+    width = max(len(job.name) for job in jobs)
+    lines = []
+    for job in jobs:
+        settings, data, state = job.settings, job.settings.data, states[job.name]
+        what = {DONE: "done, left alone", FAILED: "again, it failed"}.get(state.state, state.state)
+        steps = f"{settings.stage1.steps}+{settings.stage2.steps} steps at {data.resolution}"
+        model = Path(settings.model.pretrained_model_name_or_path).name
+        parts = [data.class_word, f"preset {job.preset or 'none'}", model, steps, data.image]
+        lines.append(f"  {job.name:{width}}  {what:16}  {', '.join(parts)}")
+    return lines

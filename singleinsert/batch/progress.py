@@ -1,0 +1,40 @@
+"""A line for every job that ends, with how far the batch is and when it may be through."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+
+from singleinsert.batch.queue import DONE, FAILED, QUEUED, RUNNING, State
+
+
+def counts(states: Mapping[str, State]) -> dict[str, int]:
+    return {kind: sum(s.state == kind for s in states.values()) for kind in (DONE, FAILED, RUNNING, QUEUED)}
+
+
+def time_left(states: Mapping[str, State], workers: int) -> float | None:
+    """Seconds until all is done, if jobs go on taking what most took so far; None while none is finished."""
+    took = [float(s.record["seconds"]) for s in states.values() if s.state == DONE and s.record.get("seconds")]
+    if not took:
+        return None
+    left = sum(s.state in (QUEUED, RUNNING) for s in states.values())
+    return statistics.median(took) * left / max(1, workers)
+
+
+def progress_line(states: Mapping[str, State], workers: int) -> str:
+    """``"5 of 12 done, 1 failed, 2 running, about 6 min left"``."""
+    number = counts(states)
+    parts = [f"{number[DONE]} of {len(states)} done"]
+    parts += [f"{number[kind]} {kind}" for kind in (FAILED, RUNNING) if number[kind]]
+    left = time_left(states, workers)
+    if left and number[QUEUED] + number[RUNNING]:
+        parts.append(f"about {duration(left)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``"40 s"``, ``"6 min"``, ``"3 h 20 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

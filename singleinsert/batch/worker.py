@@ -1,0 +1,233 @@
+"""One process, many concepts: the base model stays, each job goes into it, is exported, and leaves no trace."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from singleinsert.batch.queue import DONE, FAILED, this_host
+from singleinsert.batch.store import RECORD_END, Store
+from singleinsert.cli import low_vram
+from singleinsert.config import Settings, to_toml
+from singleinsert.config.load import to_values
+from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.files import write_text
+
+LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
+"""[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
+LOADED_WITH = (
+    "enable_xformers_memory_efficient_attention", "gradient_checkpointing", "offload", "channels_last", "compile",
+    "allow_tf32", "mixed_precision",
+)  # fmt: skip
+"""[run] that is set on a model when it is loaded."""
+CURVE_POINTS = 60
+INPUTS_END = ".inputs"
+"""Of the folder, beside a job's own, into which pictures go that came with it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job in the hands of a worker.
+
+    Attributes:
+        work: a folder of its own; what an earlier try left in it is gone on with.
+        inputs: pictures by path, where the worker cannot see them.
+    """
+
+    name: str
+    settings: Settings
+    work: Path
+    inputs: dict[str, bytes] | None = None
+
+    @property
+    def copies(self) -> Path:
+        """Folder of the ``inputs``, beside ``work``."""
+        return self.work.with_name(self.work.name + INPUTS_END)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job went: "done" or "failed", the reason in a line, and what was said meanwhile."""
+
+    state: str
+    reason: str = ""
+    log: str = ""
+    record: dict[str, Any] | None = None
+
+
+class Worker:
+    """Trains one job after the other; keeps the base model while the next job wants the same."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._key: tuple[Any, ...] = ()
+
+    def prefers(self, settings: Settings) -> bool:
+        """Can it begin without loading a model?"""
+        return self._model is not None and self._key[: len(source_key(settings))] == source_key(settings)
+
+    def do(self, task: Task, store: Store) -> Outcome:
+        """Train, export, publish. Whatever goes wrong with this job is its outcome; only signals get through."""
+        from singleinsert.training.signals import Interrupted
+
+        log: list[str] = []
+        try:
+            record = self._try(task, log.append)
+            store.publish(task.work, task.name)
+            return Outcome(DONE, "", "\n".join(log), record)
+        except Interrupted:
+            raise
+        except SingleInsertError as problem:
+            reason = str(problem)
+        except Exception as problem:
+            self._model = None  # who knows what became of it
+            reason = f"{type(problem).__name__}: {(str(problem).strip() or 'no text').splitlines()[0]}"
+            log.append(traceback.format_exc())
+        finally:
+            shutil.rmtree(task.copies, ignore_errors=True)
+        return Outcome(FAILED, reason, "\n".join([*log, reason]))
+
+    def _try(self, task: Task, say: Callable[[str], None]) -> dict[str, Any]:
+        """Once more where memory ran out. Its frames hold tensors, so that the second try is outside of ``except``."""
+        try:
+            return self._train(task, task.settings, say)
+        except Exception as problem:
+            if not out_of_memory(problem):
+                raise
+            say(f"out of memory ({str(problem).splitlines()[0]}): once more with {LOW_MEMORY}")
+        self._forget()
+        less = replace(task.settings, run=replace(task.settings.run, **LOW_MEMORY))
+        return self._train(task, less, say, sparing=True)
+
+    def _train(
+        self, task: Task, settings: Settings, say: Callable[[str], None], sparing: bool = False
+    ) -> dict[str, Any]:
+        from singleinsert.export import export
+        from singleinsert.training.checkpoint import LATEST, checkpoints
+        from singleinsert.training.files import RunFiles
+        from singleinsert.training.run import train
+
+        started, files = time.time(), RunFiles(task.work, task.name)
+        if checkpoints(files.checkpoints):
+            settings = replace(settings, run=replace(settings.run, resume_from_checkpoint=LATEST))
+        else:
+            shutil.rmtree(task.work, ignore_errors=True)
+        digest = digest_of(read_inputs(settings)) if task.inputs is None else digest_of(task.inputs)
+        near = settings if task.inputs is None else with_inputs(settings, task.inputs, task.copies)
+        trained = train(near, folder=task.work, load=self._load, say=say)
+        save = settings.save
+        export(
+            trained.artifact, task.work, formats=save.formats, precision=save.save_precision, preview=trained.preview,
+            trigger_word=save.trigger_word, overwrite=True,
+        )  # fmt: skip
+        shutil.rmtree(task.work / "checkpoints", ignore_errors=True)  # gigabytes, and it is finished
+        used = replace(settings, run=replace(settings.run, resume_from_checkpoint=""))
+        write_text(files.config, to_toml(used))  # says neither that it was resumed nor where pictures lay meanwhile
+        metadata = trained.artifact.metadata
+        record = {
+            "name": task.name,
+            "class_word": settings.data.class_word,
+            "settings": plain_values(task.settings),
+            "digest": digest,
+            "base": trained.artifact.base.name,
+            "mask_share": metadata["mask_share"],
+            "losses": metadata["losses"],
+            "curve": loss_curve(files.losses),
+            "low_memory": sparing,
+            "finished": round(time.time()),
+            "seconds": round(time.time() - started, 1),
+            "host": this_host().split()[0],
+            "files": {p.name: p.stat().st_size for p in sorted(task.work.iterdir()) if p.is_file()},
+        }
+        write_text(task.work / f"{task.name}{RECORD_END}", json.dumps(record, indent=1) + "\n")
+        return record
+
+    def _load(self, settings: Settings, accelerator: Any) -> Any:
+        """The model of the job before, where it is the one this job wants."""
+        from singleinsert.training.run import load_model
+
+        key = (*source_key(settings), accelerator.mixed_precision, str(accelerator.device))
+        if self._model is None or key != self._key:
+            self._forget()  # two do not fit
+            self._model, self._key = load_model(settings, accelerator), key
+        return self._model
+
+    def _forget(self) -> None:
+        from accelerate.utils.memory import clear_device_cache
+
+        self._model = None
+        clear_device_cache(garbage_collection=True)
+
+
+def source_key(settings: Settings) -> tuple[Any, ...]:
+    """What a loaded model hangs on, beside precision and device."""
+    return (*vars(settings.model).values(), *(getattr(settings.run, name) for name in LOADED_WITH))
+
+
+def out_of_memory(problem: BaseException | None) -> bool:
+    """Did memory run out, on a device or here, at the root of it?"""
+    import torch
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    while problem is not None:
+        if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(problem, RuntimeError) and (
+            should_reduce_batch_size(problem) or "No executable batch size found" in str(problem)
+        ):
+            return True
+        problem = problem.__cause__
+    return False
+
+
+def plain_values(settings: Settings) -> dict[str, Any]:
+    """``{"section.key": value}`` as JSON has it, without where the batch put the job."""
+    values = to_values(settings)
+    del values["run.output_dir"]
+    return json.loads(json.dumps(values))
+
+
+def read_inputs(settings: Settings) -> dict[str, bytes]:
+    """Contents of a job's picture and mask file, by key; what cannot be read is left out, the job will say so."""
+    from singleinsert.data.masks.files import paired_mask
+
+    data, found = settings.data, dict[str, bytes]()
+    for key, text in (("image", data.image), ("mask", data.mask)):
+        try:
+            path = paired_mask(Path(data.image), text) if key == "mask" and Path(text).is_dir() else Path(text)
+            found |= {key: path.read_bytes()} if text else {}
+        except (OSError, InputError):
+            continue
+    return found
+
+
+def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> Settings:
+    """``settings`` on copies of its pictures, written under ``folder``."""
+    paths: dict[str, Any] = {}
+    for key, content in inputs.items():
+        path = folder / key / Path(getattr(settings.data, key)).name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        paths[key] = str(path)
+    return replace(settings, data=replace(settings.data, **paths))
+
+
+def digest_of(inputs: dict[str, bytes]) -> str:
+    """Fingerprint of the files of picture and mask."""
+    return hashlib.sha256(b"".join(hashlib.sha256(inputs[key]).digest() for key in sorted(inputs))).hexdigest()[:16]
+
+
+def loss_curve(path: Path) -> list[float]:
+    """The loss over all steps, thinned to what a small drawing shows."""
+    with path.open(newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    stride = max(1, len(losses) // CURVE_POINTS)
+    return [round(sum(part) / len(part), 6) for i in range(0, len(losses), stride) if (part := losses[i : i + stride])]

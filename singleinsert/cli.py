@@ -1,0 +1,196 @@
+"""The command lines of the two scripts, and what both do around their work. Nothing heavy is imported here.
+
+Flags that name a setting say so in FLAGS and take type, choices and help from its declaration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from singleinsert import __version__
+from singleinsert.config.load import declaration, parse_value, preset_names
+from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.files import os_error
+
+FLAGS = {
+    "pretrained_model_name_or_path": "model.pretrained_model_name_or_path",
+    "revision": "model.revision",
+    "variant": "model.variant",
+    "image": "data.image",
+    "mask": "data.mask",
+    "mask_index": "mask.mask_index",
+    "box": "mask.box",
+    "class_word": "data.class_word",
+    "placeholder_token": "data.placeholder_token",
+    "resolution": "data.resolution",
+    "output_dir": "run.output_dir",
+    "output_name": "run.output_name",
+    "seed": "run.seed",
+    "stage1_steps": "stage1.steps",
+    "stage2_steps": "stage2.steps",
+    "stage1_learning_rate": "stage1.learning_rate",
+    "stage2_learning_rate": "stage2.learning_rate",
+    "stage1_batch_size": "stage1.batch_size",
+    "stage2_batch_size": "stage2.batch_size",
+    "network_dim": "adapter.network_dim",
+    "network_alpha": "adapter.network_alpha",
+    "mixed_precision": "run.mixed_precision",
+    "gradient_accumulation_steps": "run.gradient_accumulation_steps",
+    "micro_batch_size": "run.micro_batch_size",
+    "use_8bit_adam": "run.use_8bit_adam",
+    "enable_xformers_memory_efficient_attention": "run.enable_xformers_memory_efficient_attention",
+    "gradient_checkpointing": "run.gradient_checkpointing",
+    "checkpointing_steps": "run.checkpointing_steps",
+    "resume_from_checkpoint": "run.resume_from_checkpoint",
+    "report_to": "run.report_to",
+    "save_precision": "save.save_precision",
+}
+"""Flag of train_singleinsert.py -> key. A new knob goes to the config, not here: ``--set`` reaches all of them."""
+
+USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Failures of the file system that are no bug."""
+
+
+def training_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """The command line of train_singleinsert.py; ``description`` is the script's docstring."""
+    parser = _parser(description)
+    add_flags(parser)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Put the flags of train_singleinsert.py on ``parser``; :func:`overrides_from_args` reads them."""
+    presets = ", ".join(preset_names())
+    parser.add_argument("--preset", metavar="NAME", help=f"settings for a kind of subject: {presets}")
+    parser.add_argument("--config_file", metavar="FILE", type=Path, help="TOML; wins over --preset, flags win over it")
+    for flag, key in FLAGS.items():
+        field, hint = declaration(key)
+        parser.add_argument(f"--{flag}", help=field.metadata["help"].replace("%", "%%"), **_argument(key, hint))
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
+        help="any other setting, as docs/configuration.md lists them; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--low_vram", action="store_true",
+        help="for a GPU of 4 GB: " + ", ".join(f"{key} {value}" for key, value in low_vram().items()),
+    )  # fmt: skip
+    parser.add_argument("--mask_only", action="store_true", help="write the mask and a picture of it, and stop")
+
+
+def low_vram() -> dict[str, Any]:
+    """The settings behind ``--low_vram``; single ones can be taken back by their flags."""
+    return {
+        "run.offload": True,
+        "run.gradient_checkpointing": True,
+        "run.micro_batch_size": 1,
+        "run.use_8bit_adam": importlib.util.find_spec("bitsandbytes") is not None,
+    }
+
+
+def overrides_from_args(args: argparse.Namespace) -> dict[str, Any]:
+    """``{"section.key": value}`` of the flags that were given, for ``load_settings``; ``--set`` comes last.
+
+    Raises:
+        ConfigError: a --set without "=", or with a key that does not exist.
+    """
+    given = low_vram() if args.low_vram else {}
+    given |= {key: getattr(args, flag) for flag, key in FLAGS.items() if getattr(args, flag) is not None}
+    for item in args.set:
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {item}: write --set section.key=value")
+        given[key.strip()] = parse_value(key.strip(), text.strip())
+    return given
+
+
+def inference_parser(description: str | None, schedulers: Iterable[str]) -> argparse.ArgumentParser:
+    """The command line of infer_singleinsert.py; ``schedulers`` are the names of samplers, "ddim" among them."""
+    parser = _parser(description)
+    add = parser.add_argument
+    add("--concept", action="append", default=[], metavar="PATH[:WEIGHT]",
+        help="a trained concept: an artifact, its folder, or an embedding file with its LoRA beside it, or "
+        "EMBEDDING+LORA, or the NAME of a run under output; the weight is the LoRA's, 1 by default; repeatable, for "
+        "several concepts in one prompt")  # fmt: skip
+    add("--prompt", action="append", default=[], metavar="TEXT",
+        help="* stands for the concept, {concept} for it and its class word, {NAME} and <NAME> for one of several; "
+        "repeatable")  # fmt: skip
+    add("--prompt_file", type=Path, metavar="FILE",
+        help="one prompt a line, # starts a remark; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
+    add("--prompt_list", choices=("views",), help="views: left side, frontal, right side and back view")
+    add("--negative_prompt", default="", metavar="TEXT", help="what the pictures should not show")
+    add("--seed", type=int, default=0, metavar="N", help="of the first picture, the next ones count up (default 0)")
+    add("--num_images", type=int, default=1, metavar="N", help="pictures for each prompt (default 1)")
+    add("--num_inference_steps", type=int, default=50, metavar="N", help="sampling steps (default 50)")
+    add("--guidance_scale", type=float, default=7.5, metavar="X", help="classifier-free guidance (default 7.5)")
+    add("--scheduler", choices=tuple(schedulers), default="ddim", help="sampler (default ddim)")
+    add("--width", type=int, metavar="N", help="in pixels; default: what the concept was trained at")
+    add("--height", type=int, metavar="N", help="likewise")
+    add("--grid", action="store_true", help="also one sheet of all pictures, prompts as rows, seeds as columns")
+    add("--output_dir", type=Path, default=Path("output/pictures"), metavar="DIR", help="default output/pictures")
+    add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one it was trained on")
+    add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
+    add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
+    add("--batch_size", type=int, default=4, metavar="N", help="pictures at a time (default 4); they do not change")
+    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="half precision (default no)")
+    add("--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps, cpu (default auto: the best there is)")
+    add("--offload", choices=("none", "model", "sequential"), default="none",
+        help="keep parts of the model in main memory until a GPU needs them: less GPU memory, more time")  # fmt: skip
+    add("--enable_xformers_memory_efficient_attention", action="store_true", help="in place of PyTorch's attention")
+    add("--enable_attention_slicing", action="store_true", help="attention head by head: less memory, more time")
+    add("--enable_vae_tiling", action="store_true", help="decode large pictures in tiles: less memory")
+    add("--allow_pickle", action="store_true", help="read .pt and .bin embeddings, which you trust")
+    return parser
+
+
+def run_script(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], object], argv: Sequence[str] | None = None
+) -> int:
+    """Parse, run, and turn what a user can mend into one line on stderr.
+
+    Returns the exit code: 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130 after Ctrl-C.
+    """
+    args = parser.parse_args(argv)
+    try:
+        run(args)
+    except SingleInsertError as problem:
+        return _fail(str(problem), problem.exit_code)
+    except KeyboardInterrupt:
+        return _fail("stopped", 130)
+    except OSError as problem:
+        if problem.errno not in USERS_TO_MEND:
+            raise  # a bug of ours is shown whole
+        cause = os_error(problem, Path.cwd())
+        return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
+    return 0
+
+
+def _fail(line: str, exit_code: int) -> int:
+    # above 2, a signal ended it, as the user wished
+    print(f"error: {line}" if exit_code <= 2 else line, file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
+    # no abbreviations: a flag that is added later must not change what a saved command means
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"singleinsert {__version__}")
+    return parser
+
+
+def _argument(key: str, hint: Any) -> dict[str, Any]:
+    """What argparse is told of a setting's type."""
+    if hint is bool:
+        return {"action": "store_const", "const": True}
+    if get_origin(hint) is Literal:
+        return {"choices": get_args(hint)}
+    if get_origin(hint) is tuple:
+        return {"type": lambda text: parse_value(key, text), "metavar": "X,Y,..."}
+    return {"type": hint, "metavar": {int: "N", float: "X"}.get(hint, "TEXT")}

@@ -1,0 +1,259 @@
+"""Every setting: its type, default, range and meaning, declared once. ``docs/configuration.md`` is made from here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from singleinsert.errors import ConfigError
+
+MINI_SD_NAME = "mini-sd"
+"""Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
+
+Trains = Literal["concept", "unet", "text_encoder"]
+Format = Literal["webui", "diffusers", "bundle"]
+Precision = Literal["fp16", "fp32", "bf16"]
+
+
+def setting(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
+    """A documented field; ``minimum`` and ``maximum`` are inclusive. Choices are declared as a Literal type."""
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The base model that the concept goes into."""
+
+    pretrained_model_name_or_path: str = setting(
+        "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "SD 1.x or 2.x: a folder in diffusers' layout, a hub id, one .safetensors file, or mini-sd, which is bundled",
+    )
+    revision: str = setting("", "branch, tag or commit on the hub")
+    variant: str = setting("", "variant of the weight files, such as fp16")
+    prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = setting(
+        "auto", "what the UNet predicts; auto believes the model's scheduler config"
+    )
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The one picture, what it shows, and the words for it."""
+
+    image: str = setting("", "the picture to learn from")
+    mask: str = setting(
+        "", "mask file of the picture's size, white is the subject; empty: the picture's alpha channel, else found"
+    )
+    class_word: str = setting("", "what the subject is one of, such as face or cat")
+    placeholder_token: str = setting("*", "the word in prompts that stands for the concept")
+    prompt: str = setting("{placeholder} {class_word}", "training prompt with the concept, y* in the paper")
+    class_prompt: str = setting("{class_word}", "the same without the concept, which the frozen model is asked for")
+    resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
+    crop: Literal["mask", "zoom", "center", "pad"] = setting(
+        "mask",
+        "how a picture becomes square: mask, the largest square, moved to hold the subject; zoom, the subject and "
+        "crop_padding around it; center; pad, the whole picture with its edges drawn out",
+    )
+    crop_padding: float = setting(
+        0.5, "zoom: margin on each side, as a share of the subject's longer side", minimum=0, maximum=10
+    )
+
+
+@dataclass(frozen=True)
+class MaskSettings:
+    """How the mask is found where ``data.mask`` names none. Lengths are shares of the picture's shorter side."""
+
+    backend: Literal["auto", "alpha", "grounded", "original", "cascade", "grabcut", "mini"] = setting(
+        "auto",
+        "auto: alpha channel, then GroundingDINO and SAM where they can be had, then a face cascade; grounded: those "
+        "models on transformers; original: their own packages, .pth files; cascade: faces, by opencv; grabcut: for box "
+        "and points; mini: the miniature's segmenter, drawings only",
+    )
+    prompt: str = setting("", "what to look for, phrases closed by full stops; empty: the class word")
+    subtract: tuple[str, ...] = setting((), 'parts to cut away, such as "face" for hair')
+    mask_index: int = setting(-1, "which candidate, counted from 0; -1: the best", minimum=-1, maximum=1000)
+    merge: bool = setting(False, "take all candidates together, such as both shoes of a pair")
+    box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, look for nothing")
+    points: tuple[str, ...] = setting((), '"x,y" in pixels on the subject, "x,y,0" not on it, with or without a box')
+    threshold: float = setting(0.35, "least score of a candidate", minimum=0, maximum=1)
+    detector: str = setting("", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny")
+    segmenter: str = setting("", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base")
+    smooth: float = setting(0.003, "radius of the clean-up of whiskers and cracks; 0: off", minimum=0, maximum=0.1)
+    fill_holes: bool = setting(True, "background that the subject encloses becomes subject")
+    min_part: float = setting(
+        0.05, "drop pieces smaller than this share of the largest; 1: keep one piece; 0: all", minimum=0, maximum=1
+    )
+    padding: float = setting(0.0, "grow the mask by this much, shrink it where negative", minimum=-0.5, maximum=0.5)
+    feather: float = setting(0.0, "softness of the edge, standard deviation of a blur", minimum=0, maximum=0.25)
+
+
+@dataclass(frozen=True)
+class ConceptSettings:
+    """What gives the concept's embedding."""
+
+    type: Literal["vit", "clip_vit", "vector"] = setting(
+        "vit", "vit: image encoder from random weights (the paper's code); clip_vit: from CLIP's; vector: free vectors"
+    )
+    residual: bool = setting(False, "start on the class word's own embedding and learn the difference")
+    num_vectors: int = setting(1, "embedding vectors, and so tokens of a prompt", minimum=1, maximum=64)
+    image_size: int = setting(224, "side in pixels of the picture the encoder sees", minimum=8, maximum=1024)
+    patch_size: int = setting(32, "vit: side of a patch in pixels", minimum=1, maximum=256)
+    hidden_size: int = setting(768, "vit: width", minimum=8, maximum=4096)
+    num_hidden_layers: int = setting(12, "vit: layers", minimum=1, maximum=64)
+    num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
+    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model")
+    init_std: float = setting(
+        1.0, "standard deviation per element of the first embedding (of the residual, if it is one)",
+        minimum=0, maximum=100,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """What changes the weights in stages that train unet or text_encoder."""
+
+    type: Literal["lora"] = setting("lora", "kind of adapter")
+    network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
+    network_alpha: float = setting(4.0, "scale: the update counts alpha / rank times", minimum=1e-3)
+    unet_targets: tuple[str, ...] = setting(
+        ("to_q", "to_k", "to_v", "to_out.0"), "layers of the UNet, by the end of their path"
+    )
+    text_encoder_targets: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "out_proj"), "layers of the text encoder, by the end of their path"
+    )
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """One stage of training."""
+
+    steps: int = setting(50, "optimiser steps; 0 leaves the stage out", minimum=0)
+    batch_size: int = setting(
+        16, "draws of timestep and noise per step, shared out over the processes", minimum=1, maximum=4096
+    )
+    learning_rate: float = setting(1e-4, "learning rate", minimum=0, maximum=10)
+    trains: tuple[Trains, ...] = setting(("concept",), "what trains: concept, unet, text_encoder")
+    objective: Literal["singleinsert", "full_image"] = setting(
+        "singleinsert", "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask"
+    )
+    foreground_weight: float = setting(1.0, "weight of the foreground loss", minimum=0)
+    background_weight: float = setting(1.0, "weight of the background loss, gamma in the paper", minimum=0)
+    semantic_weight: float = setting(0.0, "weight of the semantic loss, eta in the paper", minimum=0)
+    loss_space: Literal["x0", "epsilon", "v"] = setting("x0", "space in which errors are squared; the paper's is x0")
+    min_snr_gamma: float = setting(0.0, "Min-SNR clamp, in place of loss_space; 0: off", minimum=0)
+    mask_normalization: Literal["mean", "area"] = setting(
+        "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
+    )
+    timestep_importance: float = setting(
+        0.0, "draw timesteps as often as the loss weighs them, to this power, and count them that much less; 0: "
+        "uniformly, as the paper", minimum=0, maximum=2,
+    )  # fmt: skip
+    stratified_timesteps: bool = setting(False, "spread the timesteps of a batch evenly over their distribution")
+    antithetic_noise: bool = setting(False, "every second sample has the noise of the one before, with opposite sign")
+    adam_beta1: float = setting(0.9, "AdamW beta 1", minimum=0, maximum=0.99999)
+    adam_beta2: float = setting(0.999, "AdamW beta 2", minimum=0, maximum=0.9999999)
+    adam_weight_decay: float = setting(1e-2, "AdamW weight decay", minimum=0, maximum=10)
+    adam_epsilon: float = setting(1e-8, "AdamW epsilon", minimum=1e-16, maximum=1)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: never", minimum=0)
+    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
+        "constant", "course of the learning rate, by diffusers' names"
+    )
+    lr_warmup_steps: int = setting(0, "steps until the full learning rate", minimum=0)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How the training runs."""
+
+    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME")
+    output_name: str = setting("", "NAME of the files and trigger word in WebUIs; empty: the picture's file name")
+    seed: int = setting(0, "every random number hangs on it", minimum=0, maximum=2**32 - 1)
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        "auto",
+        "precision of the frozen weights and of the forward pass; no: float32; auto: as accelerate launch says, else "
+        "half precision on a GPU (bf16 where it has that) and float32 on a CPU; what trains is always float32",
+    )
+    gradient_accumulation_steps: int = setting(1, "batches added up for an optimiser step", minimum=1, maximum=1024)
+    micro_batch_size: int = setting(
+        0, "samples that go through the models at a time, same numbers and less memory; 0: as many as fit the GPU's "
+        "free memory",
+        minimum=0, maximum=4096,
+    )  # fmt: skip
+    use_8bit_adam: bool = setting(False, "AdamW with 8-bit state, from bitsandbytes")
+    enable_xformers_memory_efficient_attention: bool = setting(False, "xformers' attention in place of PyTorch's own")
+    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, a quarter more time")
+    offload: bool = setting(
+        False, "image encoder, text encoder and VAE stay in main memory and work on the CPU, in float32; the GPU has "
+        "the UNet to itself"
+    )  # fmt: skip
+    channels_last: bool = setting(False, "UNet and VAE keep the channels of a pixel together in memory")
+    compile: bool = setting(False, "torch.compile for the UNet's transformer blocks; takes a minute or more to begin")
+    allow_tf32: bool = setting(False, "where a GPU computes in float32, round the factors to TF32: faster, less exact")
+    checkpointing_steps: int = setting(0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0)
+    checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0)
+    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest")
+    report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses")
+    teacher_bank: bool = setting(
+        True, "keep the frozen model's predictions of stage I and let stage II draw from them: a tenth less work"
+    )
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Pictures drawn during training and for the final sheet."""
+
+    steps_interval: int = setting(0, "steps between samples; 0: at the end of each stage", minimum=0)
+    prompts: tuple[str, ...] = setting(
+        ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
+        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone",
+    )
+    num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
+    guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
+    seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
+    images_per_prompt: int = setting(1, "pictures per prompt", minimum=1, maximum=64)
+
+
+@dataclass(frozen=True)
+class SaveSettings:
+    """The files that are handed out."""
+
+    save_precision: Precision = setting("fp16", "precision of the clients' files; the artifact is always fp32")
+    formats: tuple[Format, ...] = setting(
+        ("webui",),
+        "webui: A1111, Forge, ComfyUI, kohya and diffusers; diffusers: peft's layout; bundle: both in one, for A1111",
+    )
+    trigger_word: str = setting("", "key of the embedding in its file, for diffusers; empty: NAME")
+
+
+STAGE2 = StageSettings(
+    steps=100, batch_size=4, learning_rate=5e-5, trains=("concept", "unet", "text_encoder"), semantic_weight=1.0
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a run depends on. The defaults are the paper's settings on SD 1.5, and ``run.teacher_bank``."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    mask: MaskSettings = field(default_factory=MaskSettings)
+    concept: ConceptSettings = field(default_factory=ConceptSettings)
+    adapter: AdapterSettings = field(default_factory=AdapterSettings)
+    stage1: StageSettings = field(default_factory=StageSettings)
+    stage2: StageSettings = STAGE2
+    run: RunSettings = field(default_factory=RunSettings)
+    sample: SampleSettings = field(default_factory=SampleSettings)
+    save: SaveSettings = field(default_factory=SaveSettings)
+
+    @property
+    def name(self) -> str:
+        """NAME of the output files: ``run.output_name``, or the picture's file name without its suffix."""
+        name = self.run.output_name or Path(self.data.image).stem
+        if not name:
+            raise ConfigError("--output_name is missing, and there is no --image to take it from")
+        return name
+
+    @property
+    def output_dir(self) -> Path:
+        """``run.output_dir``, or ``output/NAME``."""
+        return Path(self.run.output_dir) if self.run.output_dir else Path("output") / self.name

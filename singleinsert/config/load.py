@@ -1,0 +1,275 @@
+"""Strict TOML -> Settings, and back. Preset, then config file, then flags; the later one wins, key by key.
+
+tomllib reads and toml writes: tomllib cannot write, and toml lets errors in a file pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import toml
+
+from singleinsert.config.fields import Settings
+from singleinsert.errors import ConfigError
+
+Values = dict[str, Any]
+"""Dotted key -> value, such as {"stage1.steps": 50}."""
+
+
+def load_settings(
+    preset: str | None = None, config_file: Path | None = None, overrides: Mapping[str, Any] | None = None
+) -> Settings:
+    """Settings from a preset, a config file and overrides ("section.key" -> value), the later ones winning.
+
+    Raises:
+        ConfigError: one line with the file (or the key), what is wrong and the nearest name that exists.
+    """
+    values: Values = {}
+    if preset:
+        values |= read_values(preset_path(preset))
+    if config_file is not None:
+        values |= read_values(Path(config_file))
+    for key, value in (overrides or {}).items():
+        values[key] = checked_value(key, value, where="")
+    settings = from_values(values)
+    check_together(settings)
+    return settings
+
+
+def from_values(values: Values) -> Settings:
+    """The defaults, changed by values that were checked one by one."""
+    by_section: dict[str, Values] = {}
+    for key, value in values.items():
+        section, name = key.split(".")
+        by_section.setdefault(section, {})[name] = value
+    defaults = Settings()
+    changed = {section: replace(getattr(defaults, section), **part) for section, part in by_section.items()}
+    return replace(defaults, **changed)
+
+
+def to_values(settings: Settings) -> Values:
+    """Every key and its value, in the order of declaration."""
+    return {key: getattr(getattr(settings, key.split(".")[0]), f.name) for key, f, _ in all_fields()}
+
+
+def to_toml(settings: Settings) -> str:
+    """The whole of the settings as TOML, which :func:`load_settings` reads back to equal settings."""
+    tables: dict[str, Values] = {}
+    for key, value in to_values(settings).items():
+        section, name = key.split(".")
+        tables.setdefault(section, {})[name] = list(value) if isinstance(value, tuple) else value
+    return toml.dumps(tables, encoder=_Encoder())
+
+
+class _Encoder(toml.TomlEncoder):
+    """toml 0.10 writes broken strings for backslashes before an x (C:\\xampp) and for control characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dump_funcs[str] = toml_string
+
+    def dump_list(self, v: list[Any]) -> str:
+        return "[" + ", ".join(str(self.dump_value(item)) for item in v) + "]"
+
+
+def toml_string(text: str) -> str:
+    """A TOML basic string."""
+    short = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t"}
+    return '"' + re.sub(r'["\\\x00-\x1f\x7f]', lambda m: short.get(m[0], f"\\u{ord(m[0]):04x}"), text) + '"'
+
+
+def read_values(path: Path) -> Values:
+    """The keys of a TOML file, each checked by its declaration."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as problem:
+        raise ConfigError(f"config file not found: {path}") from problem
+    except (OSError, UnicodeDecodeError) as problem:
+        raise ConfigError(f"config file {path} cannot be read: {problem}") from problem
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigError(f"{path} is not valid TOML: {problem}") from problem
+    values: Values = {}
+    for section, table in tables.items():
+        if not isinstance(table, dict):
+            known = [key for key, _, _ in all_fields()]
+            raise ConfigError(f"{path}: key {section!r} stands in no section{_nearest_key(section, known)}")
+        if section not in sections():
+            raise ConfigError(f"{path}: unknown section [{section}]{nearest(section, sections())}")
+        for name, value in table.items():
+            values[f"{section}.{name}"] = checked_value(f"{section}.{name}", value, where=str(path))
+    return values
+
+
+def presets_folder() -> Path:
+    """Beside the package in a checkout, inside it where it was installed (see setup.py)."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "presets"
+    return installed if installed.is_dir() else package.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Names that ``--preset`` takes."""
+    return sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+
+def preset_path(name: str) -> Path:
+    """The preset's file. ConfigError where there is none."""
+    if name not in preset_names():
+        if name.endswith(".toml") or "/" in name or "\\" in name:
+            raise ConfigError(f"--preset takes a name ({', '.join(preset_names())}): give {name} as --config_file")
+        raise ConfigError(f"unknown preset {name!r}{nearest(name, preset_names())}")
+    return presets_folder() / f"{name}.toml"
+
+
+def sections() -> list[str]:
+    return [f.name for f in fields(Settings)]
+
+
+def all_fields() -> Iterator[tuple[str, Field[Any], Any]]:
+    """(dotted key, dataclass field, type) of every setting, in the order of declaration."""
+    section_types = get_type_hints(Settings)
+    for section in sections():
+        hints = get_type_hints(section_types[section])
+        for f in fields(section_types[section]):
+            yield f"{section}.{f.name}", f, hints[f.name]
+
+
+def declaration(key: str, where: str = "") -> tuple[Field[Any], Any]:
+    """The field and type of a dotted key. ConfigError, with the nearest key, where there is none."""
+    known = {name: (f, hint) for name, f, hint in all_fields()}
+    if key not in known:
+        raise ConfigError(f"{_at(where)}unknown key {key}{_nearest_key(key, list(known))}")
+    return known[key]
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    """A like name in the same section; else the same name in other sections; else any key that reads alike."""
+    section, _, name = key.rpartition(".")
+    own = {full.split(".")[1]: full for full in known if full.startswith(f"{section}.")}
+    alike = difflib.get_close_matches(name, own, n=1)
+    if alike:
+        return f"; did you mean {own[alike[0]]}?"
+    elsewhere = [full for full in known if full.split(".")[1] == name]
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else nearest(key, known)
+
+
+def checked_value(key: str, value: Any, where: str = "") -> Any:
+    """``value`` in the type of ``key``. ConfigError where it is of another type or out of range."""
+    field, hint = declaration(key, where)
+    value = _typed(f"{_at(where)}{key}", value, hint)
+    low, high = field.metadata["minimum"], field.metadata["maximum"]
+    if (low is not None and value < low) or (high is not None and value > high):
+        span = f"between {low} and {high}" if high is not None else f"at least {low}"
+        raise ConfigError(f"{_at(where)}{key} is {value}, but must be {span}")
+    return value
+
+
+def parse_value(key: str, text: str) -> Any:
+    """The value of ``key`` as a command line has it: TOML, but texts need no quotes and lists no brackets.
+
+    What does not parse comes back as the text, for :func:`checked_value` to refuse by name.
+    """
+    _, hint = declaration(key)
+    is_list = get_origin(hint) is tuple
+    item = get_args(hint)[0] if is_list else hint
+    is_text = item is str or get_origin(item) is Literal
+    bare = is_list and not text.startswith("[")
+    if bare and is_text:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if not is_list and is_text and not text.startswith(('"', "'")):
+        return text
+    try:
+        return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "a text in quotes"}
+
+
+def _typed(label: str, value: Any, hint: Any) -> Any:
+    if get_origin(hint) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{label} must be a list in brackets, not {value!r}")
+        return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        if value not in choices:
+            hint_at = nearest(value, choices) if isinstance(value, str) else ""
+            raise ConfigError(f"{label} is {value!r}, but must be one of {', '.join(choices)}{hint_at}")
+        return value
+    if hint is float and type(value) is int:
+        value = float(value)
+    if type(value) is not hint or (hint is float and not math.isfinite(value)):
+        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {value!r}")
+    return value
+
+
+def check_together(settings: Settings) -> None:
+    """What no single key shows: values that do not go with each other. ConfigError, one line."""
+    concept, data, run = settings.concept, settings.data, settings.run
+    if concept.type == "vit" and concept.image_size % concept.patch_size:
+        raise ConfigError(
+            f"concept.image_size {concept.image_size} is no multiple of concept.patch_size {concept.patch_size}"
+        )
+    if concept.type == "vit" and concept.hidden_size % concept.num_attention_heads:
+        raise ConfigError(
+            f"concept.hidden_size {concept.hidden_size} is no multiple of "
+            f"concept.num_attention_heads {concept.num_attention_heads}"
+        )
+    if data.resolution % 8:
+        nearest_size = round(data.resolution / 8) * 8
+        raise ConfigError(f"data.resolution {data.resolution} is no multiple of 8: take {nearest_size}")
+    if not data.placeholder_token or data.placeholder_token != data.placeholder_token.strip():
+        raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be a word, without spaces around it")
+    if "{placeholder}" not in data.prompt and "{concept}" not in data.prompt:
+        raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
+    if "{placeholder}" in data.class_prompt or "{concept}" in data.class_prompt:
+        raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
+    if settings.stage1.steps + settings.stage2.steps == 0:
+        raise ConfigError("stage1.steps and stage2.steps are both 0: there is nothing to train")
+    for name in ("stage1", "stage2"):
+        _check_stage(name, settings)
+    if Path(run.output_name).name != run.output_name or "\\" in run.output_name:
+        raise ConfigError(f"run.output_name {run.output_name!r} must be a file name: the folder is run.output_dir")
+
+
+def _check_stage(name: str, settings: Settings) -> None:
+    stage = getattr(settings, name)
+    if stage.steps == 0:
+        return
+    if not stage.trains:
+        raise ConfigError(f"{name}.trains is empty: set {name}.steps to 0 to leave the stage out")
+    if stage.objective == "singleinsert" and not any(
+        (stage.foreground_weight, stage.background_weight, stage.semantic_weight)
+    ):
+        raise ConfigError(f"{name}: all three loss weights are 0, there is nothing to learn")
+
+
+def require(settings: Settings, **flags: str) -> None:
+    """ConfigError that names the flag of the first key that is empty.
+
+    ``require(settings, image="the picture to learn from")`` looks at ``data.image`` and names ``--image``.
+    """
+    for name, meaning in flags.items():
+        if not getattr(settings.data, name):
+            raise ConfigError(f"--{name} is missing: {meaning}")
+
+
+def nearest(name: str, known: Any) -> str:
+    """``"; did you mean X?"``, or the choices where nothing is close, or nothing where they are many."""
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    if found:
+        return f"; did you mean {found[0]}?"
+    return f"; there are: {', '.join(known)}" if len(list(known)) <= 12 else ""
+
+
+def _at(where: str) -> str:
+    return f"{where}: " if where else ""

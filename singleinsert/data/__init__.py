@@ -1,0 +1,1 @@
+"""Pictures, masks and prompts, as they come from the user."""

@@ -1,0 +1,213 @@
+"""Pictures in: whatever PIL reads becomes an RGB picture, a square, a tensor. Masks are resampled by exact area."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from singleinsert.errors import InputError
+
+CropMode = Literal["mask", "zoom", "center", "pad"]
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in pixels of the picture, right and bottom exclusive; may reach beyond its edges."""
+
+MAX_PIXELS = 150_000_000
+"""A 1 GB array of float64 with its copies; cameras end near 100 million."""
+
+RAISED_BY_PIL = (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError)
+"""What its readers let through for damaged files, beside UnidentifiedImageError (an OSError)."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a viewer shows it: turned upright, 8 bits, RGB.
+
+    Attributes:
+        image: mode "RGB". What lies under transparent parts is kept as the file has it.
+        alpha: mode "L" of the same size, 255 is opaque; None where the file has no alpha channel.
+        path: where it came from.
+    """
+
+    image: Image.Image
+    alpha: Image.Image | None
+    path: Path
+
+
+@dataclass(frozen=True)
+class Square:
+    """A square part of a picture, at the picture's own scale.
+
+    Attributes:
+        image: mode "RGB", as wide as high. mask: mode "L" of the same size, or None.
+        box: where it lies in the picture. Where it reaches beyond, edges were drawn out and the mask is 0.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None
+    box: Box
+
+
+def load_picture(path: str | Path) -> Picture:
+    """Read a picture. Of an animation or a multi-page file, the first frame.
+
+    Raises:
+        InputError: missing, a folder, not a picture, damaged or cut short, or too many pixels.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"picture not found: {path}")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give one picture")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below, by our own limit
+            with Image.open(path) as file:
+                if file.width * file.height > MAX_PIXELS:
+                    size = f"{file.width}x{file.height}"
+                    raise InputError(f"{path} has {size} pixels: scale it down, 4096 a side is plenty")
+                file.load()
+                image = upright(file)
+                return Picture(*split_alpha(image), path)
+    except UnidentifiedImageError as problem:
+        raise InputError(f"{path} is not a picture that can be read: save it as PNG or JPEG") from problem
+    except RAISED_BY_PIL as problem:
+        raise InputError(f"picture {path} cannot be read, it may be damaged or cut short ({problem})") from problem
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turned as the camera noted (EXIF); a damaged note is passed over, as viewers do."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # PIL's EXIF reader raises a dozen kinds
+        return image.copy()
+
+
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
+    """Any mode -> (RGB, alpha as "L" or None)."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return to_8_bits(image).convert("RGB"), None
+    if image.mode in ("RGBa", "La"):  # colours multiplied by alpha
+        image = image.convert(image.mode.upper())
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return rgba.convert("RGB"), rgba.getchannel("A")
+    return image.convert("RGB"), None
+
+
+def to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit, 32-bit and float grey -> mode "L".
+
+    A file does not say what its white is: 1 for floats, else the smallest of 255 and 65535 that holds the values;
+    16-bit modes are always of 65535.
+    """
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    top = float(values.max(initial=0.0))
+    if image.mode.startswith("I;16"):
+        white = 65535.0
+    elif image.mode == "F" and top <= 1:
+        white = 1.0
+    else:
+        white = next((w for w in (255.0, 65535.0) if top <= w), top)
+    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8))
+
+
+def crop_to_square(
+    picture: Picture, mask: Image.Image | None = None, mode: CropMode = "mask", padding: float = 0.5
+) -> Square:
+    """The square that is trained on.
+
+    Args:
+        mask: mode "L" of the picture's size; None: "mask" and "zoom" are "center".
+        mode: "mask" the largest square, moved to hold the subject; "zoom" the subject's bounds and `padding` around
+            them; "center"; "pad" the whole picture. A subject longer than the picture's short side is never cut:
+            the square is made as large as it and reaches beyond the picture.
+        padding: for "zoom", margin on each side as a share of the subject's longer side.
+    """
+    image = picture.image
+    if mask is not None and mask.size != image.size:
+        raise InputError(f"the mask is {mask.width}x{mask.height} but {picture.path} is {image.width}x{image.height}")
+    box = square_box(image.size, None if mask is None else mask.getbbox(), mode, padding)
+    return Square(_cut(image, box, "edge"), None if mask is None else _cut(mask, box, "constant"), box)
+
+
+def square_box(size: tuple[int, int], subject: Box | None, mode: CropMode, padding: float) -> Box:
+    """The box for :func:`crop_to_square`; `subject` is the bounds of the mask, None where there is none."""
+    short, long = min(size), max(size)
+    if mode == "pad":
+        side, centre = long, (size[0] / 2, size[1] / 2)
+    elif mode == "center" or subject is None:
+        side, centre = short, (size[0] / 2, size[1] / 2)
+    else:
+        left, top, right, bottom = subject
+        subject_side = max(right - left, bottom - top)
+        wanted = subject_side * (1 + 2 * padding) if mode == "zoom" else short
+        side, centre = max(subject_side, min(round(wanted), short)), ((left + right) / 2, (top + bottom) / 2)
+    x, y = (_start(middle, side, length) for middle, length in zip(centre, size, strict=True))
+    return (x, y, x + side, y + side)
+
+
+def _start(middle: float, side: int, length: int) -> int:
+    """Where `side` pixels around `middle` begin: moved inside 0..length, or centred on it where they are more."""
+    if side >= length:
+        return -((side - length) // 2)
+    return min(max(round(middle - side / 2), 0), length - side)
+
+
+def _cut(image: Image.Image, box: Box, fill: Literal["edge", "constant"]) -> Image.Image:
+    left, top, right, bottom = box
+    inside = image.crop((max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)))
+    before, after = (max(-top, 0), max(-left, 0)), (max(bottom - image.height, 0), max(right - image.width, 0))
+    if not any(before + after):
+        return inside
+    widths = [(before[0], after[0]), (before[1], after[1])] + [(0, 0)] * (len(image.getbands()) > 1)
+    return Image.fromarray(np.pad(np.asarray(inside), widths, mode=fill))
+
+
+def image_to_tensor(image: Image.Image, size: int) -> Tensor:
+    """RGB picture -> (1, 3, size, size) float32 in [-1, 1], scaled by Lanczos (with its low-pass when shrinking)."""
+    if image.size != (size, size):
+        image = image.resize((size, size), Image.Resampling.LANCZOS)
+    values = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32))
+    return (values / 127.5 - 1).permute(2, 0, 1)[None].contiguous()
+
+
+def mask_to_tensor(mask: Image.Image, size: int) -> Tensor:
+    """Mask in mode "L" -> (1, 1, size, size) float32 in [0, 1], each value the mean of the area it covers."""
+    values = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32)) / 255
+    return area_resample(values[None, None], (size, size))
+
+
+def area_resample(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean over the area that each new element covers, exact for any ratio, up or down.
+
+    ``F.interpolate(mode="area")`` and adaptive pooling count an element that is cut by a border whole on both sides,
+    which is wrong wherever the ratio is no integer.
+
+    Args:
+        values: (b, c, H, W) floating point.
+        size: (h, w).
+
+    Returns:
+        (b, c, h, w), within the range of `values`.
+    """
+    rows = area_weights(values.shape[-2], size[0]).to(values)
+    columns = area_weights(values.shape[-1], size[1]).to(values)
+    resampled = rows @ values @ columns.T
+    # a mean cannot leave the range of its values; rounding can, by one unit in the last place
+    return resampled.clamp(values.min(), values.max())
+
+
+def area_weights(old: int, new: int) -> Tensor:
+    """(new, old) float64: share of old element j in new element i, which covers [i old/new, (i+1) old/new)."""
+    starts = torch.arange(new, dtype=torch.float64)[:, None] * old / new
+    ends = torch.arange(1, new + 1, dtype=torch.float64)[:, None] * old / new
+    elements = torch.arange(old, dtype=torch.float64)[None]
+    overlap = (torch.minimum(ends, elements + 1) - torch.maximum(starts, elements)).clamp_min(0)
+    return overlap / overlap.sum(1, keepdim=True)

@@ -1,0 +1,79 @@
+"""Convert an artifact (or an exported pair) again.
+
+python -m singleinsert.export NAME_artifact.safetensors --output_dir converted
+python -m singleinsert.export NAME_artifact.safetensors --format webui diffusers bundle --save_precision fp32
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from singleinsert.cli import run_script
+from singleinsert.errors import InputError
+from singleinsert.export import FORMATS
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; building it imports nothing heavy."""
+    out = argparse.ArgumentParser(
+        prog="python -m singleinsert.export",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument(
+        "artifact", type=Path, help="NAME_artifact.safetensors, an embedding file, or a folder with either"
+    )
+    out.add_argument("--format", nargs="+", default=["webui"], choices=FORMATS, dest="formats")
+    out.add_argument("--save_precision", default="fp16", choices=("fp16", "fp32", "bf16"))
+    out.add_argument("--output_dir", type=Path, help="default: the artifact's folder")
+    out.add_argument("--output_name", help="export under another name (file stem and trigger word)")
+    out.add_argument("--trigger_word", default="", help="the embedding's key for diffusers; default: the name")
+    out.add_argument(
+        "--preview", type=Path, help="picture for the cards; default: NAME.preview.png beside the artifact"
+    )
+    out.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    out.add_argument("--allow_pickle", action="store_true", help="read .pt and .bin files, which you trust")
+    return out
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, convert, write, and print the paths written."""
+    from dataclasses import replace
+
+    from PIL import Image, UnidentifiedImageError
+
+    from singleinsert.export import export
+    from singleinsert.pairs import load_concept, located
+
+    artifact = load_concept(args.artifact, allow_pickle=args.allow_pickle)
+    place = located(args.artifact)
+    folder = place if place.is_dir() else place.parent
+    beside = folder / f"{artifact.name}.preview.png"
+    preview_path = args.preview or (beside if beside.is_file() else None)
+    preview = None
+    if preview_path is not None:
+        try:
+            preview = Image.open(preview_path).convert("RGB")
+        except (OSError, UnidentifiedImageError) as error:
+            raise InputError(
+                f"{preview_path} is not a readable picture ({error}); pass --preview another one"
+            ) from error
+    if args.output_name:
+        artifact = replace(artifact, name=args.output_name)
+    for path in export(
+        artifact, args.output_dir or folder, formats=args.formats, precision=args.save_precision,
+        preview=preview, trigger_word=args.trigger_word, overwrite=args.overwrite,
+    ):  # fmt: skip
+        print(path)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code; an error is one line on stderr."""
+    return run_script(parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,161 @@
+"""Header texts of exported files: kohya's training metadata (``ss_*``, ``sshs_*``), modelspec, and our own.
+
+WebUIs read from them the base model, rank, date, tags, trigger words and thumbnail. Everything is a function of the
+artifact: exporting twice gives the same texts and hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from PIL.Image import Image
+from torch import Tensor
+
+from singleinsert.artifact import HEADER_KEY, Artifact
+
+THUMBNAIL_SIZE = 256  # pixels, modelspec's recommendation
+THUMBNAIL_MAX_BYTES = 64 * 1024
+LEGACY_HASH_START, LEGACY_HASH_LENGTH = 0x100000, 0x10000
+
+
+def trigger_phrase(artifact: Artifact) -> str:
+    """What to write in a WebUI's prompt for the concept: its embedding's file name and the class word."""
+    return f"{artifact.name} {artifact.class_word}".strip()
+
+
+def lora_header(
+    artifact: Artifact, output_name: str, tensors: Mapping[str, Tensor], thumbnail: Image | None
+) -> dict[str, str]:
+    """Header of a LoRA in kohya's layout.
+
+    Args:
+        output_name: the file's stem, which is the name in ``<lora:...>``.
+        tensors: what the file will hold, already in its precision; the hashes are made from them.
+        thumbnail: picture for WebUIs that show the embedded one.
+    """
+    header = _training_texts(artifact, output_name)
+    model_hash, legacy_hash = kohya_hashes(tensors, header)
+    header |= {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
+    usage = f"prompt: {trigger_phrase(artifact)} <lora:{output_name}:1>, with the embedding {artifact.name}"
+    header |= _modelspec(artifact, output_name, "lora", usage, thumbnail)
+    header["modelspec.hash_sha256"] = f"0x{model_hash}"
+    return {"format": "pt", **header, HEADER_KEY: _own_text(artifact)}
+
+
+def embedding_header(artifact: Artifact, thumbnail: Image | None) -> dict[str, str]:
+    """Header of an embedding file."""
+    usage = f"prompt: {trigger_phrase(artifact)}"
+    spec = _modelspec(artifact, artifact.name, "textual-inversion", usage, thumbnail)
+    return {"format": "pt", **spec, HEADER_KEY: _own_text(artifact)}
+
+
+def kohya_hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> tuple[str, str]:
+    """(sshs_model_hash, sshs_legacy_hash) as kohya's trainer computes them.
+
+    The first is the SHA-256 of the file without its header. The second, of additional-networks' first days,
+    is taken from 64 KiB at offset 1 MiB of a file whose header holds only the ``ss_*`` texts; 8 hex digits.
+    """
+    from safetensors.torch import save
+
+    content = save(dict(tensors), {key: text for key, text in header.items() if key.startswith("ss_")})
+    data_start = 8 + int.from_bytes(content[:8], "little")
+    legacy = content[LEGACY_HASH_START : LEGACY_HASH_START + LEGACY_HASH_LENGTH]
+    return hashlib.sha256(content[data_start:]).hexdigest(), hashlib.sha256(legacy).hexdigest()[:8]
+
+
+def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
+    """kohya's ``ss_*`` texts. What the artifact does not know is left out; "None" is never written for it."""
+    weights = [w for layers in artifact.lora.values() for w in layers.values()]
+    ranks, alphas = {w.rank for w in weights}, {w.alpha for w in weights}
+    phrase, details = trigger_phrase(artifact), artifact.metadata
+    is_sd2, predicts_v = artifact.base.family == "sd2", artifact.base.prediction_type == "v_prediction"
+    folder = f"1_{phrase}"
+    texts: dict[str, object] = {
+        "ss_output_name": output_name,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
+        "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
+        "ss_network_args": "{}",
+        "ss_v2": is_sd2,
+        "ss_base_model_version": ("sd_v2" if is_sd2 else "sd_v1") + ("_v" if predicts_v else ""),
+        "ss_sd_model_name": artifact.base.name,
+        "ss_num_train_images": 1,
+        "ss_tag_frequency": json.dumps({folder: {phrase: 1}}, ensure_ascii=False),
+        "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": 1}}, ensure_ascii=False),
+        "ss_training_comment": f"SingleInsert, from one picture; goes with the embedding {artifact.name}",
+    }
+    if not is_sd2:
+        texts["ss_clip_skip"] = 1
+    if "created" in details:
+        texts["ss_training_started_at"] = float(details["created"])
+    if "resolution" in details:
+        texts["ss_resolution"] = f"({details['resolution']}, {details['resolution']})"
+    if "seed" in details:
+        texts["ss_seed"] = details["seed"]
+    if isinstance(details.get("steps"), Mapping):
+        texts["ss_steps"] = texts["ss_max_train_steps"] = sum(details["steps"].values())
+    if "learning_rate" in details:
+        rates = details["learning_rate"]  # one per stage: the last one's made the LoRA
+        texts["ss_learning_rate"] = list(rates.values())[-1] if isinstance(rates, Mapping) else rates
+    return {key: str(value) for key, value in texts.items()}
+
+
+def _modelspec(artifact: Artifact, title: str, kind: str, usage: str, thumbnail: Image | None) -> dict[str, str]:
+    """The modelspec 1.0.1 texts, with the names that kohya's trainer gives to SD 1.x and 2.x."""
+    predicts_v = artifact.base.prediction_type == "v_prediction"
+    sd2 = "stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512"
+    architecture = sd2 if artifact.base.family == "sd2" else "stable-diffusion-v1"
+    default_resolution = 768 if architecture == "stable-diffusion-v2-768-v" else 512
+    resolution = artifact.metadata.get("resolution", default_resolution)
+    phrase = trigger_phrase(artifact)
+    spec = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{architecture}/{kind}",
+        "implementation": "diffusers" if kind == "lora" else "https://github.com/Stability-AI/generative-models",
+        "title": title,
+        "description": f"{phrase}, learnt from one picture with SingleInsert",
+        "resolution": f"{resolution}x{resolution}",
+        "trigger_phrase": phrase,
+        "usage_hint": usage,
+        "prediction_type": "v" if predicts_v else artifact.base.prediction_type,
+    }
+    if artifact.class_word:
+        spec["tags"] = artifact.class_word
+    if "created" in artifact.metadata:
+        spec["date"] = datetime.fromtimestamp(int(artifact.metadata["created"]), UTC).isoformat()
+    if thumbnail is not None and (url := _data_url(thumbnail)):
+        spec["thumbnail"] = url
+    return {f"modelspec.{key}": value for key, value in spec.items()}
+
+
+def _data_url(picture: Image) -> str | None:
+    """A small JPEG as a data URL; None if even that is large."""
+    small = picture.convert("RGB")
+    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=85)
+    if buffer.tell() > THUMBNAIL_MAX_BYTES:
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _own_text(artifact: Artifact) -> str:
+    """What our loader needs and no client's field holds. Files are handed around: without local paths."""
+    base = artifact.base
+    if Path(base.source).is_absolute() or Path(base.source).exists():
+        base = replace(base, source="")
+    kept = {key: artifact.metadata[key] for key in ("created", "resolution") if key in artifact.metadata}
+    own = {
+        "class_word": artifact.class_word,
+        "placeholder": artifact.placeholder,
+        "base": asdict(base),
+        "metadata": kept,
+    }
+    return json.dumps(own, ensure_ascii=False)

@@ -1,0 +1,164 @@
+"""A base model with concepts loaded, and pictures from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from singleinsert.artifact import Artifact
+from singleinsert.errors import InputError
+from singleinsert.inference.loras import load_loras, set_weights
+from singleinsert.inference.prompts import ConceptName, resolve, slot
+from singleinsert.inference.schedulers import build_scheduler
+from singleinsert.models.base import BaseModel
+from singleinsert.models.sampling import build_pipeline, sample_images
+from singleinsert.models.text import encode, tokenize
+
+OFFLOADS = ("none", "model", "sequential")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to draw. ``width`` and ``height`` in pixels; None is the model's own resolution."""
+
+    prompt: str
+    seed: int = 0
+    negative_prompt: str = ""
+    steps: int = 50
+    guidance_scale: float = 7.5
+    width: int | None = None
+    height: int | None = None
+
+    def batch_key(self) -> tuple[Any, ...]:
+        """Pictures that agree in this can be drawn at once."""
+        return (self.steps, self.guidance_scale, self.width, self.height)
+
+
+class ConceptPipeline:
+    """Draws pictures in which any of the loaded concepts may appear, alone or together.
+
+    Each concept's vectors are written in at the text encoder's lookup under a slot of its own, and each concept's LoRA
+    is an adapter of its own with its own weight. The base model is changed in place; load it again to be rid of them.
+
+    Attributes:
+        pipeline: diffusers' StableDiffusionPipeline, with its scheduler; for callbacks.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        concepts: Sequence[Artifact] = (),
+        weights: Sequence[float] | None = None,
+        *,
+        scheduler: str = "ddim",
+        offload: str = "none",
+        offload_device: str = "cuda",
+    ) -> None:
+        """Load ``concepts`` into ``model``.
+
+        Args:
+            weights: the LoRAs' weights, 1 each by default; the embeddings are not scaled.
+            scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``.
+            offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
+                layers do); the text encoder, which is small, stays on ``offload_device``. ``model`` is on the CPU then.
+
+        Raises:
+            ModelError: a concept is for another kind of model. InputError: two of one name, an unknown scheduler.
+        """
+        self.model, self.concepts = model, tuple(concepts)
+        names = [concept.name.lower() for concept in concepts]
+        if len(set(names)) < len(names):
+            raise InputError(
+                f"two concepts are called {max(names, key=names.count)}: a prompt could not tell them apart"
+            )
+        self.pipeline = build_pipeline(model, build_scheduler(scheduler, model.scheduler.config))
+        load_loras(self.pipeline, model, self.concepts)
+        self.weights = [1.0] * len(names)
+        self.set_weights(weights if weights is not None else self.weights)
+        self._vectors = {slot(i): concept.embedding.to(model.device) for i, concept in enumerate(self.concepts)}
+        self._offload(offload, offload_device)
+
+    def set_weights(self, weights: Sequence[float]) -> None:
+        """Scale each concept's LoRA; 0 leaves the embedding alone at work."""
+        if len(weights) != len(self.concepts):
+            raise InputError(f"{len(weights)} weights for {len(self.concepts)} concepts")
+        self.weights = [float(weight) for weight in weights]
+        set_weights(self.model, self.concepts, self.weights)
+
+    @property
+    def names(self) -> list[ConceptName]:
+        """What prompts may call the concepts."""
+        return [
+            ConceptName(c.name, c.class_word, c.placeholder, weight, bool(c.lora))
+            for c, weight in zip(self.concepts, self.weights, strict=True)
+        ]
+
+    @torch.no_grad()
+    def encode(self, prompt: str) -> Tensor:
+        """(1, L, d) text condition of a prompt as a user writes it. InputError where it names an unknown concept."""
+        counts = {slot(i): concept.num_vectors for i, concept in enumerate(self.concepts)}
+        tokenized = tokenize(self.model.tokenizer, resolve(prompt, self.names), counts)
+        return encode(self.model.text_encoder, tokenized, self._vectors)
+
+    def render(
+        self,
+        pictures: Sequence[Picture],
+        *,
+        batch_size: int = 4,
+        callback: Callable[..., dict[str, Any]] | None = None,
+    ) -> Iterator[Image]:
+        """Draw ``pictures`` in order, up to ``batch_size`` neighbours of one kind at a time.
+
+        Each picture has a generator of its own, on the CPU: it is the same whatever else is drawn with it.
+        ``callback(pipeline, step, timestep, tensors) -> tensors`` sees every step, as in diffusers.
+
+        Raises:
+            InputError: a prompt or a size that cannot be; before anything is drawn.
+        """
+        for picture in pictures:
+            self._check_size(picture)
+        prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
+        conditions = {prompt: self.encode(prompt).cpu() for prompt in sorted(prompts)}
+        return self._draw(pictures, conditions, batch_size, callback)
+
+    def _draw(
+        self, pictures: Sequence[Picture], conditions: dict[str, Tensor], batch_size: int, callback: Any
+    ) -> Iterator[Image]:
+        device = self.pipeline._execution_device
+        for (steps, guidance, width, height), group in groupby(pictures, key=Picture.batch_key):
+            neighbours = list(group)
+            for start in range(0, len(neighbours), batch_size):
+                batch = neighbours[start : start + batch_size]
+                yield from sample_images(
+                    self.model,
+                    torch.cat([conditions[picture.prompt] for picture in batch]).to(device),
+                    torch.cat([conditions[picture.negative_prompt] for picture in batch]).to(device),
+                    [torch.Generator().manual_seed(picture.seed) for picture in batch],
+                    steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
+                    pipeline=self.pipeline,
+                )  # fmt: skip
+
+    def _check_size(self, picture: Picture) -> None:
+        for side in (picture.width, picture.height):
+            if side is not None and (side < 8 or side % 8):
+                raise InputError(f"a picture of {side} pixels cannot be drawn: width and height are multiples of 8")
+        if picture.steps < 1:
+            raise InputError(f"{picture.steps} sampling steps: at least one is needed")
+
+    def _offload(self, kind: str, device: str) -> None:
+        if kind not in OFFLOADS:
+            raise InputError(f"offload '{kind}' is none of {', '.join(OFFLOADS)}")
+        if kind == "none":
+            return
+        # diffusers' hooks sit on the pipeline's own calls, and prompts are encoded outside of them
+        self.pipeline._exclude_from_cpu_offload = [*self.pipeline._exclude_from_cpu_offload, "text_encoder"]
+        if kind == "model":
+            self.pipeline.enable_model_cpu_offload(device=device)
+        else:
+            self.pipeline.enable_sequential_cpu_offload(device=device)

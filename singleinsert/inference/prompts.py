@@ -1,0 +1,147 @@
+"""How prompts name concepts. One rule:
+
+    *  or  {placeholder}     the first concept's vectors alone:        "* face in the snow"
+    {concept}                the first concept and its class word:     "{concept} in the snow"
+    {class_word}             the first concept's class word
+    <NAME>                   the vectors alone of the concept NAME:    "a woman with <anna> hair"
+    {NAME}                   the concept NAME and its class word:      "{anna} and {bob} on the beach"
+
+A concept that was trained with a placeholder of its own ("<me>") answers to that too. Anything else in {} or <> is an
+error, so that a name spelt wrong never becomes a silent word of the prompt.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from singleinsert.config.load import nearest
+from singleinsert.data.prompts import fill, read_prompt_file
+from singleinsert.errors import InputError
+from singleinsert.models.text import split_at_placeholders
+
+FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characters
+
+
+@dataclass(frozen=True)
+class ConceptName:
+    """What prompts may call a loaded concept, and how clients call it."""
+
+    name: str
+    class_word: str
+    placeholder: str = "*"
+    weight: float = 1.0
+    has_lora: bool = True
+
+
+def slot(index: int) -> str:
+    """The character that stands for concept ``index`` in a resolved prompt."""
+    return chr(FIRST_SLOT + index)
+
+
+def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
+    """``prompt`` with every concept's vectors as its :func:`slot`, and class words written out.
+
+    Raises:
+        InputError: something in {} or <> names no loaded concept, or ``*`` is there and none is loaded.
+    """
+    names = {concept.name.lower(): i for i, concept in enumerate(concepts)}
+
+    def by_name(found: re.Match[str]) -> str:
+        index = names.get(found[0][1:-1].lower())
+        if index is None:
+            return found[0]
+        return slot(index) if found[0][0] == "<" else f"{slot(index)} {concepts[index].class_word}".strip()
+
+    text = re.sub(r"<[^<>]*>|\{[^{}]*\}", by_name, prompt)
+    own = {c.placeholder: i for i, c in reversed(list(enumerate(concepts))) if c.placeholder != "*"}
+    pieces = split_at_placeholders(text, dict.fromkeys(own, 1))
+    text = "".join(piece if placeholder is None else slot(own[placeholder]) for piece, placeholder in pieces)
+    if concepts:
+        text = fill(text, slot(0), concepts[0].class_word)
+    elif fill(text, "", "") != " ".join(text.split()):
+        raise InputError(f"the prompt {prompt!r} stands for a concept and none is loaded: pass --concept")
+    _refuse_unknown(text, prompt, concepts)
+    return text
+
+
+def names_a_concept(resolved: str) -> bool:
+    """Whether a resolved prompt holds any concept's vectors."""
+    return any(ord(letter) >= FIRST_SLOT and ord(letter) < FIRST_SLOT + 0x1900 for letter in resolved)
+
+
+def for_webui(resolved: str, concepts: Sequence[ConceptName]) -> str:
+    """The prompt as A1111 and Forge want it: embeddings by their files' names, brackets (which weigh words) escaped."""
+    text = re.sub(r"[()\[\]\\]", r"\\\g<0>", resolved)
+    for index, concept in enumerate(concepts):
+        text = text.replace(slot(index), concept.name)
+    return text
+
+
+def lora_tags(concepts: Sequence[ConceptName]) -> list[str]:
+    """The WebUIs' tags for the concepts' LoRAs."""
+    return [f"<lora:{concept.name}_lora:{concept.weight:g}>" for concept in concepts if concept.has_lora]
+
+
+def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> None:
+    found = re.search(r"\{[^{}]*\}|<[A-Za-z][^<>]*>", text)
+    if not found:
+        return
+    if found[0].lower().startswith("<lora:"):
+        raise InputError(f"{found[0]} in the prompt {prompt!r} is a WebUI's: name the LoRA by --concept NAME:WEIGHT")
+    known = ["concept", "placeholder", "class_word", *(concept.name for concept in concepts)] if concepts else []
+    hint = nearest(found[0][1:-1], known) if known else "; pass --concept to load one"
+    raise InputError(f"{found[0]} in the prompt {prompt!r} names no loaded concept{hint}")
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """A prompt with what its line of a prompt file sets; None leaves it to the command line."""
+
+    prompt: str
+    negative_prompt: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    width: int | None = None
+    height: int | None = None
+
+
+_OPTIONS = {
+    "n": ("negative_prompt", str), "s": ("steps", int), "l": ("guidance_scale", float), "d": ("seed", int),
+    "w": ("width", int), "h": ("height", int),
+}  # fmt: skip
+
+
+def prompt_lines(path: Path) -> list[PromptLine]:
+    """The lines of a prompt file, kohya's options read: ``--n`` negative, ``--s --l --d --w --h``.
+
+    Raises:
+        InputError: no such file, no prompt in it, an option that is unknown or no number; says which line.
+    """
+    return [_parse_line(line, path) for line in read_prompt_file(path)]
+
+
+def _parse_line(line: str, path: Path) -> PromptLine:
+    prompt, *options = re.split(r"\s+--(?=[A-Za-z])", line)
+    values: dict[str, str | int | float] = {}
+    for option in options:
+        key, _, text = option.partition(" ")
+        if key not in _OPTIONS:
+            known = " ".join(f"--{name}" for name in _OPTIONS)
+            raise InputError(f"{path}: unknown option --{key} in {line!r}; there are {known}")
+        name, kind = _OPTIONS[key]
+        try:
+            values[name] = kind(text.strip())
+        except ValueError as error:
+            raise InputError(f"{path}: --{key} {text.strip()!r} is no number, in {line!r}") from error
+    return PromptLine(prompt, **values)  # type: ignore[arg-type]
+
+
+def warn_of_no_concept(resolved: str, prompt: str) -> None:
+    """Say on stderr that a prompt names no concept; it may be meant, for comparison."""
+    if not names_a_concept(resolved):
+        print(f"note: the prompt {prompt!r} names no concept: write * or {{concept}} where it belongs", file=sys.stderr)

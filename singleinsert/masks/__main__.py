@@ -1,0 +1,99 @@
+"""Find a mask for a class word, for one picture or a folder of them, look at it, and correct it.
+
+python -m singleinsert.masks find --image me.jpg --class_word face
+python -m singleinsert.masks find --image scene.jpg --class_word cat --class_word mug="coffee cup"
+python -m singleinsert.masks batch --images photos --class_word face
+python -m singleinsert.masks edit --image me.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from singleinsert.config import Settings
+from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.masks.arguments import build_parser, settings_of
+
+
+def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) -> int:
+    """One picture."""
+    from singleinsert.data.masks import find_mask, write_mask
+    from singleinsert.data.pictures import load_picture
+
+    words = args.class_word or ([settings.data.class_word] if settings.data.class_word else [])
+    if not words:
+        raise ConfigError("--class_word is missing: what does the picture show, such as face or cat?")
+    picture = load_picture(args.image)
+    folder = Path(args.output_dir) if args.output_dir else picture.path.parent
+    if len(words) > 1 or "=" in words[0]:
+        return _find_several(picture, words, folder, args, options)
+    refuse_existing(folder / f"{picture.path.stem}_mask.png", args.overwrite)
+    result = find_mask(picture, words[0], **options)
+    print("\n".join(result.lines()))
+    for path in write_mask(result, folder, picture.path.stem, args.overwrite):
+        print(path)
+    return 0
+
+
+def _find_several(
+    picture: Any, words: list[str], folder: Path, args: argparse.Namespace, options: dict[str, Any]
+) -> int:
+    from singleinsert.data.masks.collection import INDEX, find_masks, save_masks
+    from singleinsert.data.masks.files import share_of
+    from singleinsert.files import write_atomically
+
+    named: dict[str, str] = {}
+    for word in words:
+        name, _, text = word.rpartition("=")
+        name = name or text.split("|")[0].strip().replace(" ", "_")
+        if name in named:
+            raise InputError(f"two masks are named {name}: write NAME=WORD")
+        named[name] = text
+    target = folder / f"{picture.path.stem}_masks"
+    refuse_existing(target / INDEX, args.overwrite)
+    masks = find_masks(picture, named, **options)
+    if args.disjoint:
+        masks = masks.disjoint()
+    for each in masks.masks:
+        print(f"{each.name}: {each.class_word}, {share_of(each.mask):.1%} of the picture, by {each.source}")
+    for (a, b), share in masks.overlaps().items():
+        print(f"{a} and {b} overlap by {share:.0%} of the smaller one; --disjoint cuts them apart")
+    save_masks(masks, target)
+    write_atomically(target / "overlay.png", masks.sheet(picture).save)
+    print(target)
+    return 0
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """InputError where a file is there that may have been drawn by hand."""
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is already there: --overwrite replaces it, --output_dir writes elsewhere")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0; 1 where some pictures of a batch got no mask; 2 with one line on stderr."""
+    args = build_parser(__doc__ or "").parse_args(argv)
+    try:
+        settings, options = settings_of(args)
+        if args.command == "find":
+            return find(args, settings, options)
+        if args.command == "batch":
+            from singleinsert.masks.batch import batch
+
+            return batch(args, settings, options)
+        from singleinsert.masks.editor import serve
+
+        return serve(Path(args.image), args.mask and Path(args.mask), options, port=args.port, open_browser=args.open)
+    except SingleInsertError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

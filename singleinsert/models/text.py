@@ -1,0 +1,156 @@
+"""Prompts with concepts in them: tokenised in pieces, the vectors written in where the embedding is looked up.
+
+The vocabulary is never changed: a placeholder is found in the prompt's text and stands for as many consecutive
+positions as its concept has vectors, wherever it is and however many concepts there are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from singleinsert.errors import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Slot(NamedTuple):
+    """One position of a prompt, which the ``vector``-th vector of a concept takes."""
+
+    position: int
+    placeholder: str
+    vector: int
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """Attributes: input_ids (1, L) int64, padded to the model's length; slots in the order of their positions."""
+
+    input_ids: Tensor
+    slots: tuple[Slot, ...] = ()
+
+
+def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> TokenizedPrompt:
+    """Tokenise ``prompt``, leaving ``placeholders[p]`` consecutive slots for each placeholder p.
+
+    A placeholder is matched ignoring case, as the tokenizer and the WebUIs do, and not inside a longer word.
+
+    Raises:
+        InputError: the prompt is so long that a slot would be cut off. Plain words are cut off with a warning.
+    """
+    ids: list[int] = []
+    slots: list[Slot] = []
+    free_id = _id_for_slots(tokenizer)
+    for piece, placeholder in split_at_placeholders(prompt, placeholders):
+        if placeholder is None:
+            ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
+            continue
+        slots += [Slot(1 + len(ids) + i, placeholder, i) for i in range(placeholders[placeholder])]
+        ids += [free_id] * placeholders[placeholder]
+    length = tokenizer.model_max_length
+    if len(ids) > length - 2:
+        _refuse_lost_slots(prompt, slots, length)
+        log.warning("prompt cut to its first %d tokens of %d: %r", length - 2, len(ids), prompt)
+        ids = ids[: length - 2]
+    padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
+    return TokenizedPrompt(
+        torch.tensor([[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id, *padding]]), tuple(slots)
+    )
+
+
+def encode(text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor]) -> Tensor:
+    """The text condition (1, L, d) in the encoder's dtype, differentiable in ``vectors`` (placeholder -> (n, d)).
+
+    The result is bit for bit that of an embedding table that held the vectors.
+    """
+    missing = {slot.placeholder for slot in tokenized.slots} - set(vectors)
+    if missing:
+        raise InputError(f"the prompt holds {', '.join(sorted(missing))}, for which no concept is loaded")
+
+    def write_vectors(module: Any, args: Any, embedded: Tensor) -> Tensor:
+        embedded = embedded.clone()
+        for position, placeholder, vector in tokenized.slots:
+            embedded[:, position] = vectors[placeholder][vector].to(embedded)
+        return embedded
+
+    hook = text_encoder.get_input_embeddings().register_forward_hook(write_vectors) if tokenized.slots else None
+    try:
+        return text_encoder(tokenized.input_ids.to(text_encoder.device))[0]
+    finally:
+        if hook is not None:
+            hook.remove()
+
+
+def split_at_placeholders(prompt: str, placeholders: Mapping[str, int]) -> list[tuple[str, str | None]]:
+    """``[(text, None) | (text, placeholder), ...]`` in order; the longest placeholder wins where two match."""
+    if not placeholders:
+        return [(prompt, None)]
+    names = {name.lower(): name for name in placeholders}
+    alternatives = "|".join(_whole_word(name) for name in sorted(names, key=len, reverse=True))
+    pieces = re.split(f"({alternatives})", prompt, flags=re.IGNORECASE)
+    return [(piece, names.get(piece.lower()) if i % 2 else None) for i, piece in enumerate(pieces) if piece]
+
+
+def word_embeddings(tokenizer: Any, text_encoder: Any, word: str) -> Tensor:
+    """The text encoder's own input embeddings (k, d) float32 of the k tokens of ``word``.
+
+    Raises:
+        InputError: the tokenizer does not know the word.
+    """
+    ids = known_tokens(tokenizer, word, "class word")
+    weight = text_encoder.get_input_embeddings().weight
+    return weight[torch.tensor(ids, device=weight.device)].detach().float()
+
+
+def known_tokens(tokenizer: Any, word: str, role: str) -> list[int]:
+    """The token ids of ``word``; InputError that names ``role`` where it is empty or not in the vocabulary."""
+    ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+    if not ids or tokenizer.unk_token_id in ids:
+        raise InputError(f"{role} {word!r} is unknown to the model's tokenizer: choose another word")
+    return ids
+
+
+def check_words(tokenizer: Any, placeholder: str, class_word: str) -> None:
+    """Refuse a class word or placeholder that the tokenizer does not know, and one that hides a word of its own.
+
+    Raises:
+        InputError: one line that says which word and why.
+    """
+    known_tokens(tokenizer, class_word, "class word")
+    tokens = known_tokens(tokenizer, placeholder, "placeholder")
+    if any(part is not None for _, part in split_at_placeholders(class_word, {placeholder: 1})):
+        raise InputError(f"placeholder {placeholder!r} is part of the class word {class_word!r}: choose another")
+    if len(tokens) == 1 and placeholder.isalnum():
+        raise InputError(
+            f"placeholder {placeholder!r} is a word the tokenizer already has, prompts could no longer say it: "
+            "choose another, such as *"
+        )
+
+
+def _whole_word(name: str) -> str:
+    """A pattern for ``name`` on its own: "sks" not in "tasks", "*" not in "5*3", "f*ck" or "**"."""
+    alone = rf"\w{re.escape(name)}" if len(name) == 1 else r"\w"
+    before = f"(?<![{alone}])" if len(name) == 1 or name[0].isalnum() else ""
+    after = f"(?![{alone}])" if len(name) == 1 or name[-1].isalnum() else ""
+    return f"{before}{re.escape(name)}{after}"
+
+
+def _id_for_slots(tokenizer: Any) -> int:
+    """Any ordinary token will do, its embedding is overwritten; a special one could be taken for the prompt's end."""
+    special = set(tokenizer.all_special_ids)
+    return next(i for i in range(len(tokenizer)) if i not in special)
+
+
+def _refuse_lost_slots(prompt: str, slots: list[Slot], length: int) -> None:
+    lost = sorted({slot.placeholder for slot in slots if slot.position >= length - 1})
+    if lost:
+        raise InputError(
+            f"prompt too long: {', '.join(lost)} lies beyond the {length - 2} tokens that the text encoder reads: "
+            f"shorten it or move the placeholder to the front: {prompt!r}"
+        )

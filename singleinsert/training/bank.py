@@ -1,0 +1,67 @@
+"""The frozen model's predictions of stage I, kept for stage II: a fifth of stage II's work is not done twice.
+
+They do not depend on what trains. Stage I's samples are independent and equally distributed, so a random selection of
+them without repetition is distributed like fresh draws; but stage II then sees noise that stage I has seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.training.draws import PLAIN, Draws, Sampling, draw
+from singleinsert.training.seeds import named_generator
+
+
+class TeacherBank:
+    """Outputs of the frozen model for each of ``stage``'s samples; the draws they belong to are remade from seeds.
+
+    Attributes:
+        outputs: (``samples``, c, h, w) in the order of the samples, 0 where it is not known; None before the first.
+    """
+
+    def __init__(self, seed: int, stage: str, samples: int, sampling: Sampling = PLAIN) -> None:
+        self.seed, self.stage, self.samples, self.sampling = seed, stage, samples, sampling
+        self.outputs: Tensor | None = None
+        self._order: list[int] = []
+        self._gathered = False
+
+    def keep(self, samples: range, output: Tensor) -> None:
+        """Keep one micro-batch's outputs (b, c, h, w), of b consecutive samples."""
+        if self.outputs is None:
+            self.outputs = output.new_zeros(self.samples, *output.shape[1:])
+        self.outputs[samples.start : samples.stop] = output.detach()
+
+    def gathered(self, accelerator: Any) -> Tensor | None:
+        """The outputs that all processes kept. Each row is one process's, the others' are 0, so the sum is exact."""
+        if self.outputs is None or accelerator.num_processes == 1 or self._gathered:
+            return self.outputs
+        return accelerator.reduce(self.outputs.clone(), "sum")
+
+    def gather(self, accelerator: Any) -> None:
+        """Let every process have all outputs; before the first :meth:`draw`."""
+        self.outputs, self._gathered = self.gathered(accelerator), True
+
+    def restore(self, outputs: Tensor | None, accelerator: Any) -> None:
+        """What a checkpoint holds, on one process: the next sum then counts it once."""
+        if outputs is not None:
+            outputs = outputs.to(accelerator.device)
+            self.outputs = outputs if accelerator.is_main_process else torch.zeros_like(outputs)
+
+    def draw(self, schedule: NoiseSchedule, shape: Sequence[int], samples: Sequence[int]) -> Draws:
+        """The draws for ``samples`` of the stage that draws from the bank, with the outputs that belong to them.
+
+        Where that stage has more samples than the bank, they come round again in the same order.
+        """
+        outputs = self.outputs
+        assert outputs is not None
+        if not self._order:
+            self._order = torch.randperm(self.samples, generator=named_generator(self.seed, "bank")).tolist()
+        entries = [self._order[sample % self.samples] for sample in samples]
+        drawn = draw(schedule, shape, self.seed, self.stage, entries, self.sampling)
+        return replace(drawn, frozen=torch.stack([outputs[entry] for entry in entries]))

@@ -1,0 +1,79 @@
+"""Losses on their way to the bar, the trackers and the table; read from the device only now and then."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from singleinsert.errors import SingleInsertError
+from singleinsert.files import write_atomically
+
+INTERVAL = 10  # steps between two looks at the device; on the CPU a look costs nothing
+
+
+class LossLog:
+    """Keeps each step's loss terms on the device and, every few steps, reads them all in one go.
+
+    Attributes:
+        rows: one dict per optimiser step read so far: stage, step, learning_rate, loss, and each term.
+    """
+
+    def __init__(self, accelerator: Any, rows: list[dict[str, Any]] | None = None) -> None:
+        self.accelerator = accelerator
+        self.rows = rows or []
+        self.interval = 1 if accelerator.device.type == "cpu" else INTERVAL
+        self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
+
+    def add(self, stage: str, step: int, learning_rate: float, terms: dict[str, Tensor]) -> None:
+        """``terms``: scalars on the device, this process's share of each term."""
+        row = {"stage": stage, "step": step, "learning_rate": learning_rate}
+        self._pending.append((row, list(terms), torch.stack(list(terms.values()))))
+
+    @property
+    def due(self) -> bool:
+        return len(self._pending) >= self.interval
+
+    def flush(self) -> dict[str, float]:
+        """Read what is pending, tell the trackers, and return the last step's terms.
+
+        Raises:
+            SingleInsertError: a loss is not a number.
+        """
+        if self._pending:
+            values = torch.cat([tensor for _, _, tensor in self._pending])
+            if self.accelerator.num_processes > 1:
+                values = self.accelerator.reduce(values, "sum")
+            numbers = iter(values.tolist())
+            for row, names, _ in self._pending:
+                terms = {name: next(numbers) for name in names}
+                self._take({**row, "loss": sum(terms.values()), **terms})
+            self._pending.clear()
+        last = self.rows[-1] if self.rows else {}
+        return {key: value for key, value in last.items() if key not in ("stage", "step", "learning_rate", "loss")}
+
+    def _take(self, row: dict[str, Any]) -> None:
+        if not math.isfinite(row["loss"]):
+            raise SingleInsertError(
+                f"the loss is {row['loss']} at {row['stage']} step {row['step']}: lower {row['stage']}.learning_rate, "
+                "or use mixed_precision no or bf16"
+            )
+        self.rows.append(row)
+        values = {f"{row['stage']}/{key}": value for key, value in row.items() if key not in ("stage", "step")}
+        self.accelerator.log(values, step=len(self.rows))
+
+    def write(self, path: Path) -> None:
+        """The whole table as CSV."""
+        columns = list(dict.fromkeys(key for row in self.rows for key in row))
+
+        def fill(target: Path) -> None:
+            with target.open("w", newline="") as file:
+                table = csv.DictWriter(file, columns)
+                table.writeheader()
+                table.writerows(self.rows)
+
+        write_atomically(path, fill)

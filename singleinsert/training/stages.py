@@ -1,0 +1,100 @@
+"""Stages as data: what trains, on which objective, with which optimiser, for how long."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from singleinsert.errors import ConfigError, MissingPackageError
+from singleinsert.losses import OBJECTIVES, Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stage of a run. ``settings`` is its section of the config (steps, batch_size, learning_rate, ...)."""
+
+    name: str
+    settings: Any
+    objective: Objective
+
+    @property
+    def steps(self) -> int:
+        return self.settings.steps
+
+    @property
+    def trains(self) -> frozenset[str]:
+        return frozenset(self.settings.trains)
+
+
+def stages_of(settings: Any) -> list[Stage]:
+    """The stages of a run's settings that have steps.
+
+    Raises:
+        ConfigError: a loss term that could have no effect.
+    """
+    sections = {"stage1": settings.stage1, "stage2": settings.stage2}
+    stages = [Stage(name, part, _objective(part)) for name, part in sections.items() if part.steps > 0]
+    adapted = False
+    for stage in stages:
+        adapted |= bool(stage.trains & {"unet", "text_encoder"})
+        if stage.objective.needs_class and not adapted:
+            raise ConfigError(
+                f"{stage.name}.semantic_weight has no effect while the base model is unchanged: set it to 0, or let "
+                f"{stage.name}.trains include unet or text_encoder"
+            )
+    return stages
+
+
+def lora_targets(settings: Any) -> dict[str, tuple[str, ...]]:
+    """``{component: layer targets}`` of the components that some stage trains; () for the others."""
+    wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
+    adapter = settings.adapter
+    targets = {"unet": adapter.unet_targets, "text_encoder": adapter.text_encoder_targets}
+    return {component: names if component in wanted else () for component, names in targets.items()}
+
+
+def _objective(section: Any) -> Objective:
+    build: Any = OBJECTIVES[section.objective]
+    return build(**{field.name: getattr(section, field.name) for field in dataclasses.fields(build)})
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], stage: Stage, use_8bit_adam: bool) -> Any:
+    """AdamW, or bitsandbytes' AdamW with 8-bit moments.
+
+    Raises:
+        MissingPackageError: 8-bit Adam is asked for and bitsandbytes is not there.
+    """
+    section = stage.settings
+    cls: Any = torch.optim.AdamW
+    if use_8bit_adam:
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError as error:
+            raise MissingPackageError(
+                "use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the switch out"
+            ) from error
+        cls = AdamW8bit
+    by_device: dict[torch.device, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        by_device.setdefault(parameter.device, []).append(parameter)
+    options: dict[str, Any] = {"betas": (section.adam_beta1, section.adam_beta2), "eps": section.adam_epsilon}
+    if not use_8bit_adam and any(device.type == "cuda" for device in by_device):
+        options["fused"] = True  # no temporary copies, and under a loss scale no waiting for the GPU
+    return cls(
+        [{"params": group} for group in by_device.values()], lr=section.learning_rate,
+        weight_decay=section.adam_weight_decay, **options,
+    )  # fmt: skip
+
+
+def build_lr_scheduler(optimizer: Any, stage: Stage) -> Any:
+    """diffusers' schedule of that name over the stage's steps."""
+    from diffusers.optimization import get_scheduler
+
+    section = stage.settings
+    return get_scheduler(
+        section.lr_scheduler, optimizer, num_warmup_steps=section.lr_warmup_steps, num_training_steps=stage.steps
+    )

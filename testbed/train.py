@@ -1,0 +1,73 @@
+"""Makes the miniature Stable Diffusion, from nothing:
+
+    python -m testbed.train                       everything, resumable: start it again after an interruption
+    python -m testbed.train --pictures 2000 --vae_steps 50 --text_steps 50 --unet_steps 50 --out try-out   a try-out
+
+State lies in `testbed/runs` (never committed); the result goes to `singleinsert/assets/mini-sd`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from . import text, unet, vae
+from .common import HalfTrainer
+from .dataset import pictures
+from .tokenizer import build_tokenizer, check
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def parse() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--pictures", type=int, default=60_000, help="pictures drawn for training")
+    p.add_argument("--captions", type=int, default=2, help="captions for each picture")
+    p.add_argument("--vae_steps", type=int, default=2500)
+    p.add_argument("--text_steps", type=int, default=2500)
+    p.add_argument("--unet_steps", type=int, default=20_000)
+    p.add_argument("--runs", type=Path, default=ROOT / "testbed" / "runs")
+    p.add_argument("--out", type=Path, default=ROOT / "singleinsert" / "assets" / "mini-sd")
+    return p.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    workers = len(os.sched_getaffinity(0))
+    torch.set_num_threads(workers)
+    seeds, drawn = pictures(args.pictures, args.runs, workers)
+    tokenizer = build_tokenizer(args.runs / "tokenizer")
+    check(tokenizer)
+    autoencoder = vae.train_vae(drawn, args.runs, args.vae_steps)
+    latents, scaling = vae.encode_all(autoencoder, drawn, args.runs)
+    autoencoder.register_to_config(scaling_factor=scaling)
+    print(f"scaling factor {scaling}", flush=True)
+    ids, said = text.caption_table(tokenizer, seeds, args.captions, args.runs)
+    encoder = text.train_text(tokenizer, ids, said, args.runs, args.text_steps)
+    conditions = text.encode_captions(encoder, ids, args.runs, merge_share=0.15)
+
+    def save(model: UNet2DConditionModel, folder: Path) -> None:
+        pipe = StableDiffusionPipeline(
+            vae=autoencoder.half(), text_encoder=encoder.half(), tokenizer=tokenizer, unet=model.half(),
+            scheduler=unet.build_scheduler(), safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+        pipe.save_pretrained(folder)
+
+    def snapshot(_: UNet2DConditionModel, trainer: HalfTrainer, step: int) -> None:
+        copy = unet.build_unet()
+        for p, a in zip(copy.parameters(), trainer.average, strict=True):
+            p.data.copy_(a)
+        save(copy, args.runs / "snapshot")
+
+    model = unet.train_unet(latents, scaling, conditions, args.runs, args.unet_steps, snapshot)
+    save(model, args.out)
+    print(f"written: {args.out}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Trains mini-sd's UNet2DConditionModel on cached latents and cached text conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor
+
+from .common import HalfTrainer, device, run
+from .text import WIDTH
+
+BATCH = 32
+MIN_SNR_GAMMA = 5.0
+
+
+def build_scheduler() -> DDPMScheduler:
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+
+
+def build_unet() -> UNet2DConditionModel:
+    torch.manual_seed(14)
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(48, 96, 192),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=(2, 4, 4),
+        cross_attention_dim=WIDTH,
+        norm_num_groups=16,
+    )
+
+
+def train_unet(
+    latents: np.ndarray,
+    scaling: float,
+    conditions: np.ndarray,
+    folder: Path,
+    steps: int,
+    on_interval: Callable[[UNet2DConditionModel, HalfTrainer, int], None] | None = None,
+) -> UNet2DConditionModel:
+    """Epsilon prediction with Min-SNR weights (Hang et al. 2023, gamma 5); averaged float32 weights.
+
+    `latents` float16 (n, 4, 16, 16) unscaled; `conditions` float16 (n * each, L, d), `each` captions a picture.
+    """
+    dev = device()
+    unet = build_unet().to(dev, memory_format=torch.channels_last).train()
+    if dev.type == "cpu":  # PyTorch's fused attention has a slow backward on CPUs at these sizes
+        unet.set_attn_processor(AttnProcessor())
+    trainer = HalfTrainer([unet], lr=6e-4, ema=0.9992)
+    abar = build_scheduler().alphas_cumprod.to(dev)
+    each = len(conditions) // len(latents)
+
+    def loss_of_step(step: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([step, 4])
+        rows = rng.integers(0, len(latents), BATCH)
+        x0 = torch.from_numpy(latents[rows].astype(np.float32) * scaling).to(dev)
+        text = torch.from_numpy(conditions[rows * each + rng.integers(0, each, BATCH)]).to(dev, torch.bfloat16)
+        generator = torch.Generator().manual_seed(step)
+        # stratified timesteps: one from each of BATCH equal slices of 0..999
+        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * 1000 / BATCH).long().to(dev)
+        noise = torch.randn(x0.shape, generator=generator).to(dev)
+        a = abar[t].view(-1, 1, 1, 1)
+        noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
+        out = unet(noisy, t, text).sample.float()
+        snr = abar[t] / (1 - abar[t])
+        per_sample = (out - noise).square().mean(dim=(1, 2, 3))
+        return {"mse": (per_sample * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()}
+
+    interval = None if on_interval is None else lambda step: on_interval(unet, trainer, step)
+    run("unet", folder, trainer, loss_of_step, steps, interval, report_every=100)
+    trainer.finish()
+    unet.set_default_attn_processor()
+    return unet.eval()

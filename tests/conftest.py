@@ -1,0 +1,40 @@
+"""Shared fixtures. Offline is set before any heavy import, or a missing hub file costs 47 seconds of retries."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ["OMP_NUM_THREADS"] = "1"  # tests compare processes to the bit, and sums depend on it
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+import pytest  # noqa: E402 (after the environment is set)
+
+
+@pytest.fixture(scope="session")
+def make_tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_tiny_sd(prediction_type="epsilon", family="sd1")`` -> folder, each combination written once.
+
+    The folder is shared by the whole session: copy it before changing it.
+    """
+    from tinymodels import write_tiny_sd
+
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(prediction_type: str = "epsilon", family: str = "sd1") -> Path:
+        key = (prediction_type, family)
+        if key not in made:
+            made[key] = write_tiny_sd(tmp_path_factory.mktemp("tiny_sd") / "-".join(key), *key)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(make_tiny_sd: Callable[..., Path]) -> Path:
+    """A tiny Stable Diffusion 1.x folder in diffusers' layout, epsilon prediction; read only."""
+    return make_tiny_sd()

@@ -1,0 +1,230 @@
+"""Settings are read strictly, merged in the promised order, written back without loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from singleinsert.config import Settings, StageSettings, load_settings, require, to_toml
+from singleinsert.config.fields import STAGE2
+from singleinsert.config.load import all_fields, parse_value, read_values, to_values
+from singleinsert.config.reference import reference
+from singleinsert.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+
+
+def refusal(text: str, tmp_path: Path) -> str:
+    """The one line that a config file with this text is refused with."""
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config_file=path)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(str(path), "my.toml")
+
+
+def test_the_defaults_are_the_papers():
+    """Section 4 of the paper; optimiser and clipping are those of the authors' code."""
+    settings = Settings()
+    one, two = settings.stage1, settings.stage2
+    assert (one.steps, one.batch_size, one.learning_rate, one.trains) == (50, 16, 1e-4, ("concept",))
+    assert (two.steps, two.batch_size, two.learning_rate) == (100, 4, 5e-5)
+    assert two.trains == ("concept", "unet", "text_encoder")
+    assert (one.foreground_weight, one.background_weight, one.semantic_weight) == (1, 1, 0)
+    assert (two.foreground_weight, two.background_weight, two.semantic_weight) == (1, 1, 1)
+    for stage in (one, two):
+        assert (stage.adam_beta1, stage.adam_beta2) == (0.9, 0.999)
+        assert (stage.adam_weight_decay, stage.adam_epsilon) == (1e-2, 1e-8)
+        assert (stage.max_grad_norm, stage.lr_scheduler, stage.loss_space, stage.mask_normalization) == (
+            1.0, "constant", "x0", "mean",
+        )  # fmt: skip
+    assert (settings.adapter.network_dim, settings.adapter.network_alpha) == (4, 4)
+    assert settings.data.resolution == 512
+
+
+def test_preset_then_file_then_flags(tmp_path):
+    path = tmp_path / "my.toml"
+    path.write_text('[stage1]\nsteps = 7\n[data]\nclass_word = "cat"\nresolution = 128')
+    settings = load_settings("mini", path, {"data.resolution": 256})
+    assert settings.model.pretrained_model_name_or_path == "mini-sd"  # the preset's
+    assert settings.data.class_word == "cat"  # the file's, over the preset's face
+    assert settings.stage1.steps == 7
+    assert settings.data.resolution == 256  # the flag's, over the file's 128 and the preset's 64
+    assert settings.stage1.batch_size == load_settings("mini").stage1.batch_size
+
+
+def test_every_setting_reaches_its_place():
+    """No key lands anywhere but in its own field, through a file and through an override alike."""
+    defaults = to_values(Settings())
+    for key, field, hint in all_fields():
+        other = _another_value(defaults[key], field, hint)
+        if other is None:
+            continue
+        try:
+            changed = to_values(load_settings(overrides={key: other}))
+        except ConfigError as problem:  # a value that is right by itself and does not go with the rest
+            assert key.split(".")[1] in str(problem)
+            continue
+        assert changed[key] == other
+        assert {k: v for k, v in changed.items() if k != key} == {k: v for k, v in defaults.items() if k != key}
+
+
+def _another_value(value, field, hint):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        low, high = field.metadata["minimum"], field.metadata["maximum"]
+        changed = value * 2 if value else type(value)(1)
+        return changed if high is None or changed <= high else type(value)(low)
+    choices = getattr(hint, "__args__", ())
+    if isinstance(value, str):
+        return next((c for c in choices if c != value), None) if choices else "{placeholder} other"
+    return value[:1] if len(value) > 1 else None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[stage1]\nstep = 5", "my.toml: unknown key stage1.step; did you mean stage1.steps?"),
+        ("[stage1]\nnetwork_dim = 5", "my.toml: unknown key stage1.network_dim; did you mean adapter.network_dim?"),
+        ("[stag1]\nsteps = 5", "my.toml: unknown section [stag1]; did you mean stage1?"),
+        ("seed = 1", "my.toml: key 'seed' stands in no section; did you mean run.seed or sample.seed?"),
+        ("[stage1]\nsteps = '5'", "my.toml: stage1.steps must be a whole number, not '5'"),
+        ("[stage1]\nsteps = 5.0", "my.toml: stage1.steps must be a whole number, not 5.0"),
+        ("[stage1]\nsteps = true", "my.toml: stage1.steps must be a whole number, not True"),
+        ("[stage1]\nsteps = -1", "my.toml: stage1.steps is -1, but must be at least 0"),
+        ("[stage1]\nlearning_rate = nan", "my.toml: stage1.learning_rate must be a number, not nan"),
+        ("[stage1]\nlearning_rate = '1e-4'", "my.toml: stage1.learning_rate must be a number, not '1e-4'"),
+        ("[run]\nuse_8bit_adam = 1", "my.toml: run.use_8bit_adam must be true or false, not 1"),
+        ("[data]\nimage = 3", "my.toml: data.image must be a text in quotes, not 3"),
+        ("[data]\nresolution = 9999", "my.toml: data.resolution is 9999, but must be between 32 and 4096"),
+        ("[stage2]\ntrains = 'unet'", "my.toml: stage2.trains must be a list in brackets, not 'unet'"),
+        (
+            "[stage2]\ntrains = ['unt']",
+            "my.toml: stage2.trains[0] is 'unt', but must be one of concept, unet, text_encoder; did you mean unet?",
+        ),
+    ],
+)
+def test_refusals_name_the_file_the_key_and_the_remedy(text, message, tmp_path):
+    assert refusal(text, tmp_path) == message
+
+
+def test_files_that_are_no_settings(tmp_path):
+    assert "my.toml is not valid TOML" in refusal("[stage1\n", tmp_path)
+    with pytest.raises(ConfigError, match="not found: absent.toml"):
+        load_settings(config_file=Path("absent.toml"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(config_file=tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b"# caf\xe9")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(config_file=tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"concept.patch_size": 30}, "concept.image_size 224 is no multiple of concept.patch_size 30"),
+        ({"concept.num_attention_heads": 7}, "no multiple of concept.num_attention_heads 7"),
+        ({"data.resolution": 513}, "data.resolution 513 is no multiple of 8: take 512"),
+        ({"data.placeholder_token": " "}, "placeholder_token ' ' must be a word"),
+        ({"data.prompt": "a face"}, "does not hold {placeholder}"),
+        ({"data.class_prompt": "{placeholder} {class_word}"}, "names the concept"),
+        ({"stage1.steps": 0, "stage2.steps": 0}, "nothing to train"),
+        ({"stage1.trains": []}, "stage1.trains is empty"),
+        (
+            {"stage1.foreground_weight": 0, "stage1.background_weight": 0.0},
+            "stage1: all three loss weights are 0",
+        ),
+        ({"run.output_name": "a/b"}, "must be a file name"),
+    ],
+)
+def test_what_does_not_go_together(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(overrides=overrides)
+    assert message in str(caught.value)
+
+
+def test_a_stage_that_is_left_out_is_not_judged():
+    settings = load_settings(overrides={"stage1.steps": 0, "stage1.trains": []})
+    assert settings.stage1.trains == ()
+
+
+NASTY = [
+    "C:\\xampp\\x41", 'a "quoted" word', "it's", "two\nlines\tand a tab", "\x00\x1f\x7f", "ü 漢 🙂", "\\", "# no",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_toml_round_trip_of_texts(text, tmp_path):
+    settings = load_settings(overrides={"data.image": text, "sample.prompts": [text, "plain"]})
+    path = tmp_path / "written.toml"
+    path.write_bytes(to_toml(settings).encode())
+    assert load_settings(config_file=path) == settings
+
+
+def test_toml_round_trip_of_every_setting(tmp_path):
+    """Also of numbers that TOML and Python write differently, and from beneath a preset: what is written is whole."""
+    settings = load_settings(
+        "hair", overrides={"stage2.learning_rate": 1e-12, "stage1.adam_weight_decay": 0, "mask.box": [1, 2.5, 3, 4]}
+    )
+    path = tmp_path / "written.toml"
+    path.write_bytes(to_toml(settings).encode())
+    assert set(read_values(path)) == {key for key, _, _ in all_fields()}
+    assert load_settings("face", path) == settings
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("stage1.steps", "7", 7),
+        ("stage1.learning_rate", "1e-4", 1e-4),
+        ("run.use_8bit_adam", "true", True),
+        ("data.class_word", "baseball cap", "baseball cap"),
+        ("data.class_word", "5", "5"),
+        ("data.class_word", '"cat"', "cat"),
+        ("data.crop", "zoom", "zoom"),
+        ("save.formats", "webui, bundle", ["webui", "bundle"]),
+        ("save.formats", '["webui"]', ["webui"]),
+        ("save.formats", "", []),
+        ("mask.box", "1, 2,3.5,4", [1, 2, 3.5, 4]),
+        ("mask.box", "[1,2,3,4]", [1, 2, 3, 4]),
+        ("stage1.steps", "many", "many"),
+    ],
+)
+def test_values_of_a_command_line(key, text, value):
+    assert parse_value(key, text) == value
+
+
+def test_names_follow_from_the_picture():
+    settings = load_settings(overrides={"data.image": "photos/me and you.v2.jpg"})
+    assert settings.name == "me and you.v2" and settings.output_dir == Path("output/me and you.v2")
+    settings = load_settings(overrides={"data.image": "me.jpg", "run.output_name": "x", "run.output_dir": "out"})
+    assert settings.name == "x" and settings.output_dir == Path("out")
+    with pytest.raises(ConfigError, match="--output_name is missing"):
+        _ = Settings().name
+
+
+def test_what_a_run_cannot_do_without():
+    with pytest.raises(ConfigError, match="--class_word is missing: such as face"):
+        require(load_settings(overrides={"data.image": "me.jpg"}), image="the picture", class_word="such as face")
+    require(load_settings(overrides={"data.image": "me.jpg", "data.class_word": "face"}), image="", class_word="")
+
+
+def test_settings_do_not_change_under_a_run():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().run.seed = 1  # type: ignore[misc]
+    assert load_settings().stage2 is STAGE2 and StageSettings() == load_settings().stage1
+
+
+def test_every_setting_is_explained():
+    for key, field, _ in all_fields():
+        assert len(field.metadata["help"]) > 3, key
+
+
+def test_the_reference_page_is_up_to_date():
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == reference(), "run: python -m singleinsert.config > docs/configuration.md"

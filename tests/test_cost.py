@@ -1,0 +1,118 @@
+"""What a run costs, counted from the trainer's own steps. The counts are exact, so that a change of cost is seen.
+
+Where it is meant: ``python benchmarks/cost.py --json tests/data/cost.json``.
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import cost  # noqa: E402
+import shapes  # noqa: E402
+from authors import Authors  # noqa: E402
+
+GOLDEN = json.loads((ROOT / "tests/data/cost.json").read_text())
+BOUNDS = {
+    "run_tflop": 3500,
+    "stage1_peak_gb": 4.1,
+    "stage2_peak_gb": 4.1,
+    "low_vram_stage1_peak_gb": 2.1,
+    "low_vram_stage2_peak_gb": 2.1,
+}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cost") / "cost.json"
+    assert cost.main(["--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_run_costs_no_more_than_it_did_and_no_more_than_it_may(measured, name):
+    """SD 1.5 at 512 px, the paper's settings."""
+    assert measured.keys() == GOLDEN.keys() == BOUNDS.keys()
+    assert measured[name] <= BOUNDS[name]
+    assert measured[name] <= GOLDEN[name] * 1.02, "cheaper, or on purpose: see this file's head"
+    assert measured[name] >= GOLDEN[name] * 0.98, "it became cheaper: keep that, see this file's head"
+
+
+def test_an_account_counts_what_a_hand_can(tmp_path):
+    """Two products of (4, 8) x (8, 16) with one multiply-add = 2 FLOPs; float32 bytes of what is alive."""
+    with shapes.fake_tensors():
+        layer = nn.Linear(8, 16, bias=False)
+        x = torch.empty(4, 8)
+        account = cost.Account(shapes.CARD, {"layer": layer})
+        account.hold(layer.parameters(), "frozen weights")
+        with account:
+            y = layer(x)
+            del y
+            layer(x).sum().backward()
+    # backward: the weight's gradient alone, x needs none
+    assert dict(account.flops) == {("layer", "forward"): 2 * 1024, ("layer", "backward"): 1024}
+    assert account.peak["frozen weights"] == 16 * 8 * 4
+    assert account.live["activations"] == 16 * 8 * 4  # the gradient is all that is left
+    # y alone, then y with the sum and the gradient that spreads from it, then the weight's
+    assert 4 * 16 * 4 < account.peak["activations"] <= 2 * 4 * 16 * 4 + 16 * 8 * 4 + 8
+
+
+def test_main_memory_is_not_counted():
+    settings = cost.on_a_card(**cost.LOW_VRAM)
+    with shapes.fake_tensors():
+        loop, stage = shapes.build_loop(settings, "stage2")
+    places = {name: parameter.device for name, parameter in loop.trainables(stage).items()}
+    assert {device for name, device in places.items() if name.startswith("unet.")} == {shapes.CARD}
+    assert {device for name, device in places.items() if not name.startswith("unet.")} == {shapes.MAIN_MEMORY}
+    assert loop.run.model.text_encoder.dtype == torch.float32 and loop.run.model.unet.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("stage", "tflop"), [("stage1", 4914), ("stage2", 2257)])
+def test_the_restated_formulation_of_the_authors_costs_what_theirs_was_found_to(stage, tflop):
+    """Per sample, which is what its encoders and its VAE see; stage I has 50 steps of 16, stage II 100 of 4."""
+    settings = cost.on_a_card(mixed_precision="no")
+    with unset_fake_temporarily():
+        model = shapes.meta_model(settings, "sd1")
+        unet_copy, concept = copy.deepcopy(model.unet), shapes.make_concept(settings, model)
+        adapters = shapes.inject(settings, model)
+    with shapes.fake_tensors():
+        for part in (model.unet, unet_copy, model.text_encoder, model.vae, concept):
+            shapes.place(part, shapes.CARD)
+        run = shapes.build_run(settings, model, concept, [])
+        pixels, mask = torch.empty(1, 3, 512, 512), torch.empty(1, 1, 64, 64)
+        theirs = Authors(model, unet_copy, concept, adapters, pixels, mask, run.prompt, run.class_prompt)
+        theirs.begin(stage)
+        with cost.Account(shapes.CARD, {}) as account:
+            theirs.step(stage, 1)
+        samples = {"stage1": 800, "stage2": 400}[stage]
+    assert sum(account.flops.values()) * samples / 1e12 == pytest.approx(tflop, rel=0.02)
+    trains_all = all(parameter.grad is not None for parameter in unet_copy.parameters())
+    assert trains_all == (stage == "stage1")
+
+
+def test_the_stand_in_for_8_bit_adam_has_the_bytes_of_the_true_one():
+    bitsandbytes = pytest.importorskip("bitsandbytes", reason="the CPU set of packages is complete without it")
+
+    def bytes_of(cls):
+        parameters = [nn.Parameter(torch.zeros(70, 100)), nn.Parameter(torch.zeros(10))]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = cls(parameters, lr=1e-3)
+        optimizer.step()
+        kept = {
+            value.data_ptr(): value.nbytes
+            for state in optimizer.state.values()
+            for key, value in state.items()
+            if isinstance(value, torch.Tensor) and not key.startswith("qmap")
+        }
+        return sum(kept.values())
+
+    assert bytes_of(shapes.AdamW8bit) == bytes_of(bitsandbytes.optim.AdamW8bit) == 2 * (7000 + 28 * 4 + 40)

@@ -1,0 +1,71 @@
+"""Every preset loads, alone and below a file, and says only what it must."""
+
+from __future__ import annotations
+
+import pytest
+
+from singleinsert.config import MINI_SD_NAME, Settings, load_settings, preset_names, to_toml
+from singleinsert.config.load import presets_folder, read_values, to_values
+from singleinsert.data.prompts import fill
+from singleinsert.errors import ConfigError
+
+NAMES = preset_names()
+
+
+def test_the_promised_presets_are_there():
+    assert {"face", "hair", "clothes", "object", "pet", "paper", "mini"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_loads_and_can_be_fed_back(name, tmp_path):
+    settings = load_settings(name)
+    path = tmp_path / "resolved.toml"
+    path.write_bytes(to_toml(settings).encode())
+    assert load_settings(config_file=path) == settings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_begins_by_saying_what_it_is_for(name):
+    assert (presets_folder() / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "paper"])
+def test_a_preset_holds_only_what_differs(name):
+    defaults = to_values(Settings())
+    same = [key for key, value in read_values(presets_folder() / f"{name}.toml").items() if value == defaults[key]]
+    assert not same, f"{name}.toml repeats defaults: {same}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sample_prompts_show_the_concept(name):
+    for prompt in load_settings(name).sample.prompts:
+        assert "<me>" in fill(prompt, "<me>", "face"), prompt
+
+
+def test_the_paper_is_written_out_in_full():
+    """Better defaults may come; what the paper did stays readable in one file."""
+    values = read_values(presets_folder() / "paper.toml")
+    settings = Settings()
+    for section in ("stage1", "stage2"):
+        assert {key for key in to_values(settings) if key.startswith(f"{section}.")} <= set(values)
+    expected = {
+        "stage1.steps": 50, "stage1.batch_size": 16, "stage1.learning_rate": 1e-4, "stage1.semantic_weight": 0.0,
+        "stage2.steps": 100, "stage2.batch_size": 4, "stage2.learning_rate": 5e-5, "stage2.semantic_weight": 1.0,
+        "stage1.foreground_weight": 1.0, "stage1.background_weight": 1.0, "stage1.loss_space": "x0",
+        "stage2.foreground_weight": 1.0, "stage2.background_weight": 1.0, "stage2.loss_space": "x0",
+        "stage1.trains": ("concept",), "stage2.trains": ("concept", "unet", "text_encoder"),
+        "adapter.network_dim": 4, "adapter.network_alpha": 4.0, "concept.type": "vit", "concept.residual": False,
+        "concept.patch_size": 32, "concept.image_size": 224, "data.resolution": 512,
+    }  # fmt: skip
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_mini_names_the_bundled_model():
+    assert load_settings("mini").model.pretrained_model_name_or_path == MINI_SD_NAME
+
+
+def test_unknown_presets_name_the_nearest():
+    with pytest.raises(ConfigError, match="unknown preset 'fce'; did you mean face"):
+        load_settings("fce")
+    with pytest.raises(ConfigError, match="give my.toml as --config_file"):
+        load_settings("my.toml")

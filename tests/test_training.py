@@ -1,0 +1,251 @@
+"""The trainer as a whole, in this process: what a run leaves behind, resuming, stopping, refusing."""
+
+import csv
+import os
+import shutil
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+from runs import small_settings
+from tinymodels import CONCEPT_WIDTH
+
+from singleinsert.artifact import Artifact
+from singleinsert.config import load_settings
+from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
+from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from singleinsert.training.loop import Loop
+from singleinsert.training.progress import LossLog
+from singleinsert.training.run import train
+from singleinsert.training.signals import Interrupted
+
+
+def table(settings):
+    with open(settings.output_dir / "logs" / settings.name / "losses.csv") as file:
+        return [{k: v if k == "stage" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def tensors(artifact):
+    """Everything that was learnt, by name."""
+    flat = {"embedding": artifact.embedding}
+    for component, layers in artifact.lora.items():
+        for path, lora in layers.items():
+            flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}
+    return flat
+
+
+def assert_same(a, b, exact=True):
+    a, b = tensors(a), tensors(b)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]) if exact else torch.allclose(a[name], b[name], atol=2e-5), name
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_sd, tmp_path_factory):
+    """An uninterrupted run that kept every checkpoint."""
+    folder = tmp_path_factory.mktemp("whole")
+    settings = small_settings(
+        folder, tiny_sd, run__checkpointing_steps=1, run__checkpoints_total_limit=0, run__report_to="tensorboard",
+        sample__prompts=["{concept}", "{concept} in the snow"], sample__steps_interval=2,
+    )  # fmt: skip
+    lines = []
+    return SimpleNamespace(folder=folder, settings=settings, result=train(settings, say=lines.append), lines=lines)
+
+
+def test_what_a_run_leaves_behind(whole):
+    out, artifact = whole.settings.output_dir, whole.result.artifact
+    assert_same(Artifact.load(out / "pic_artifact.safetensors"), artifact)
+    assert load_settings(None, out / "pic_config.toml", {}) == whole.settings
+    assert artifact.embedding.shape == (1, CONCEPT_WIDTH) and artifact.base.family == "sd1"
+    assert set(artifact.lora) == {"unet", "text_encoder"}
+    assert artifact.metadata["steps"] == {"stage1": 3, "stage2": 3}
+    assert "covers 25.6% of the picture" in whole.lines[0] and whole.lines[1].endswith("32.1% of them subject")
+    assert "first step done" in whole.lines[2]
+    samples = sorted(path.name for path in (out / "samples").iterdir())
+    steps = [("stage1", 2), ("stage1", 3), ("stage2", 2), ("stage2", 3)]
+    assert samples == [f"pic_{stage}_{step:06d}_{i:02d}.png" for stage, step in steps for i in range(2)]
+    assert Image.open(out / "samples" / samples[0]).size == (32, 32) == whole.result.preview.size
+    assert Image.open(out / "pic_sheet.png").width > 600 and Image.open(out / "pic_mask.png").mode == "L"
+    rows = table(whole.settings)
+    assert [row["stage"] for row in rows] == ["stage1"] * 3 + ["stage2"] * 3
+    assert all(row["loss"] == pytest.approx(row["foreground"] + row["background"]) for row in rows[:3])
+    assert list((out / "logs" / "pic").rglob("events.out.tfevents*"))
+    assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+def test_both_stages_changed_what_they_train(whole):
+    early, late = (
+        load_checkpoint(path)["parameters"] for path in checkpoints(whole.settings.output_dir / "checkpoints/pic")[::5]
+    )
+    assert all(name.startswith("concept.") for name in early)
+    for name, value in late.items():
+        if name.startswith("concept."):
+            assert not torch.equal(value, early[name]), name
+        elif name.endswith(".up"):
+            assert value.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+def test_resuming_gives_the_same_numbers_across_the_stage_switch(whole, tmp_path, tiny_sd, step):
+    """Step 3 is the last of stage one; nothing random, and no optimiser moment, may differ afterwards."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    shutil.copy(whole.settings.output_dir / f"checkpoints/pic/step_{step:06d}.safetensors", kept)
+    settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=str(kept))
+    lines = []
+    assert_same(train(settings, say=lines.append).artifact, whole.result.artifact)
+    assert str(table(settings)) == str(table(whole.settings))  # to the last digit
+    assert any(line.startswith("going on from") for line in lines)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_sd, signum):
+    settings = small_settings(tmp_path, tiny_sd)
+    before = signal.getsignal(signum)
+    with pytest.raises(Interrupted, match="after stage1 step 1, .*go on with --resume_from_checkpoint latest") as stop:
+        train(settings, say=lambda line: os.kill(os.getpid(), signum) if "first step" in line else None)
+    assert stop.value.exit_code == 128 + signum
+    assert signal.getsignal(signum) == before
+    assert not (settings.output_dir / "pic_artifact.safetensors").exists()
+    with pytest.raises(InputError, match="holds another run called pic"):
+        train(settings, say=str)
+    resumed = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest")
+    assert_same(train(resumed, say=str).artifact, whole.result.artifact)
+
+
+def test_latest_without_a_checkpoint_begins(whole, tmp_path, tiny_sd):
+    settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest")
+    assert_same(train(settings, say=str).artifact, whole.result.artifact)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run__micro_batch_size": 1},
+        {"run__micro_batch_size": 3},
+        {"run__gradient_checkpointing": True},
+        {"run__gradient_accumulation_steps": 2, "stage1__batch_size": 2, "stage2__batch_size": 2},
+    ],
+    ids=["micro 1", "micro 3", "checkpointing", "accumulation"],
+)
+def test_what_saves_memory_changes_no_number(whole, tmp_path, tiny_sd, changes):
+    """Up to the order of summation; Adam turns a rounding error in a gradient near 0 into a part of its step."""
+    assert_same(
+        train(small_settings(tmp_path, tiny_sd, **changes), say=str).artifact, whole.result.artifact, exact=False
+    )
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_casts_the_frozen_weights_and_follows_float32(whole, tmp_path, tiny_sd, precision, monkeypatch):
+    seen = {}
+    original = Loop._optimiser_step
+
+    def watch(loop, stage):
+        model = loop.run.model
+        seen["frozen"] = {
+            p.dtype for m in (model.unet, model.text_encoder) for p in m.parameters() if not p.requires_grad
+        }
+        seen["trained"] = {p.dtype for p in loop.trainables(stage).values()}
+        original(loop, stage)
+
+    monkeypatch.setattr(Loop, "_optimiser_step", watch)
+    settings = small_settings(tmp_path, tiny_sd, run__mixed_precision=precision)
+    artifact = train(settings, say=str).artifact
+    assert seen == {"frozen": {torch.bfloat16 if precision == "bf16" else torch.float16}, "trained": {torch.float32}}
+    ours, reference = ([row["loss"] for row in table(s)] for s in (settings, whole.settings))
+    assert ours == pytest.approx(reference, rel=0.05)
+    # Adam's steps have the size of the learning rate: the vectors end within a few of them
+    assert torch.allclose(artifact.embedding, whole.result.artifact.embedding, atol=0.05)
+
+
+def test_a_scaled_loss_that_overflows_skips_the_step_and_halves_the_scale(tmp_path, tiny_sd, monkeypatch):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
+    monkeypatch.setattr("torch.amp.GradScaler", lambda device: scaler)
+    settings = small_settings(tmp_path, tiny_sd, run__mixed_precision="fp16", stage1__steps=2, stage2__steps=0)
+    train(settings, say=str)
+    assert scaler.get_scale() == 2.0**38
+
+
+def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypatch):
+    held = {path: path.read_bytes() for path in whole.settings.output_dir.rglob("*") if path.is_file()}
+    other = small_settings(tmp_path, tiny_sd)
+    latest = str(whole.settings.output_dir / "checkpoints/pic")
+    image = tmp_path / "input" / "pic.png"
+    (tmp_path / "finished").mkdir()
+    (tmp_path / "finished" / "other.safetensors").touch()
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    for error, message, changes in (
+        (InputError, "holds another run called pic", {"run__output_dir": str(whole.settings.output_dir)}),
+        (InputError, "holds the finished run other, without",
+         {"run__output_dir": str(tmp_path / "finished"), "run__output_name": "other",
+          "run__resume_from_checkpoint": "latest"}),
+        (MissingPackageError, "pip install wandb", {"run__report_to": "wandb"}),
+        (InputError, "no checkpoint nowhere", {"run__resume_from_checkpoint": "nowhere"}),
+        (InputError, "no checkpoint in folder", {"run__resume_from_checkpoint": str(tmp_path)}),
+        (ModelError, "is not a checkpoint", {"run__resume_from_checkpoint": str(image)}),
+        (ConfigError, "stage2.learning_rate was 5e-05 there and is 0.1 here",
+         {"run__resume_from_checkpoint": latest, "stage2__learning_rate": 0.1}),
+        (ConfigError, "is of another picture or mask", {"run__resume_from_checkpoint": latest, "data__crop": "pad"}),
+        (ConfigError, "stage1.semantic_weight has no effect", {"stage1__semantic_weight": 1.0}),
+        (ConfigError, "'to_z' names no layer of the unet", {"adapter__unet_targets": ["to_z"]}),
+        (InputError, "class word 'ü' is unknown", {"data__class_word": "ü"}),
+        (InputError, "placeholder 'cat' is a word", {"data__placeholder_token": "cat"}),
+        (InputError, "prompt too long", {"sample__prompts": ["a " * 40 + "*"]}),
+    ):  # fmt: skip
+        settings = small_settings(tmp_path, tiny_sd, **changes)
+        if "picture or mask" in message:
+            settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=latest)
+            Image.open(image).rotate(180).save(image)
+        with pytest.raises(error, match=message) as raised:
+            train(settings, say=str)
+        assert "\n" not in str(raised.value)
+        assert not [path for path in other.output_dir.rglob("*") if path.is_file()], message
+    assert held == {path: path.read_bytes() for path in held}
+
+
+def test_only_the_newest_checkpoints_are_kept_and_a_failed_one_harms_none(tmp_path, monkeypatch):
+    nested = {"a": [1, 2.5, None, {"b": torch.arange(3)}], 7: {"step": torch.tensor(3.0)}, "empty": {}}
+    for step in (5, 10, 100):
+        save_checkpoint(tmp_path, step, nested, limit=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000010.safetensors", "step_000100.safetensors"]
+    loaded = load_checkpoint(checkpoints(tmp_path)[0])
+    assert loaded["a"][:3] == [1, 2.5, None] and torch.equal(loaded["a"][3]["b"], torch.arange(3))
+    assert loaded[7]["step"] == 3 and loaded["empty"] == {}
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(InputError, match="the disk is full"):
+        save_checkpoint(tmp_path, 200, nested, limit=1)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice():
+    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1, log=lambda *a, **k: None)
+    log = LossLog(accelerator)
+    log.add("stage2", 7, 1e-4, {"foreground": torch.tensor(float("nan"))})
+    with pytest.raises(SingleInsertError, match=r"loss is nan at stage2 step 7: lower stage2.learning_rate"):
+        log.flush()
+
+
+def test_other_models_concepts_and_stages(make_tiny_sd, tmp_path):
+    """SD 2.x with v prediction; three free vectors on the class word's own; one stage, plain loss, UNet alone."""
+    settings = small_settings(
+        tmp_path, make_tiny_sd("v_prediction", "sd2"), data__class_word="baseball cap", data__placeholder_token="(*)",
+        concept__type="vector", concept__residual=True, concept__num_vectors=3, concept__init_std=0.0,
+        stage1__steps=0, stage2__objective="full_image", stage2__trains=["unet"], stage2__semantic_weight=0.0,
+        sample__prompts=["{concept} in the snow"], sample__images_per_prompt=2,
+    )  # fmt: skip
+    artifact = train(settings, say=str).artifact
+    assert (artifact.base.family, artifact.base.prediction_type) == ("sd2", "v_prediction")
+    assert set(artifact.lora) == {"unet"} and artifact.metadata["steps"] == {"stage2": 3}
+    # the concept did not train: its vectors are the tokens of "baseball cap", and the first of them again
+    assert artifact.embedding.shape == (3, CONCEPT_WIDTH)
+    assert torch.equal(artifact.embedding[0], artifact.embedding[2])
+    assert set(table(settings)[0]) == {"stage", "step", "learning_rate", "loss", "full_image"}
+    assert len(list((settings.output_dir / "samples").iterdir())) == 2

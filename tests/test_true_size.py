@@ -1,0 +1,74 @@
+"""The true size of SD 1.5: keys, shapes and dtypes hold from a checkpoint file to the exported ones. Minutes, 10 GB."""
+
+import gc
+import math
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_checkpoint
+from PIL import Image, ImageDraw
+from safetensors import safe_open
+
+import train_singleinsert
+from singleinsert.models.base import ASSETS
+from singleinsert.training.samples import Sampler
+
+
+def random_models() -> dict:
+    """UNet, VAE and text encoder of SD 1.5 with random float16 weights of a sane scale."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder, generator = ASSETS / "sd1", torch.Generator().manual_seed(0)
+    with torch.device("meta"):
+        models = {
+            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet")),
+            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae")),
+            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(folder / "text_encoder")),
+        }
+    for model in models.values():
+        model.half().to_empty(device="cpu")
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.data.fill_(float("norm" in name and name.endswith("weight")))
+            else:
+                std = 0.02 if "embedding" in name else 0.5 / math.sqrt(parameter[0].numel())
+                parameter.data.normal_(0, std, generator=generator)
+    return models
+
+
+@pytest.mark.slow
+def test_sd15_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_path, monkeypatch):
+    from skimage import data
+
+    photo, mask = tmp_path / "astronaut.png", tmp_path / "mask.png"
+    Image.fromarray(data.astronaut()).save(photo)
+    drawn = Image.new("L", (512, 512), 0)
+    ImageDraw.Draw(drawn).ellipse([160, 30, 290, 220], fill=255)
+    drawn.save(mask)
+    checkpoint = tmp_path / "model.safetensors"
+    write_checkpoint(random_models(), checkpoint)
+    gc.collect()
+    monkeypatch.setattr(Sampler, "__call__", lambda *_: None)  # drawing pictures is seen at small size
+    out = tmp_path / "out"
+    code = train_singleinsert.main(
+        f"--preset face --pretrained_model_name_or_path {checkpoint} --image {photo} --mask {mask} --output_dir {out} "
+        "--output_name astronaut --stage1_steps 1 --stage2_steps 1 --stage1_batch_size 1 --stage2_batch_size 1 "
+        "--mixed_precision bf16 --gradient_checkpointing --resolution 512".split()
+    )
+    assert code == 0
+    with safe_open(out / "astronaut.safetensors", framework="np") as file:
+        (key,) = file.keys()
+        assert file.get_slice(key).get_shape() == [1, 768] and file.get_slice(key).get_dtype() == "F16"
+        assert 20 < np.linalg.norm(file.get_tensor(key).astype(float)) < 40  # near unit variance: sqrt(768) = 27.7
+    with safe_open(out / "astronaut_lora.safetensors", framework="pt") as file:
+        keys = list(file.keys())
+        ups = [key for key in keys if key.endswith(".lora_up.weight")]
+        # UNet: 16 transformer blocks of 2 attentions of 4 layers; text encoder: 12 of 4
+        assert len(ups) == 128 + 48 and len(keys) == 3 * len(ups)
+        assert all(file.get_tensor(key).dtype == torch.float16 for key in ups)
+        assert all(file.get_tensor(key).abs().max() > 0 for key in ups)
+        assert "lora_te_text_model_encoder_layers_11_self_attn_out_proj.alpha" in keys
+        shape = file.get_slice("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight")
+        assert shape.get_shape() == [4, 768]

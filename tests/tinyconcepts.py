@@ -1,0 +1,47 @@
+"""Trained concepts for the tiny models, with weights set by formula: no training is needed to test what follows it."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import torch
+from tinymodels import CONCEPT_WIDTH, hashed
+
+from singleinsert.adapters.lora import LoraAdapters
+from singleinsert.artifact import Artifact, BaseInfo
+from singleinsert.models.base import BaseModel, load_base_model
+
+UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+CREATED = 1_700_000_000
+
+
+def inject_lora(model: BaseModel, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
+    """The training core's own adapters in ``model``, with both matrices of every layer set by formula."""
+    adapters = LoraAdapters.inject(
+        model.unet, model.text_encoder, rank=rank, alpha=alpha, unet_targets=UNET_TARGETS,
+        text_encoder_targets=text_targets, generator=torch.Generator(),
+    )  # fmt: skip
+    with torch.no_grad():
+        for key, parameter in adapters.named_parameters():
+            parameter.copy_(0.3 * hashed(tuple(parameter.shape), zlib.crc32(f"{name}.{key}".encode())))
+    return adapters
+
+
+def make_concept(
+    folder: Path, name: str = "zork", *, num_vectors: int = 1, rank: int = 2, alpha: float = 2.0, lora: bool = True,
+    class_word: str = "face", text_targets=TEXT_TARGETS, **base,
+) -> Artifact:  # fmt: skip
+    """A concept as training would hand it out, for the model in ``folder``."""
+    model = load_base_model(folder)
+    state = inject_lora(model, name, rank, alpha, text_targets).state() if lora else {}
+    return Artifact(
+        name=name, placeholder="*", class_word=class_word,
+        embedding=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())), lora=state,
+        base=BaseInfo(model.family, model.name, model.schedule.prediction_type, model.source),
+        metadata={
+            "created": CREATED, "resolution": 32, "seed": 7, "steps": {"stage1": 5, "stage2": 10},
+            "learning_rate": {"stage1": 1e-4, "stage2": 5e-5}, "settings": "[run]\nseed = 7\n",
+        } | base,
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Learn a concept from ONE picture: writes NAME.safetensors (embedding), NAME_lora.safetensors and NAME_sheet.png.
+
+The bundled miniature model, on any CPU, in minutes:
+    python train_singleinsert.py --preset mini --image face.png --class_word face
+Stable Diffusion 1.x or 2.x, a diffusers folder, a hub id or a .safetensors checkpoint:
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image me.jpg
+See what it takes for the subject, and stop; the mask can be edited and given back with --mask:
+    python train_singleinsert.py --preset face --image me.jpg --mask_only
+Go on after Ctrl-C:
+    python train_singleinsert.py --config_file output/me/me_config.toml --resume_from_checkpoint latest
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+
+from singleinsert.cli import overrides_from_args, run_script, training_parser
+from singleinsert.config import load_settings, require
+
+STARTED = time.perf_counter()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Arguments -> config -> run -> save."""
+    settings = load_settings(args.preset, args.config_file, overrides_from_args(args))
+    require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
+
+    # heavy from here on: a wrong flag or preset was told before torch is imported
+    from singleinsert.data.masks import write_mask
+    from singleinsert.export import export
+    from singleinsert.training.run import find_subject, train
+
+    if args.mask_only:
+        found, _ = find_subject(settings, print)
+        print(*write_mask(found, settings.output_dir, settings.name), sep="\n")
+        return
+    trained = train(settings, started=STARTED)
+    if trained.is_main_process:
+        save = settings.save
+        written = export(
+            trained.artifact,
+            settings.output_dir,
+            formats=save.formats,
+            precision=save.save_precision,
+            preview=trained.preview,
+            trigger_word=save.trigger_word,
+            overwrite=bool(settings.run.resume_from_checkpoint),
+        )
+        print(*written, trained.sheet, sep="\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_script(training_parser(__doc__), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
