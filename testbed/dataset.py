@@ -38,21 +38,28 @@ def held_out_scenes(count: int, start: int = HELD_OUT_START) -> Iterator[Scene]:
             yield scene
 
 
-def draw_pictures(seeds: list[int]) -> np.ndarray:
-    """uint8 (n, 64, 64, 3)."""
-    return np.stack([np.asarray(draw(Scene.from_seed(s), masks=False).image) for s in seeds])
+def draw_pictures(seeds: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures uint8 (n, 64, 64, 3), and how much of each latent pixel the subjects cover, uint8 (n, 16, 16)."""
+    images, covers = [], []
+    for seed in seeds:
+        drawn = draw(Scene.from_seed(seed))
+        masks = [np.asarray(drawn.masks[name].reduce(4)) for name in ("subject", "second") if name in drawn.masks]
+        images.append(np.asarray(drawn.image))
+        covers.append(np.maximum.reduce(masks))
+    return np.stack(images), np.stack(covers)
 
 
-def pictures(count: int, cache: Path, workers: int) -> tuple[list[int], np.ndarray]:
-    """Seeds and pictures of the training set; drawn once, then memory-mapped from `cache`."""
+def pictures(count: int, cache: Path, workers: int) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Seeds, pictures and covers of the training set; drawn once, then read from `cache`."""
     seeds = training_seeds(count)
-    file = cache / f"pictures-{count}.npy"
+    file, covers = cache / f"pictures-{count}.npy", cache / f"covers-{count}.npy"
     if not file.exists():
         cache.mkdir(parents=True, exist_ok=True)
         chunks = [seeds[i : i + CHUNK] for i in range(0, count, CHUNK)]
         with ProcessPoolExecutor(workers) as pool:
             drawn = list(tqdm(pool.map(draw_pictures, chunks), total=len(chunks), desc="drawing"))
         part = file.with_suffix(".part.npy")
-        np.save(part, np.concatenate(drawn))
+        np.save(covers, np.concatenate([cover for _, cover in drawn]))
+        np.save(part, np.concatenate([image for image, _ in drawn]))
         part.rename(file)
-    return seeds, np.load(file, mmap_mode="r")
+    return seeds, np.load(file, mmap_mode="r"), np.load(covers)

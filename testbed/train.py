@@ -3,6 +3,8 @@
     python -m testbed.train                       everything, resumable: start it again after an interruption
     python -m testbed.train --pictures 2000 --vae_steps 50 --text_steps 50 --unet_steps 50 --out try-out   a try-out
 
+    python -m testbed.train --start singleinsert/assets/mini-sd   from its weights instead: as many steps more
+
 State lies in `testbed/runs` (never committed); the result goes to `singleinsert/assets/mini-sd`.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
@@ -30,6 +33,8 @@ def parse() -> argparse.Namespace:
     p.add_argument("--vae_steps", type=int, default=2500)
     p.add_argument("--text_steps", type=int, default=2500)
     p.add_argument("--unet_steps", type=int, default=20_000)
+    p.add_argument("--start", type=Path, help="a mini-sd folder to go on from: its UNet and autoencoder are trained "
+                   "further, its text encoder is taken as it is")  # fmt: skip
     p.add_argument("--runs", type=Path, default=ROOT / "testbed" / "runs")
     p.add_argument("--out", type=Path, default=ROOT / "singleinsert" / "assets" / "mini-sd")
     return p.parse_args()
@@ -39,15 +44,18 @@ def main() -> None:
     args = parse()
     workers = len(os.sched_getaffinity(0))
     torch.set_num_threads(workers)
-    seeds, drawn = pictures(args.pictures, args.runs, workers)
+    begin: Any = None
+    if args.start:
+        begin = StableDiffusionPipeline.from_pretrained(args.start, safety_checker=None, requires_safety_checker=False)
+    seeds, drawn, covers = pictures(args.pictures, args.runs, workers)
     tokenizer = build_tokenizer(args.runs / "tokenizer")
     check(tokenizer)
-    autoencoder = vae.train_vae(drawn, args.runs, args.vae_steps)
+    autoencoder = vae.train_vae(drawn, args.runs, args.vae_steps, begin and begin.vae)
     latents, scaling = vae.encode_all(autoencoder, drawn, args.runs)
     autoencoder.register_to_config(scaling_factor=scaling)
     print(f"scaling factor {scaling}", flush=True)
     ids, said = text.caption_table(tokenizer, seeds, args.captions, args.runs)
-    encoder = text.train_text(tokenizer, ids, said, args.runs, args.text_steps)
+    encoder = begin.text_encoder if begin else text.train_text(tokenizer, ids, said, args.runs, args.text_steps)
     conditions = text.encode_captions(encoder, ids, args.runs, merge_share=0.15)
 
     def save(model: UNet2DConditionModel, folder: Path) -> None:
@@ -64,7 +72,8 @@ def main() -> None:
             p.data.copy_(a)
         save(copy, args.runs / "snapshot")
 
-    model = unet.train_unet(latents, scaling, conditions, args.runs, args.unet_steps, snapshot)
+    model = unet.train_unet(latents, scaling, covers, conditions, args.runs, args.unet_steps,
+                            begin and begin.unet, snapshot)  # fmt: skip
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 

@@ -16,6 +16,8 @@ from .text import WIDTH
 
 BATCH = 32
 MIN_SNR_GAMMA = 5.0
+SUBJECT_WEIGHT = 3.0
+"""What an error counts where the subject is, against 1 elsewhere: most that captions say is small and lies there."""
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -49,17 +51,20 @@ def build_unet() -> UNet2DConditionModel:
 def train_unet(
     latents: np.ndarray,
     scaling: float,
+    covers: np.ndarray,
     conditions: np.ndarray,
     folder: Path,
     steps: int,
+    start: UNet2DConditionModel | None = None,
     on_interval: Callable[[UNet2DConditionModel, HalfTrainer, int], None] | None = None,
 ) -> UNet2DConditionModel:
     """Epsilon prediction with Min-SNR weights (Hang et al. 2023, gamma 5); averaged float32 weights.
 
-    `latents` float16 (n, 4, 16, 16) unscaled; `conditions` float16 (n * each, L, d), `each` captions a picture.
+    `latents` float16 (n, 4, 16, 16) unscaled; `covers` uint8 (n, 16, 16), the subjects' share of each latent pixel;
+    `conditions` float16 (n * each, L, d), `each` captions a picture; `start`, weights to begin from.
     """
     dev = device()
-    unet = build_unet().to(dev, memory_format=torch.channels_last).train()
+    unet = (start or build_unet()).to(dev, memory_format=torch.channels_last).train()
     if dev.type == "cpu":  # PyTorch's fused attention has a slow backward on CPUs at these sizes
         unet.set_attn_processor(AttnProcessor())
     trainer = HalfTrainer([unet], lr=6e-4, ema=0.9992)
@@ -79,7 +84,8 @@ def train_unet(
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
         out = unet(noisy, t, text).sample.float()
         snr = abar[t] / (1 - abar[t])
-        per_sample = (out - noise).square().mean(dim=(1, 2, 3))
+        weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers[rows].astype(np.float32)).to(dev).unsqueeze(1)
+        per_sample = ((out - noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
         return {"mse": (per_sample * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()}
 
     interval = None if on_interval is None else lambda step: on_interval(unet, trainer, step)

@@ -35,11 +35,13 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def train_vae(pictures: np.ndarray, folder: Path, steps: int) -> AutoencoderKL:
+def train_vae(
+    pictures: np.ndarray, folder: Path, steps: int, start: AutoencoderKL | None = None
+) -> AutoencoderKL:
     """L1 on pixels and on their differences, a slight KL; returns the averaged weights in float32."""
     dev = device()
-    vae = build_vae().to(dev, memory_format=torch.channels_last).train()
-    trainer = HalfTrainer([vae], lr=1.2e-3, weight_decay=1e-4, ema=0.995)
+    vae = (start or build_vae()).to(dev, memory_format=torch.channels_last).train()
+    trainer = HalfTrainer([vae], lr=1.2e-3 if start is None else 2e-4, weight_decay=1e-4, ema=0.995)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([step, 1])

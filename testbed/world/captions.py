@@ -131,13 +131,13 @@ def caption_and_said(scene: Scene, seed: int) -> tuple[str, Said]:
     if rng.random() < 0.1:
         return "", {}
     said: Said = {}
-    describe = rng.random() < 0.5
+    describe = rng.random() < 0.55  # about half of all captions: one in ten is empty
     phrases = []
     for k, (i, edits) in enumerate(zip(scene.instances, scene.edits, strict=True)):
         features: list[str] = []
         if describe:
             names = [n for n in i.features if isinstance(i.features[n], str)]
-            features = rng.sample(names, rng.randint(1, min(len(names), 5 if len(scene.instances) == 1 else 1)))
+            features = rng.sample(names, rng.randint(1, len(names) if len(scene.instances) == 1 else 1))
         keep = 0.9 if len(scene.instances) == 1 else 0.6
         edited = [n for n in edits if rng.random() < keep]
         phrases.append(subject_phrase(i, edits, features, edited))
