@@ -167,8 +167,9 @@ def batch_rows(rng: np.random.Generator, by_class: list[np.ndarray]) -> np.ndarr
     return np.concatenate([(chosen[:, None] * SCENES + scenes).ravel(), pairs])
 
 
-def train(runs: Path, steps: int, vae: AutoencoderKL | None, workers: int) -> Judge:
-    """Averaged weights after `steps` steps; three in ten pictures come through `vae` where there is one."""
+def train(runs: Path, steps: int, vae: AutoencoderKL | None, workers: int, start: Judge | None = None) -> Judge:
+    """Averaged weights after `steps` steps; three in ten pictures come through `vae` where there is one;
+    `start`, a judge to go on from."""
     pictures, said, owner = dataset(runs, workers)
     file = runs / f"judge-round-trips-{len(pictures)}.npy"
     rows = np.arange(0, len(pictures), 2)
@@ -179,8 +180,8 @@ def train(runs: Path, steps: int, vae: AutoencoderKL | None, workers: int) -> Ju
     by_class = [np.flatnonzero(classes == k) for k in range(len(CLASSES))]
     dev = device()
     torch.manual_seed(22)
-    network = Network().to(dev).train()
-    trainer = HalfTrainer([network], lr=2e-3, ema=0.998)
+    network = (start.network.requires_grad_(True) if start else Network()).to(dev).train()
+    trainer = HalfTrainer([network], lr=1e-3 if start else 2e-3, ema=0.998)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([step, 5])
@@ -309,10 +310,12 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     p.add_argument("--runs", type=Path, default=ROOT / "testbed" / "runs")
     p.add_argument("--out", type=Path, default=ASSET)
+    p.add_argument("--start", type=Path, help="a judge to go on from, such as the committed one")
     p.add_argument("--evaluate", action="store_true", help="measure the judge at --out, train nothing")
     args = p.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     if not args.evaluate:
-        train(args.runs, args.steps, find_vae(args.runs), args.workers).save(args.out)
+        start = Judge.load(args.start) if args.start else None
+        train(args.runs, args.steps, find_vae(args.runs), args.workers, start).save(args.out)
     report(Judge.load(args.out), args.runs / "judge.json")

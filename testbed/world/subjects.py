@@ -97,22 +97,22 @@ def _scarf(p: Pen, edits: Features, y: float, w: float) -> None:
     c.rect(32 - w, y - 3.2, 32 + w, y + 3.6, color, 3)
 
 
-def _mouth(p: Pen, kind: str, x: float, y: float, w: float) -> None:
+def _mouth(p: Pen, kind: str, x: float, y: float, w: float, lips: Color) -> None:
     c = p.part(BODY)
-    dark = (110, 20, 30)
     if kind == "smiling":
-        c.arc(x, y - 2.5, w, 4.6, 10, 170, dark, 2)
+        c.arc(x, y - 2.5, w, 4.6, 10, 170, lips, 2)
         c.polygon([(x - w * 0.8, y), (x + w * 0.8, y), (x + w * 0.3, y + 2.2), (x - w * 0.3, y + 2.2)], (250, 250, 250))
     elif kind == "sad":
-        c.arc(x, y + 4, w, 4.8, 195, 345, dark, 2)
+        c.arc(x, y + 4.5, w, 6.2, 195, 345, lips, 2.2)
     elif kind == "surprised":
-        c.ellipse(x, y + 0.8, 3.2, 4.2, dark)
+        c.ellipse(x, y + 0.8, 3.6, 4.4, lips)
     else:
-        c.line([(x - w * 0.8, y), (x + w * 0.8, y)], dark, 1.6)
+        c.line([(x - w * 0.8, y), (x + w * 0.8, y)], lips, 1.6)
 
 
 def _face(p: Pen, f: Features, e: Features, turn: int) -> None:
     skin = tint(SKINS[f["skin"]], f)
+    light = sum(skin) > 240  # on dark skin, what is drawn on it is lighter than it, or it would not show
     hair = COLORS[e["hair_color"]]
     rx = {"round": 18.5, "long": 13.5, "square": 17.5}[f["head"]] + 1.2 * f["width"]
     ry = {"round": 18, "long": 22, "square": 18.5}[f["head"]] + 1.0 * f["height"]
@@ -157,15 +157,15 @@ def _face(p: Pen, f: Features, e: Features, turn: int) -> None:
     if f["marking"] == "freckled":
         c = p.part(BODY)
         for dx, dy in ((-9, 4), (-6.3, 6.4), (-10, 7.4), (9, 4), (6.3, 6.4), (10, 7.4)):
-            c.ellipse(32 + dx * rx / 17 + 4 * t, cy + dy, 1.15, 1.15, shade(skin, 0.6))
+            c.ellipse(32 + dx * rx / 17 + 4 * t, cy + dy, 1.3, 1.3, shade(skin, 0.6 if light else 1.35))
     _eyes(p, f, eyes, gap, r, EYE_COLORS[f["eye_color"]], t)
     c = p.part(BODY)
-    nx = 32 + 6.5 * t
+    nx, nose = 32 + 6.5 * t, shade(skin, 0.7 if light else 1.25)
     if f["nose"] == "big":
-        c.ellipse(nx, cy + 5, 4.2, 3.8, shade(skin, 0.72))
+        c.ellipse(nx, cy + 5, 4.4, 4.0, nose)
     else:
-        c.ellipse(nx, cy + 4.6, 1.7, 1.5, shade(skin, 0.72))
-    _mouth(p, e["expression"], 32 + 5 * t, cy + 11.8, 6.2)
+        c.ellipse(nx, cy + 4.6, 1.7, 1.5, nose)
+    _mouth(p, e["expression"], 32 + 5 * t, cy + 11.8, 6.2, (110, 20, 30) if light else (225, 105, 115))
     if f["marking"] == "moustached":
         p.part(HAIR).rect(nx - 7.5, cy + 7.6, nx + 7.5, cy + 10.4, hair, 1.3)
     _glasses(p, e["glasses"], eyes, gap, max(r, 4.2), t)
