@@ -1,0 +1,1 @@
+"""Evaluation: the papers' metrics, the models they are measured with, and judges of editing success."""
