@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,18 +57,21 @@ def train_unet(
     folder: Path,
     steps: int,
     start: UNet2DConditionModel | None = None,
+    compile: bool = False,
     on_interval: Callable[[UNet2DConditionModel, HalfTrainer, int], None] | None = None,
 ) -> UNet2DConditionModel:
     """Epsilon prediction with Min-SNR weights (Hang et al. 2023, gamma 5); averaged float32 weights.
 
     `latents` float16 (n, 4, 16, 16) unscaled; `covers` uint8 (n, 16, 16), the subjects' share of each latent pixel;
-    `conditions` float16 (n * each, L, d), `each` captions a picture; `start`, weights to begin from.
+    `conditions` float16 (n * each, L, d), `each` captions a picture; `start`, weights to begin from;
+    `compile`: by torch.compile, a third quicker after three minutes.
     """
     dev = device()
     unet = (start or build_unet()).to(dev, memory_format=torch.channels_last).train()
     if dev.type == "cpu":  # PyTorch's fused attention has a slow backward on CPUs at these sizes
         unet.set_attn_processor(AttnProcessor())
     trainer = HalfTrainer([unet], lr=6e-4, ema=0.9992)
+    predict: Any = torch.compile(unet) if compile else unet
     abar = build_scheduler().alphas_cumprod.to(dev)
     each = len(conditions) // len(latents)
 
@@ -82,7 +86,7 @@ def train_unet(
         noise = torch.randn(x0.shape, generator=generator).to(dev)
         a = abar[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
-        out = unet(noisy, t, text).sample.float()
+        out = predict(noisy, t, text).sample.float()
         snr = abar[t] / (1 - abar[t])
         weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers[rows].astype(np.float32)).to(dev).unsqueeze(1)
         per_sample = ((out - noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
