@@ -39,11 +39,17 @@ def run(args: argparse.Namespace) -> None:
     for line in lines:
         warn_of_no_concept(resolve(line.prompt, pipeline.names), line.prompt)
     pictures = [picture for row in rows for picture in row]
-    drawing = pipeline.render(pictures, batch_size=args.batch_size)  # refuses what cannot be drawn; draws when asked
+    if args.attention_maps:
+        drawing = pipeline.render_with_attention(pictures, batch_size=args.batch_size)
+    else:  # refuses at once what cannot be drawn; draws when asked
+        drawing = ((image, {}) for image in pipeline.render(pictures, batch_size=args.batch_size))
     folder, images = PictureFolder(args.output_dir), []
-    for picture, image in zip(pictures, tqdm(drawing, total=len(pictures), unit="picture"), strict=True):
+    for picture, (image, maps) in zip(pictures, tqdm(drawing, total=len(pictures), unit="picture"), strict=True):
         images.append(image)
-        tqdm.write(str(folder.save(image, picture, pipeline, args.scheduler)), file=sys.stdout)
+        path = folder.save(image, picture, pipeline, args.scheduler)
+        tqdm.write(str(path), file=sys.stdout)
+        if maps:
+            tqdm.write(str(folder.save_attention(path, image, maps)), file=sys.stdout)
     if args.grid:
         columns = args.num_images
         grid = [images[start : start + columns] for start in range(0, len(images), columns)]

@@ -132,6 +132,8 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--width", type=int, metavar="N", help="in pixels; default: what the concept was trained at")
     add("--height", type=int, metavar="N", help="likewise")
     add("--grid", action="store_true", help="also one sheet of all pictures, prompts as rows, seeds as columns")
+    add("--attention_maps", action="store_true",
+        help="beside each picture, where the concept and its class word act in it (cross-attention)")  # fmt: skip
     add("--output_dir", type=Path, default=Path("output/pictures"), metavar="DIR", help="default output/pictures")
     add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one it was trained on")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")

@@ -30,8 +30,8 @@ TRAINING = """
 """.split()
 INFERENCE = """
     --help --version --concept --prompt --prompt_file --prompt_list --negative_prompt
-    --seed --num_images --num_inference_steps --guidance_scale --scheduler --width --height --grid --output_dir
-    --pretrained_model_name_or_path --revision --variant --batch_size --mixed_precision --device --offload
+    --seed --num_images --num_inference_steps --guidance_scale --scheduler --width --height --grid --attention_maps
+    --output_dir --pretrained_model_name_or_path --revision --variant --batch_size --mixed_precision --device --offload
     --enable_xformers_memory_efficient_attention --enable_attention_slicing --enable_vae_tiling --allow_pickle
 """.split()
 

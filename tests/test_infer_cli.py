@@ -180,3 +180,13 @@ def test_a_model_that_has_moved(here, capsys, tiny_sd):
     gone.save(Path("gone_artifact.safetensors"))
     assert main(["--concept", "gone_artifact.safetensors", *SNOW]) == 2
     assert "no longer at /gone/model: give one as --pretrained_model_name_or_path" in capsys.readouterr().err
+
+
+def test_attention_maps_beside_the_pictures(here, tmp_path):
+    common = ["--concept", "output/anna", "--prompt", "* face", "--num_inference_steps", "2"]
+    assert main([*common, "--output_dir", str(tmp_path / "a")]) == 0
+    assert main([*common, "--output_dir", str(tmp_path / "b"), "--attention_maps"]) == 0
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["00001-0-attention.png", "00001-0.png"]
+    assert np.array_equal(pixels(tmp_path / "a" / "00001-0.png"), pixels(tmp_path / "b" / "00001-0.png"))
+    strip = pixels(tmp_path / "b" / "00001-0-attention.png")
+    assert strip.shape[1] > 3 * 160  # the picture, *, face

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from singleinsert import __version__
 from singleinsert.errors import InputError
@@ -17,6 +18,7 @@ from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
 from singleinsert.inference.prompts import for_webui, lora_tags, resolve
 from singleinsert.inference.schedulers import SCHEDULERS
+from singleinsert.models.attention import heat_picture
 
 PICTURE_NAME, GRID_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png"
 
@@ -39,6 +41,13 @@ class PictureFolder:
             image, path, webui_text(image, picture, pipeline, scheduler), details(picture, pipeline, scheduler)
         )
         return path
+
+    def save_attention(self, path: Path, image: Image.Image, maps: Mapping[str, Tensor]) -> Path:
+        """Write the picture under each of its attention maps, beside ``path``, as ``00001-SEED-attention.png``."""
+        strip = make_grid([[image, *(heat_picture(image, heat) for heat in maps.values())]], [""], ["", *maps])
+        target = path.with_name(f"{path.stem}-attention.png")
+        write_atomically(target, lambda file: strip.save(file, "PNG"))
+        return target
 
     def save_grid(self, rows: Sequence[Sequence[Image.Image]], pictures: Sequence[Sequence[Picture]]) -> Path:
         """Write all pictures as one sheet; columns are captioned where every row has the same seeds."""

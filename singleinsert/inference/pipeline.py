@@ -16,9 +16,10 @@ from singleinsert.errors import InputError
 from singleinsert.inference.loras import load_loras, set_weights
 from singleinsert.inference.prompts import ConceptName, resolve, slot
 from singleinsert.inference.schedulers import build_scheduler
+from singleinsert.models.attention import CrossAttentionMaps, placeholder_positions, word_positions
 from singleinsert.models.base import BaseModel
 from singleinsert.models.sampling import build_pipeline, sample_images
-from singleinsert.models.text import encode, tokenize
+from singleinsert.models.text import TokenizedPrompt, encode, tokenize
 
 OFFLOADS = ("none", "model", "sequential")
 
@@ -44,7 +45,7 @@ class ConceptPipeline:
     """Draws pictures in which any of the loaded concepts may appear, alone or together.
 
     Each concept's vectors are written in at the text encoder's lookup under a slot of its own, and each concept's LoRA
-    is an adapter of its own with its own weight. The base model is changed in place; load it again to be rid of them.
+    is an adapter of its own with its own weight. The base model is changed in place; :meth:`close` takes them out of it.
 
     Attributes:
         pipeline: diffusers' StableDiffusionPipeline, with its scheduler; for callbacks.
@@ -99,12 +100,20 @@ class ConceptPipeline:
             for c, weight in zip(self.concepts, self.weights, strict=True)
         ]
 
+    def close(self) -> None:
+        """Take the concepts' LoRAs out: the base model is what it was, to the last bit. Nothing is drawn after it."""
+        self.pipeline.unload_lora_weights()
+        self.concepts, self.weights = (), []
+
+    def tokenize(self, prompt: str) -> TokenizedPrompt:
+        """A prompt as a user writes it, its concepts' vectors as slots. InputError where it names an unknown one."""
+        counts = {slot(i): concept.num_vectors for i, concept in enumerate(self.concepts)}
+        return tokenize(self.model.tokenizer, resolve(prompt, self.names), counts)
+
     @torch.no_grad()
     def encode(self, prompt: str) -> Tensor:
         """(1, L, d) text condition of a prompt as a user writes it. InputError where it names an unknown concept."""
-        counts = {slot(i): concept.num_vectors for i, concept in enumerate(self.concepts)}
-        tokenized = tokenize(self.model.tokenizer, resolve(prompt, self.names), counts)
-        return encode(self.model.text_encoder, tokenized, self._vectors)
+        return encode(self.model.text_encoder, self.tokenize(prompt), self._vectors)
 
     def render(
         self,
@@ -121,28 +130,53 @@ class ConceptPipeline:
         Raises:
             InputError: a prompt or a size that cannot be; before anything is drawn.
         """
+        conditions = self._conditions(pictures)
+        return (image for batch in _batches(pictures, batch_size) for image in self._draw(batch, conditions, callback))
+
+    def render_with_attention(
+        self, pictures: Sequence[Picture], *, batch_size: int = 4, **options: Any
+    ) -> Iterator[tuple[Image, dict[str, Tensor]]]:
+        """As :meth:`render`, the same pictures, each with a map (h, w) of where the concepts and their words act.
+
+        Maps are called by each concept's placeholder (with several concepts, by its name) and its class word; a
+        prompt that does not hold one has no such map. ``options``: of
+        :class:`~singleinsert.models.attention.CrossAttentionMaps`.
+        """
+        conditions = self._conditions(pictures)
+        tokens = {picture.prompt: self.map_tokens(picture.prompt) for picture in pictures}
+
+        def draw(batch: Sequence[Picture]) -> Iterator[tuple[Image, dict[str, Tensor]]]:
+            with CrossAttentionMaps(self.model.unet, [tokens[p.prompt] for p in batch], **options) as attention:
+                images = self._draw(batch, conditions, None)
+            return zip(images, attention.maps(), strict=True)
+
+        return (found for batch in _batches(pictures, batch_size) for found in draw(batch))
+
+    def map_tokens(self, prompt: str) -> dict[str, list[int]]:
+        """Name of a map -> positions in the prompt, of concepts and class words that are in it."""
+        tokenized, found = self.tokenize(prompt), dict[str, list[int]]()
+        for i, concept in enumerate(self.concepts):
+            name = concept.placeholder if len(self.concepts) == 1 else concept.name
+            found[name] = placeholder_positions(tokenized, slot(i))
+            found[concept.class_word] = word_positions(self.model.tokenizer, tokenized, concept.class_word)
+        return {name: positions for name, positions in found.items() if positions}
+
+    def _conditions(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         for picture in pictures:
             self._check_size(picture)
         prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
-        conditions = {prompt: self.encode(prompt).cpu() for prompt in sorted(prompts)}
-        return self._draw(pictures, conditions, batch_size, callback)
+        return {prompt: self.encode(prompt).cpu() for prompt in sorted(prompts)}
 
-    def _draw(
-        self, pictures: Sequence[Picture], conditions: dict[str, Tensor], batch_size: int, callback: Any
-    ) -> Iterator[Image]:
-        device = self.pipeline._execution_device
-        for (steps, guidance, width, height), group in groupby(pictures, key=Picture.batch_key):
-            neighbours = list(group)
-            for start in range(0, len(neighbours), batch_size):
-                batch = neighbours[start : start + batch_size]
-                yield from sample_images(
-                    self.model,
-                    torch.cat([conditions[picture.prompt] for picture in batch]).to(device),
-                    torch.cat([conditions[picture.negative_prompt] for picture in batch]).to(device),
-                    [torch.Generator().manual_seed(picture.seed) for picture in batch],
-                    steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
-                    pipeline=self.pipeline,
-                )  # fmt: skip
+    def _draw(self, batch: Sequence[Picture], conditions: dict[str, Tensor], callback: Any) -> list[Image]:
+        device, (steps, guidance, width, height) = self.pipeline._execution_device, batch[0].batch_key()
+        return sample_images(
+            self.model,
+            torch.cat([conditions[picture.prompt] for picture in batch]).to(device),
+            torch.cat([conditions[picture.negative_prompt] for picture in batch]).to(device),
+            [torch.Generator().manual_seed(picture.seed) for picture in batch],
+            steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
+            pipeline=self.pipeline,
+        )  # fmt: skip
 
     def _check_size(self, picture: Picture) -> None:
         for side in (picture.width, picture.height):
@@ -162,3 +196,10 @@ class ConceptPipeline:
             self.pipeline.enable_model_cpu_offload(device=device)
         else:
             self.pipeline.enable_sequential_cpu_offload(device=device)
+
+
+def _batches(pictures: Sequence[Picture], size: int) -> Iterator[list[Picture]]:
+    """Neighbours that can be drawn at once, at most ``size`` of them at a time."""
+    for _, group in groupby(pictures, key=Picture.batch_key):
+        neighbours = list(group)
+        yield from (neighbours[start : start + size] for start in range(0, len(neighbours), size))

@@ -1,0 +1,203 @@
+"""Where in the picture a word acts: the UNet's cross-attention, read out while it draws.
+
+The processors that compute attention stay what they are (PyTorch's SDPA, xformers', or any other) and give the output.
+Beside each of them the probabilities of a few chosen tokens are computed a second time, which those kernels keep to
+themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from singleinsert.errors import InputError
+from singleinsert.models.text import TokenizedPrompt
+
+Tokens = Mapping[str, Sequence[int]]
+"""Name of a map -> positions in the prompt; the map is the mean over them."""
+
+CROSS = ".attn2"
+
+
+class CrossAttentionMaps:
+    """Within it, every call of ``unet`` adds to the maps; afterwards the processors are those that were there.
+
+        with CrossAttentionMaps(unet, [{"*": [1], "face": [2]}]) as attention:
+            pipeline(...)
+        attention.maps()[0]["*"]        # (h, w)
+
+    The output of the UNet does not change, to the last bit.
+
+    Args:
+        tokens: for each picture of the batch. With classifier-free guidance the UNet sees twice as many samples, or
+            more; the last ``len(tokens)`` are the ones with the prompts.
+        layers: which cross-attention layers count, by their path ("down_blocks.0...attn2"); None: all.
+        sides: longer sides of the feature maps that count, such as ``{16}``; None: all.
+        timesteps: (low, high), the calls with low <= t < high count; None: all.
+    """
+
+    def __init__(
+        self,
+        unet: Any,
+        tokens: Sequence[Tokens],
+        *,
+        layers: Callable[[str], bool] | None = None,
+        sides: Collection[int] | None = None,
+        timesteps: tuple[float, float] | None = None,
+    ) -> None:
+        self.unet, self.tokens = unet, list(tokens)
+        self.layers, self.sides, self.timesteps = layers, sides, timesteps
+        self._before: dict[str, Any] = {}
+        self._hook: Any = None
+        self._size = (0, 0)
+        self._counts = False
+        self._sums: dict[tuple[int, int], list[dict[str, Tensor]]] = {}
+        self._calls: dict[tuple[int, int], int] = {}
+
+    def __enter__(self) -> CrossAttentionMaps:
+        for name, module in self.unet.named_modules():
+            if name.endswith(CROSS) and (self.layers is None or self.layers(name)):
+                self._before[name] = module.processor
+                module.set_processor(_Reader(module.processor, self))
+        if not self._before:
+            raise InputError("no cross-attention layer to read: layers leaves none, or this UNet has none")
+        self._hook = self.unet.register_forward_pre_hook(self._begin, with_kwargs=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for name, processor in self._before.items():
+            self.unet.get_submodule(name).set_processor(processor)
+        self._before.clear()
+        self._hook.remove()
+
+    def maps(self) -> list[dict[str, Tensor]]:
+        """For each picture, name -> (h, w) float32 on the CPU, probabilities: the mean over layers and calls.
+
+        Smaller feature maps are brought to the size of the largest one bilinearly.
+
+        Raises:
+            InputError: nothing was read.
+        """
+        if not self._sums:
+            raise InputError("no attention was read: no call of the UNet fits sides and timesteps")
+        largest, calls = max(self._sums), sum(self._calls.values())
+        return [
+            {
+                name: sum(_resized(sums[i][name], largest) for sums in self._sums.values()).cpu() / calls  # type: ignore[union-attr]
+                for name in names
+            }
+            for i, names in enumerate(self.tokens)
+        ]
+
+    def _begin(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sample = args[0] if args else kwargs["sample"]
+        t = float(torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"]).flatten()[0])
+        self._size = tuple(sample.shape[-2:])
+        self._counts = self.timesteps is None or self.timesteps[0] <= t < self.timesteps[1]
+
+    @torch.no_grad()
+    def add(self, attn: Any, hidden: Tensor, context: Tensor) -> None:
+        """Add one layer's maps. hidden (b, n, c), context (b, L, d)."""
+        if not self._counts:
+            return
+        size = _size_of(hidden.shape[1], self._size)
+        if self.sides is not None and max(size) not in self.sides:
+            return
+        wanted = len(self.tokens)
+        probabilities = token_probabilities(attn, hidden[-wanted:], context[-wanted:])
+        sums = self._sums.setdefault(size, [{} for _ in self.tokens])
+        self._calls[size] = self._calls.get(size, 0) + 1
+        for i, names in enumerate(self.tokens):
+            for name, positions in names.items():
+                found = probabilities[i][:, list(positions)].mean(dim=1).reshape(size)
+                sums[i][name] = sums[i][name] + found if name in sums[i] else found
+
+
+def token_probabilities(attn: Any, hidden: Tensor, context: Tensor) -> Tensor:
+    """softmax(q k^T * scale) over the tokens, the mean over the heads: (b, n, L) float32.
+
+    Args:
+        attn: diffusers' Attention. hidden: (b, n, c), its input. context: (b, L, d), the text condition.
+    """
+    if attn.group_norm is not None:
+        hidden = attn.group_norm(hidden.transpose(1, 2)).transpose(1, 2)
+    if attn.norm_cross:
+        context = attn.norm_encoder_hidden_states(context)
+    query, key = (_heads(x, attn.heads).float() for x in (attn.to_q(hidden), attn.to_k(context)))
+    total = query.new_zeros(len(query), query.shape[2], key.shape[2])
+    for head in range(attn.heads):  # one at a time: at 64 x 64 all of them are a gigabyte
+        total += (query[:, head] @ key[:, head].transpose(1, 2) * attn.scale).softmax(dim=-1)
+    return total / attn.heads
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(b, n, heads * d) -> (b, heads, n, d)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _size_of(tokens: int, size: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of a feature map of ``tokens`` places in a UNet that halves (h, w), rounding up."""
+    height, width = size
+    while height * width > tokens:
+        height, width = -(-height // 2), -(-width // 2)
+    if height * width != tokens:
+        raise InputError(f"a feature map of {tokens} places is no halving of {size[0]} x {size[1]}")
+    return height, width
+
+
+def _resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(grid.shape) == size:
+        return grid
+    return F.interpolate(grid[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+
+
+class _Reader:
+    """An attention processor that lets another one work and shows what it was given."""
+
+    def __init__(self, inner: Any, maps: CrossAttentionMaps) -> None:
+        self.inner, self.maps = inner, maps
+
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        if encoder_hidden_states is not None:
+            self.maps.add(attn, hidden_states, encoder_hidden_states)
+        return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
+
+
+def placeholder_positions(tokenized: TokenizedPrompt, placeholder: str) -> list[int]:
+    """Where a concept's vectors stand; [] where the prompt does not hold it."""
+    return [slot.position for slot in tokenized.slots if slot.placeholder == placeholder]
+
+
+def word_positions(tokenizer: Any, tokenized: TokenizedPrompt, word: str) -> list[int]:
+    """Where the tokens of ``word`` stand for the first time, outside of slots; [] where it does not."""
+    wanted = tokenizer(word, add_special_tokens=False)["input_ids"]
+    ids = tokenized.input_ids[0].tolist()
+    taken = {slot.position for slot in tokenized.slots}
+    for start in range(len(ids) - len(wanted) + 1):
+        places = list(range(start, start + len(wanted)))
+        if wanted and ids[start : start + len(wanted)] == wanted and not taken & set(places):
+            return places
+    return []
+
+
+HEAT = ((0, 0, 140), (0, 90, 255), (0, 220, 220), (250, 230, 40), (255, 100, 0), (160, 0, 0))
+"""From low to high, evenly spaced: blue to red, as in the paper's Fig. 5."""
+
+
+def heat_picture(picture: Image.Image, heat: Tensor, strength: float = 0.6) -> Image.Image:
+    """``picture`` under a map (h, w), whose own lowest value is blue and highest red."""
+    low, high = float(heat.min()), float(heat.max())
+    scaled = ((heat - low) / (high - low or 1.0)).float()
+    size = (picture.height, picture.width)
+    grid = F.interpolate(scaled[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp(0, 1).numpy()
+    stops = np.linspace(0, 1, len(HEAT))
+    colors = np.stack([np.interp(grid, stops, [color[c] for color in HEAT]) for c in range(3)], axis=-1)
+    return Image.blend(picture.convert("RGB"), Image.fromarray(colors.round().astype(np.uint8)), strength)
