@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ FREE = {
     "run.compile", "run.allow_tf32",
 }  # fmt: skip
 FREE_SECTIONS = {"sample", "save"}
+STAGES = ("stage1", "stage2")
 
 
 def save_checkpoint(folder: Path, global_step: int, state: dict[str, Any], limit: int = 0) -> Path:
@@ -82,14 +84,24 @@ def find_checkpoint(asked: str, folder: Path) -> Path | None:
     return path
 
 
-def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def not_reached(state: dict[str, Any]) -> set[str]:
+    """Sections of the settings that say nothing of a checkpoint yet: those of the stages after its own, and the
+    adapter's while there is none. A run that differs in these alone can go on from it."""
+    begun = [name for name in STAGES if state["identity"].get(f"{name}.steps")][: state["stage"] + 1]
+    adapted = any(not name.startswith("concept.") for name in state["parameters"])
+    return {name for name in STAGES if begun and name > begun[-1]} | (set() if adapted else {"adapter"})
+
+
+def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any], free: Collection[str] = ()) -> None:
     """Refuse a checkpoint of another run, naming the first setting that differs.
 
     Args:
         ours, theirs: flat ``{"section.key": value}``, with the digest of picture and mask as "data.digest".
+        free: sections that may differ, see :func:`not_reached`.
     """
     for key in sorted(set(ours) | set(theirs)):
-        if key in FREE or key.split(".")[0] in FREE_SECTIONS or ours.get(key) == theirs.get(key):
+        section = key.split(".")[0]
+        if key in FREE or section in FREE_SECTIONS or section in free or ours.get(key) == theirs.get(key):
             continue
         if key == "data.digest":
             raise ConfigError(f"checkpoint {path} is of another picture or mask: resume with the ones it was made from")

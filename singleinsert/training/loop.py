@@ -223,10 +223,9 @@ class Loop:
 
     def _build_bank(self) -> TeacherBank | None:
         """A bank of the first stage's frozen predictions, where a later stage can use them."""
-        first, *later = self.run.stages
-        wanted = first.objective.needs_frozen and any(stage.objective.needs_frozen for stage in later)
-        if not (wanted and self.run.settings.run.teacher_bank):
+        if not wants_bank(self.run.settings, self.run.stages):
             return None
+        first = self.run.stages[0]
         samples = first.steps * self._batch(first)
         return TeacherBank(self.run.settings.run.seed, first.name, samples, self._sampling[first.name])
 
@@ -297,6 +296,13 @@ class Loop:
         # a word that is given, even False, would win over TQDM_DISABLE
         hidden = {} if self.run.accelerator.is_local_main_process else {"disable": True}
         return tqdm(total=stage.steps, initial=self.step, desc=stage.name, dynamic_ncols=True, **hidden)
+
+
+def wants_bank(settings: Any, stages: Sequence[Stage]) -> bool:
+    """Does the first stage keep the frozen model's predictions for a later one?"""
+    first, *later = stages
+    frozen = first.objective.needs_frozen and any(stage.objective.needs_frozen for stage in later)
+    return frozen and settings.run.teacher_bank
 
 
 def sum_gradients(accelerator: Any, parameters: Sequence[nn.Parameter]) -> None:

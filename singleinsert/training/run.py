@@ -26,14 +26,15 @@ from singleinsert.data.pictures import (
     mask_to_tensor,
 )
 from singleinsert.data.prompts import fill
+from singleinsert.errors import ConfigError
 from singleinsert.files import write_text
 from singleinsert.models.base import MINI_SD, BaseModel, load_base_model
 from singleinsert.models.latents import encode_image
 from singleinsert.models.text import check_words, encode, tokenize, word_embeddings
 from singleinsert.training.accelerator import build_accelerator, start_trackers
-from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint
+from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
 from singleinsert.training.files import RunFiles
-from singleinsert.training.loop import Loop, Run
+from singleinsert.training.loop import Loop, Run, wants_bank
 from singleinsert.training.samples import Sampler, save_png
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.sheet import SheetRow, make_sheet
@@ -106,7 +107,12 @@ def train(
     state = None
     if checkpoint is not None:
         state = load_checkpoint(checkpoint)
-        check_same_run(checkpoint, run.identity, state["identity"])
+        check_same_run(checkpoint, run.identity, state["identity"], not_reached(state))
+        if wants_bank(settings, stages) and state["bank"] is None:
+            raise ConfigError(
+                f"checkpoint {checkpoint} has no predictions of the frozen model for {stages[-1].name}, its run had no "
+                "use for them: set run.teacher_bank to false, or begin anew"
+            )
         speak(f"going on from {checkpoint}")
     sampler = Sampler(settings, accelerator, model, run.concept, files)
     if accelerator.is_main_process:
