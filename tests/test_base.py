@@ -32,6 +32,27 @@ def test_a_folder_loads_frozen_in_the_dtype_asked_for(make_tiny_sd):
     assert load_base_model(make_tiny_sd(), prediction_type="sample").schedule.prediction_type == "sample"
 
 
+def test_weights_come_straight_to_their_device_and_dtype(tiny_sd, monkeypatch):
+    """The file has float32; diffusers is told of both, so that no part is whole in another place or precision."""
+    from diffusers import StableDiffusionPipeline
+
+    asked, arrived, original = [], [], StableDiffusionPipeline.from_pretrained
+
+    def watch(*args, **kwargs):
+        asked.append((kwargs["dtype"], kwargs["device_map"]))
+        pipeline = original(*args, **kwargs)
+        for name in base.WEIGHTS:
+            arrived.extend((p.dtype, p.device.type) for p in getattr(pipeline, name).parameters())
+        return pipeline
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_pretrained", watch)
+    model = load_base_model(tiny_sd, dtype=torch.bfloat16)
+    assert asked == [(torch.bfloat16, "cpu")] and set(arrived) == {(torch.bfloat16, "cpu")}
+    for part in (model.unet, model.vae, model.text_encoder):  # no hook holds them there
+        assert not any(hasattr(module, "_hf_hook") for module in part.modules())
+        assert part.to("meta").device.type == "meta"
+
+
 def broken(tiny_sd, tmp_path, *removed):
     folder = tmp_path / "model"
     shutil.copytree(tiny_sd, folder)

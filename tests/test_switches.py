@@ -1,7 +1,10 @@
 """Memory switches: the effect of each is seen, or it stops with one clear line."""
 
 import importlib.util
+import logging
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,6 +210,18 @@ def test_8_bit_adam_keeps_8_bit_moments_and_resumes(tiny_sd, tmp_path, monkeypat
     changes = {"run__resume_from_checkpoint": str(kept), "run__output_dir": str(tmp_path / "again")}
     again = train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True, **changes), say=str).artifact
     assert torch.equal(again.embedding, whole.embedding)
+
+
+def test_bitsandbytes_is_quiet_about_kernels_that_nothing_here_uses(caplog):
+    """peft imports it in every run. On CPUs with bfloat16 units its import prints a line; others must still be told."""
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.warning("Failed to load CPU gemm_4bit_forward from kernels-community: %s.", "No module named 'kernels'")
+    logger.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+    pytest.importorskip("bitsandbytes", reason="the CPU set of packages is complete without it")
+    command = [sys.executable, "-c", "import singleinsert, bitsandbytes"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert done.stdout + done.stderr == ""
 
 
 def test_each_stage_has_its_own_optimiser_settings(tiny_sd, tmp_path):

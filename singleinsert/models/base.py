@@ -93,7 +93,7 @@ def load_base_model(
 
         pipeline, prediction_type = load_single_file(path, dtype, prediction_type)
     else:
-        pipeline = _load_folder_or_hub(source, path, revision, variant, dtype)
+        pipeline = _load_folder_or_hub(source, path, revision, variant, dtype, torch.device(device))
     return _assemble(pipeline, source, device, prediction_type)
 
 
@@ -109,8 +109,9 @@ def _quiet() -> None:
 
 
 def _load_folder_or_hub(
-    source: str | Path, path: Path, revision: str | None, variant: str | None, dtype: torch.dtype
+    source: str | Path, path: Path, revision: str | None, variant: str | None, dtype: torch.dtype, device: torch.device
 ) -> Any:
+    """diffusers' pipeline, each tensor straight to ``device`` (of its type the current one) and in ``dtype``."""
     from diffusers import StableDiffusionPipeline
 
     if path.is_dir():
@@ -119,7 +120,7 @@ def _load_folder_or_hub(
         raise ModelError(f"no model folder {source}: give a diffusers folder, a .safetensors file or a hub id")
     try:
         return StableDiffusionPipeline.from_pretrained(
-            str(source), revision=revision, variant=variant, dtype=dtype, use_safetensors=True,
+            str(source), revision=revision, variant=variant, dtype=dtype, device_map=device.type, use_safetensors=True,
             safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
         )  # fmt: skip
     except Exception as error:  # diffusers, transformers, the hub: each has errors of its own
