@@ -207,6 +207,15 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
     assert held == {path: path.read_bytes() for path in held}
 
 
+def test_a_name_that_is_a_word_is_told_before_anything_is_done(tmp_path, tiny_sd):
+    """Even before the picture is looked for, which is not there."""
+    for name, told in (("cat", 1), ("zorkxy", 0)):
+        settings, lines = small_settings(tmp_path, tiny_sd, run__output_name=name, data__image="none.png"), list[str]()
+        with pytest.raises(InputError, match="picture not found"):
+            train(settings, say=lines.append)
+        assert len(lines) == told and all(f"note: '{name}' is a word of CLIP's vocabulary" in line for line in lines)
+
+
 def test_only_the_newest_checkpoints_are_kept_and_a_failed_one_harms_none(tmp_path, monkeypatch):
     nested = {"a": [1, 2.5, None, {"b": torch.arange(3)}], 7: {"step": torch.tensor(3.0)}, "empty": {}}
     for step in (5, 10, 100):

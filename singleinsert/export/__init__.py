@@ -47,7 +47,7 @@ def export(
     format or precision is unknown, or the weights do not fit the precision.
     """
     from singleinsert.artifact import check
-    from singleinsert.export.trigger import common_word_note
+    from singleinsert.models.trigger import common_word_note
 
     check(artifact, artifact.name)
     files = _files(artifact, formats, precision, preview, trigger_word or artifact.name)

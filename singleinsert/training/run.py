@@ -31,6 +31,7 @@ from singleinsert.files import write_text
 from singleinsert.models.base import MINI_SD, BaseModel, load_base_model
 from singleinsert.models.latents import encode_image
 from singleinsert.models.text import check_words, encode, tokenize, word_embeddings
+from singleinsert.models.trigger import common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
 from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
 from singleinsert.training.files import RunFiles
@@ -94,6 +95,8 @@ def train(
     stages = stages_of(settings)
     accelerator = build_accelerator(settings, files)
     speak = say if accelerator.is_main_process else _silent
+    if note := common_word_note(settings.name):  # the name can still be changed now
+        speak(f"note: {note}")
     found, square = find_subject(settings, speak)
     resume = settings.run.resume_from_checkpoint
     checkpoint = find_checkpoint(resume, files.checkpoints) if resume else None
