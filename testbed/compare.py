@@ -38,13 +38,19 @@ from .judge import Judge
 from .world.scene import Instance, Scene, contact_sheet, draw
 
 ROOT = Path(__file__).resolve().parent.parent
+DRAWS = {"stage1.timestep_importance": 1.0, "stage1.stratified_timesteps": True}
+QUARTER = {"stage1.batch_size": 4}
 METHODS: dict[str, dict[str, Any]] = {
     "singleinsert": {},
     "full_image": {"stage1.objective": "full_image", "stage2.objective": "full_image"},
     "singleinsert_stage1": {"stage2.steps": 0},
     "full_image_stage1": {"stage1.objective": "full_image", "stage2.steps": 0},
+    "draws": DRAWS,
+    "quarter": QUARTER,
+    "quarter_draws": QUARTER | DRAWS,
 }
-"""Overrides of the mini preset."""
+"""Overrides of the mini preset. `draws` has stage I's timesteps of least variance (docs/cost.md), `quarter` a quarter
+of its samples in as many steps; each is to be seen beside `singleinsert`, `quarter_draws` beside `quarter`."""
 REFERENCES = ("drawn", "class word")
 PER_PROMPT, STEPS, GUIDANCE = 2, 25, 5.0
 GALLERY = 99
