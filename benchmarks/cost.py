@@ -123,6 +123,13 @@ def run_tflop(settings: Settings, costs: Mapping[str, Cost]) -> dict[str, float]
     return {**stages, "run": sum(stages.values()) + costs["setup"].total_flops / 1e12}
 
 
+def stage_tflop(settings: Settings, name: str, batch: int, cost: Cost) -> float:
+    """TFLOP of a stage, from one step of ``batch`` samples: the UNet sees each sample, the encoders one a step."""
+    section = getattr(settings, name)
+    unet = sum(value for (component, _), value in cost.flops.items() if component == "UNet")
+    return (unet * section.batch_size / batch + cost.total_flops - unet) * section.steps / 1e12
+
+
 LOW_MEMORY = {"micro_batch_size": 1}
 LOW_VRAM = {key.removeprefix("run."): value for key, value in low_vram().items()} | {"use_8bit_adam": True}
 
@@ -172,17 +179,21 @@ def print_flops(settings: Settings, costs: Mapping[str, Cost]) -> None:
 
 
 def print_peaks(family: str, resolution: int) -> None:
-    """GB by kind at the peak of each stage, for every row of ROWS."""
-    print(f"\npeak GB  {'':44}{'all':>7}{'lean':>7}  " + "".join(f"{kind:>16}" for kind in KINDS))
-    for precision, (first, second) in AUTHORS_PEAK.items():
-        print(f"  {'authors, ' + precision:42}{'stage1':9}{first:7.1f}\n{'':44}{'stage2':9}{second:7.1f}")
+    """TFLOP of each stage, and GB by kind at its peak, for every row of ROWS."""
+    print(f"\n{'peak GB':42}{'':9}{'TFLOP':>7}{'all':>7}{'lean':>7}  " + "".join(f"{kind:>16}" for kind in KINDS))
+    for precision, peaks in AUTHORS_PEAK.items():
+        for i, (name, peak) in enumerate(zip(STAGES, peaks, strict=True)):
+            label = "" if i else f"authors, {precision}"
+            print(f"  {label:42}{name:9}{AUTHORS_TFLOP[name]:7,}{peak:7.1f}")
     for label, switches, lean in ROWS:
         for i, name in enumerate(STAGES):
-            settings = two_micro_batches(at(on_a_card(**switches), resolution))
+            whole = at(on_a_card(**switches), resolution)
+            settings = two_micro_batches(whole)
             cost = measure_step(settings, name, family)
+            tflop = stage_tflop(whole, name, getattr(settings, name).batch_size, cost)
             known = f"{lean[i]:7.1f}" if lean else f"{'-':>7}"
             kinds = "".join(f"{cost.peak[kind] / 1e9:16.2f}" for kind in KINDS)
-            print(f"  {'' if i else label:42}{name:9}{cost.peak_gb:7.2f}{known}  {kinds}", flush=True)
+            print(f"  {'' if i else label:42}{name:9}{tflop:7,.0f}{cost.peak_gb:7.2f}{known}  {kinds}", flush=True)
 
 
 def at(settings: Settings, resolution: int) -> Settings:

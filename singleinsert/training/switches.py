@@ -21,7 +21,7 @@ def set_switches(model: BaseModel, run: Any, say: Callable[[str], None] = print)
     if run.channels_last:
         enable_channels_last(model)
     if run.enable_xformers_memory_efficient_attention:
-        enable_xformers(model)
+        enable_xformers(model, say)
     if run.gradient_checkpointing:
         enable_gradient_checkpointing(model)
     if run.compile:
@@ -61,18 +61,24 @@ def enable_compile(model: BaseModel, say: Callable[[str], None], backend: str = 
     model.unet.compile_repeated_blocks(backend=backend, dynamic=False)
 
 
-def enable_xformers(model: BaseModel) -> None:
-    """xformers' attention in UNet and VAE. PyTorch's own (SDPA), the default, is the same idea and always there."""
+def enable_xformers(model: BaseModel, say: Callable[[str], None] = print) -> None:
+    """xformers' attention in UNet and VAE; where its kernels do not load, say so and stay with PyTorch's own (SDPA).
+
+    Both keep no scores, so that the switch never costs memory.
+    """
     if importlib.util.find_spec("xformers") is None:
         raise MissingPackageError(
             "enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the switch "
             "out, PyTorch's own attention is memory-efficient too"
         )
+    parts = model.unet, model.vae
     try:
-        model.unet.enable_xformers_memory_efficient_attention()
-        model.vae.enable_xformers_memory_efficient_attention()
-    except Exception as error:  # raised where its kernels do not load: ValueError, ImportError, NotImplementedError
-        raise ConfigError(f"xformers does not run here ({first_line(error)}): leave the switch out") from error
+        for part in parts:
+            part.enable_xformers_memory_efficient_attention()
+    except Exception as error:  # ValueError, ImportError, NotImplementedError: it tries its kernels first
+        for part in parts:
+            part.disable_xformers_memory_efficient_attention()
+        say(f"xformers does not run here ({first_line(error)}): going on with PyTorch's own attention")
 
 
 def enable_gradient_checkpointing(model: BaseModel) -> None:
