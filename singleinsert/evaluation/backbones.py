@@ -146,6 +146,8 @@ def load_clip(name: str, device: torch.device | str = "cpu") -> TextImageEncoder
     try:
         model = CLIPModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
         tokenizer = CLIPTokenizer.from_pretrained(source)
+        if 2 * len(tokenizer) < config["text_config"].get("vocab_size", len(tokenizer)):
+            raise ValueError("the tokenizer's files are missing")  # transformers makes an empty one without a word
         size = config["vision_config"].get("image_size", 224)
         prepare = Preparation(_preprocessor(source), size, CLIP_STATISTICS)
     except Exception as problem:  # transformers, the hub, json: each has errors of its own
