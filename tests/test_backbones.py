@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 
@@ -50,7 +51,7 @@ def test_clip_is_transformers_own_model(clip_folder):
 
 def test_clip_t_is_torchmetrics_clip_score(clip_folder, monkeypatch):
     """CLIPScore is 100 cos before its mean over pictures is cut off at 0."""
-    import torchmetrics.functional.multimodal.clip_score as functional
+    functional = importlib.import_module("torchmetrics.functional.multimodal.clip_score")
     from transformers import CLIPModel, CLIPProcessor, CLIPTokenizer
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -107,8 +108,7 @@ def test_preparation_of_dinos_older_files():
 @pytest.mark.parametrize("network", ["alex", "vgg"])
 def test_lpips_is_torchmetrics_own(network, monkeypatch):
     """Random networks, the published linear weights: the same distances."""
-    import torchmetrics.functional.image.lpips as reference
-
+    reference = importlib.import_module("torchmetrics.functional.image.lpips")
     torch.manual_seed(0)
     ours = lpips.Lpips(network)
     weights = lpips._read(lpips.ASSETS / "lpips" / f"{network}.safetensors")
