@@ -1,11 +1,18 @@
-"""Unseen instances to learn from one picture, and prompts that ask to keep them and to change something."""
+"""Unseen instances to learn from one picture, and prompts that ask to keep them and to change something.
+
+python -m testbed.instances --out FOLDER       their pictures and masks, as `python -m singleinsert.evaluate` and
+                                               `python -m singleinsert.batch FOLDER/concepts.toml` take them
+"""
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from singleinsert.files import write_atomically, write_text
 
 from .dataset import HELD_OUT_START
 from .labels import ACCESSORIES, visible
@@ -92,14 +99,24 @@ def held_out_instance(instance: Instance) -> bool:
     return all(held_out(Scene((instance,), (plain,), b)) for b in ("beach", "snow", "city", "water"))
 
 
-def write_training_picture(scene: Scene, folder: Path) -> tuple[Path, Path]:
-    """Draw the scene and its exact mask; (picture, mask)."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_training_picture(scene: Scene, folder: Path, name: str = "") -> tuple[Path, Path]:
+    """Draw the scene and its exact mask as picture.png and mask.png, or NAME.png and NAME_mask.png; (picture, mask)."""
     drawn = draw(scene)
-    picture, mask = folder / "picture.png", folder / "mask.png"
-    drawn.image.save(picture)
-    drawn.masks["subject"].save(mask)
+    picture, mask = folder / f"{name or 'picture'}.png", folder / f"{name + '_' if name else ''}mask.png"
+    for path, image in ((picture, drawn.image), (mask, drawn.masks["subject"])):
+        write_atomically(path, lambda target, image=image: image.save(target))  # type: ignore[misc]
     return picture, mask
+
+
+def write_folder(folder: Path) -> Path:
+    """Draw all `subjects` with their masks, and `concepts.toml`, the list of them; its path."""
+    lines = ["# Unseen instances of the drawn world, in combinations of features that mini-sd never saw."]
+    for name, scene in subjects():
+        picture, mask = write_training_picture(scene, folder, name)
+        lines += ["", "[[job]]", f'name = "{name}"', f'image = "{picture.name}"', f'mask = "{mask.name}"']
+        lines.append(f'class_word = "{scene.instances[0].cls}"')
+    write_text(folder / "concepts.toml", "\n".join(lines) + "\n")
+    return folder / "concepts.toml"
 
 
 def ideal(training: Scene, prompt: Prompt) -> Scene:
@@ -124,3 +141,9 @@ def expectations(training: Scene, prompt: Prompt) -> tuple[dict[str, str], dict[
         {k: v for k, v in shown.items() if k in edited},
         {k: v for k, v in shown.items() if k in kept - edited},
     )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m testbed.instances", description="Draw the unseen instances.")
+    parser.add_argument("--out", type=Path, required=True, help="folder for pictures, masks and concepts.toml")
+    print(write_folder(parser.parse_args().out))

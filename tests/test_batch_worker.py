@@ -198,7 +198,7 @@ def test_out_of_memory_twice_is_a_failure(tiny_sd, tmp_path, monkeypatch):
     worker = Worker()
     outcome = worker.do(Task("pic", small_settings(tmp_path, tiny_sd), tmp_path / "w/pic.001"), FolderStore(tmp_path))
     assert outcome.state == "failed" and outcome.reason.startswith("OutOfMemoryError: CUDA out of memory")
-    assert worker._model is None
+    assert worker.model._model is None
 
 
 def test_what_counts_as_out_of_memory():
@@ -229,6 +229,26 @@ def test_a_signal_stops_the_batch_and_the_job_goes_on_from_its_checkpoint(tiny_s
     for job in jobs:
         alone = training.train(job.settings, folder=tmp_path / f"alone_{job.name}", say=str)
         assert same_to_the_bit(learnt(out, job.name), alone.artifact)
+
+
+def test_stopped_and_started_with_other_settings_a_job_begins_anew(tiny_sd, tmp_path, monkeypatch):
+    """Its checkpoint is of no use then, and no reason to fail."""
+    source, out = write_jobs(tmp_path, tiny_sd, "a"), tmp_path / "out"
+    step = training.Loop._optimiser_step
+
+    def stopping(self, stage):
+        step(self, stage)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(training.Loop, "_optimiser_step", stopping)
+    assert batch(source, out) == 143
+    monkeypatch.setattr(training.Loop, "_optimiser_step", step)
+    assert batch(source, out, "--stage1_learning_rate", "0.001") == 0
+    log = (out / ".batch/state/a.002.log").read_text()
+    assert "stage1.learning_rate was" in log and "begins anew" in log
+    (job,), _ = read_jobs(source, out, flags={"stage1.learning_rate": 0.001})
+    alone = training.train(job.settings, folder=tmp_path / "alone", say=str)
+    assert same_to_the_bit(learnt(out, "a"), alone.artifact)
 
 
 def test_told_to_stop_between_the_stages_it_stops(tiny_sd, tmp_path, monkeypatch):

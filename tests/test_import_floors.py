@@ -25,6 +25,7 @@ FLOORS = (
     ("training",),
     ("export", "inference", "evaluation", "masks"),
     ("hooks", "batch", "ui"),
+    ("evaluate",),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 

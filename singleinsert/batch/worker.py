@@ -63,16 +63,42 @@ class Outcome:
     record: dict[str, Any] | None = None
 
 
-class Worker:
-    """Trains one job after the other; keeps the base model while the next job wants the same."""
+class KeptModel:
+    """The base model of the run before, where the next run wants the same; for the ``load`` of training."""
 
     def __init__(self) -> None:
         self._model: Any = None
         self._key: tuple[Any, ...] = ()
 
+    def is_for(self, settings: Settings) -> bool:
+        """Is it loaded already?"""
+        return self._model is not None and self._key[: len(source_key(settings))] == source_key(settings)
+
+    def __call__(self, settings: Settings, accelerator: Any) -> Any:
+        from singleinsert.training.run import load_model
+
+        key = (*source_key(settings), accelerator.mixed_precision, str(accelerator.device))
+        if self._model is None or key != self._key:
+            self.forget()  # two do not fit
+            self._model, self._key = load_model(settings, accelerator), key
+        return self._model
+
+    def forget(self) -> None:
+        from accelerate.utils.memory import clear_device_cache
+
+        self._model = None
+        clear_device_cache(garbage_collection=True)
+
+
+class Worker:
+    """Trains one job after the other; keeps the base model while the next job wants the same."""
+
+    def __init__(self) -> None:
+        self.model = KeptModel()
+
     def prefers(self, settings: Settings) -> bool:
         """Can it begin without loading a model?"""
-        return self._model is not None and self._key[: len(source_key(settings))] == source_key(settings)
+        return self.model.is_for(settings)
 
     def do(self, task: Task, store: Store) -> Outcome:
         """Train, export, publish. Whatever goes wrong with this job is its outcome; only signals get through."""
@@ -88,7 +114,7 @@ class Worker:
         except SingleInsertError as problem:
             reason = str(problem)
         except Exception as problem:
-            self._model = None  # who knows what became of it
+            self.model = KeptModel()  # who knows what became of it
             reason = f"{type(problem).__name__}: {(str(problem).strip() or 'no text').splitlines()[0]}"
             log.append(traceback.format_exc())
         finally:
@@ -103,7 +129,7 @@ class Worker:
             if not out_of_memory(problem):
                 raise
             say(f"out of memory ({str(problem).splitlines()[0]}): once more with {LOW_MEMORY}")
-        self._forget()
+        self.model.forget()
         less = replace(task.settings, run=replace(task.settings.run, **LOW_MEMORY))
         return self._train(task, less, say, sparing=True)
 
@@ -122,7 +148,7 @@ class Worker:
             shutil.rmtree(task.work, ignore_errors=True)
         digest = digest_of(read_inputs(settings)) if task.inputs is None else digest_of(task.inputs)
         near = settings if task.inputs is None else with_inputs(settings, task.inputs, task.copies)
-        trained = train(near, folder=task.work, load=self._load, say=say)
+        trained = train(near, folder=task.work, load=self.model, say=say)
         save = settings.save
         export(
             trained.artifact, task.work, formats=save.formats, precision=save.save_precision, preview=trained.preview,
@@ -149,22 +175,6 @@ class Worker:
         }
         write_text(task.work / f"{task.name}{RECORD_END}", json.dumps(record, indent=1) + "\n")
         return record
-
-    def _load(self, settings: Settings, accelerator: Any) -> Any:
-        """The model of the job before, where it is the one this job wants."""
-        from singleinsert.training.run import load_model
-
-        key = (*source_key(settings), accelerator.mixed_precision, str(accelerator.device))
-        if self._model is None or key != self._key:
-            self._forget()  # two do not fit
-            self._model, self._key = load_model(settings, accelerator), key
-        return self._model
-
-    def _forget(self) -> None:
-        from accelerate.utils.memory import clear_device_cache
-
-        self._model = None
-        clear_device_cache(garbage_collection=True)
 
 
 def source_key(settings: Settings) -> tuple[Any, ...]:

@@ -45,7 +45,7 @@ class ConceptPipeline:
     """Draws pictures in which any of the loaded concepts may appear, alone or together.
 
     Each concept's vectors are written in at the text encoder's lookup under a slot of its own, and each concept's LoRA
-    is an adapter of its own with its own weight. The base model is changed in place; :meth:`close` takes them out of it.
+    is an adapter of its own with its own weight. The base model is changed in place, until :meth:`close`.
 
     Attributes:
         pipeline: diffusers' StableDiffusionPipeline, with its scheduler; for callbacks.

@@ -1,0 +1,1 @@
+"""Evaluation: ``python -m singleinsert.evaluate``; see docs/evaluation.md."""

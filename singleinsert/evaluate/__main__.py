@@ -1,0 +1,154 @@
+"""Re-run the papers' tables: methods x concepts x prompts x seeds, measured, with a report.
+
+    python -m singleinsert.evaluate ablation --preset mini                    Table 2, on a machine without a GPU
+    python -m singleinsert.evaluate run --methods table1 --preset mini        another set of methods, or a .toml file
+    python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL   real models
+    accelerate launch -m singleinsert.evaluate ablation --preset mini         every process takes concepts from one queue
+    python -m singleinsert.evaluate report output/evaluation/table2           the report again, from the results
+A few minutes of it, to see how it looks:
+    python -m singleinsert.evaluate ablation --preset mini --concept_limit 2 --prompt_limit 3 --seeds 2
+The same command again goes on where it was interrupted. docs/evaluation.md has the formats and columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from singleinsert.batch.launch import stand_alone
+from singleinsert.cli import FLAGS, add_flags, overrides_from_args, run_script
+from singleinsert.errors import ConfigError
+
+OF_ONE_CONCEPT = (
+    "image", "mask", "mask_index", "box", "class_word", "output_name", "resume_from_checkpoint", "mask_only",
+    "checkpointing_steps",
+)  # fmt: skip
+ABLATION = "table2"
+OUTPUT = Path("output") / "evaluation"
+
+
+def evaluate_parser() -> argparse.ArgumentParser:
+    """Three commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
+    parser = argparse.ArgumentParser(
+        prog="python -m singleinsert.evaluate", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, what in (("ablation", f"the rows of {ABLATION}"), ("run", "any set of methods")):
+        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        _add_own(command.add_argument_group("the evaluation"), choose=name == "run")
+        add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
+    report = commands.add_parser("report", help="write the report of an evaluation again", allow_abbrev=False)
+    report.add_argument("folder", type=Path, help="the evaluation's --output_dir")
+    return parser
+
+
+def _add_own(group: Any, choose: bool) -> None:
+    from dataclasses import fields
+
+    from singleinsert.evaluation.methods import set_names
+    from singleinsert.evaluation.protocol import Protocol
+
+    if choose:
+        group.add_argument("--methods", required=True, metavar="SET", help=f"{', '.join(set_names())}, or a .toml file")
+    group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
+    group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
+    group.add_argument("--cache", type=Path, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})")
+    for f in fields(Protocol):
+        kind = type(f.default)
+        group.add_argument(f"--{f.name}", type=kind, help=f.metadata["help"], metavar="N" if kind is int else "TEXT")
+
+
+def run(args: argparse.Namespace) -> None:
+    """A command line to its command."""
+    if args.command == "report":
+        report(args.folder)
+        return
+    for flag in OF_ONE_CONCEPT:
+        if getattr(args, flag) not in (None, False):
+            raise ConfigError(f"--{flag} belongs to one concept: write it into the list that --concepts names")
+    if not args.preset:
+        raise ConfigError("--preset is missing: mini for the bundled model, face, object, ... with a real one")
+    evaluate(args)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Plan, work, and, once everything is there, the results and their report."""
+    from dataclasses import fields
+
+    from singleinsert.evaluation.methods import load_methods
+    from singleinsert.evaluation.protocol import Protocol, load_protocol
+
+    methods = load_methods(getattr(args, "methods", ABLATION))
+    if args.rows:
+        methods = methods.only(_names(args.rows))
+    protocol = load_protocol(args.preset, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
+    rank, processes = stand_alone()
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    from singleinsert.evaluate.cache import Cache
+    from singleinsert.evaluate.plan import make_plan
+    from singleinsert.evaluate.runner import Runner
+
+    folder = Path(args.output_dir or OUTPUT / methods.name)
+    flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
+    plan = make_plan(methods, protocol, args.preset, args.config_file, flags, folder, _names(args.only))
+    prefix, started = f"{rank}: " if processes > 1 else "", time.perf_counter()
+
+    def say(line: str) -> None:
+        print(prefix + line, flush=True)
+
+    say(f"{len(plan.concepts)} concepts, {len(plan.methods.methods)} methods, into {folder}")
+    runner = Runner(plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say)
+    try:
+        runner.run()
+    finally:
+        write_results(runner, folder, time.perf_counter() - started, processes, say)
+    runner.clear()
+
+
+def write_results(runner: Any, folder: Path, seconds: float, processes: int, say: Any) -> None:
+    """Results, table and report of all that is there; nothing where nothing is."""
+    studio = runner.studio
+    facts = {
+        "cache": os.path.relpath(studio.cache.folder, folder),
+        "model_digest": runner.model,
+        "processes": processes,
+        "last_run": {
+            "seconds": round(seconds, 1),
+            "of_this_process": {
+                **{kind: round(value, 1) for kind, value in studio.seconds.items()}, **dict(studio.counts),
+            },
+        },
+    }  # fmt: skip
+    results = runner.results(facts)
+    if not results.samples:
+        return
+    results.save(folder)
+    say(f"{report(folder)}")
+
+
+def report(folder: Path) -> Path:
+    """Write the report of the results in ``folder``."""
+    from singleinsert.evaluate.cache import Cache
+    from singleinsert.evaluation.report import write_report
+    from singleinsert.evaluation.results import Results
+
+    results = Results.load(folder)
+    return write_report(results, folder, Cache(folder / results.facts["cache"]).load_picture)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_script(evaluate_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What is trained and drawn, under keys made from all that it hangs on: nothing is done twice, in whichever run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from singleinsert.artifact import Artifact
+from singleinsert.batch.worker import digest_of, read_inputs
+from singleinsert.config import Settings
+from singleinsert.files import write_atomically
+from singleinsert.inference.pipeline import Picture
+from singleinsert.training.checkpoint import FREE, FREE_SECTIONS, STAGES
+from singleinsert.training.run import flatten
+
+FORMAT = 1
+"""Goes up when the same settings begin to mean something else."""
+
+
+class Cache:
+    """``concepts/KEY.safetensors`` and ``pictures/KE/KEY.png``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def concept(self, key: str) -> Path:
+        return self.folder / "concepts" / f"{key}.safetensors"
+
+    def picture(self, key: str) -> Path:
+        return self.folder / "pictures" / key[:2] / f"{key}.png"
+
+    def load_picture(self, key: str) -> Image.Image:
+        with Image.open(self.picture(key)) as image:
+            return image.convert("RGB")
+
+    def save_picture(self, key: str, image: Image.Image) -> None:
+        write_atomically(self.picture(key), lambda target: image.save(target, "PNG"))
+
+
+def key_of(*parts: Any) -> str:
+    """A short fingerprint of anything JSON holds."""
+    text = json.dumps([FORMAT, *parts], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def concept_key(settings: Settings, model: str) -> str:
+    """Of a trained concept: every setting that changes a number, picture's and mask's bytes, the model's weights."""
+    return key_of("concept", _numbers(settings), digest_of(read_inputs(settings)), model)
+
+
+def first_stage_key(settings: Settings, model: str) -> str:
+    """Of the state at the end of stage I, which knows neither stage II nor its adapters."""
+    later = (*STAGES[1:], "adapter")
+    values = {key: value for key, value in _numbers(settings).items() if key.split(".")[0] not in later}
+    return key_of("first stage", values, digest_of(read_inputs(settings)), model)
+
+
+def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> str:
+    """Of a drawn picture. ``concept``: :func:`artifact_digest`."""
+    return key_of("picture", vars(picture), scheduler, concept, model)
+
+
+def artifact_digest(artifact: Artifact) -> str:
+    """Fingerprint of what of a concept changes a picture: its vectors, its LoRA, its words."""
+    sums = hashlib.sha256(json.dumps([artifact.placeholder, artifact.class_word]).encode())
+    tensors = {"embedding": artifact.embedding}
+    for component, layers in artifact.lora.items():
+        for path, weights in layers.items():
+            scale = torch.tensor(weights.alpha)
+            tensors |= {f"{component}.{path}.{n}": t for n, t in (("d", weights.down), ("u", weights.up), ("a", scale))}
+    _add_tensors(sums, tensors)
+    return sums.hexdigest()[:24]
+
+
+def model_digest(model: Any) -> str:
+    """Fingerprint of a loaded base model: every weight in the dtype it works in, the tokenizer, the noise schedule."""
+    tables = [model.tokenizer.get_vocab(), dict(model.scheduler.config), model.schedule.prediction_type]
+    sums = hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode())
+    for name in ("unet", "text_encoder", "vae"):
+        sums.update(name.encode())
+        _add_tensors(sums, getattr(model, name).state_dict())
+    return sums.hexdigest()[:24]
+
+
+def _add_tensors(sums: Any, tensors: dict[str, torch.Tensor]) -> None:
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sums.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+
+
+def _numbers(settings: Settings) -> dict[str, Any]:
+    """Settings that change a trained number: not paths, whose contents count, nor what only changes rounding."""
+    values = flatten(settings)
+    left_out = {*FREE, "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
+    return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in FREE_SECTIONS}

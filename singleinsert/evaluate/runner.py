@@ -1,0 +1,233 @@
+"""The protocol: every concept by every method, its pictures, their scores. Resumable at every picture."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from singleinsert.artifact import Artifact
+from singleinsert.batch.local import POLL, stopped_by_signals
+from singleinsert.batch.progress import duration
+from singleinsert.batch.queue import DONE, FAILED, QUEUED, Claim, Queue
+from singleinsert.data.pictures import Square
+from singleinsert.errors import SingleInsertError
+from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
+from singleinsert.evaluate.plan import ConceptPlan, Plan
+from singleinsert.evaluate.scoring import Scorer
+from singleinsert.evaluate.studio import Studio
+from singleinsert.evaluation import protocol as protocols
+from singleinsert.evaluation.regions import mask_array
+from singleinsert.evaluation.results import Results, Sample
+from singleinsert.files import write_atomically, write_text
+from singleinsert.models.attention import heat_picture
+from singleinsert.training.run import find_subject
+
+HIDDEN, SCORES, REFERENCES, HEATS = ".work", "scores", "concepts", "heats"
+HEAT_PROMPTS = 2
+SHOWN_SIDE = 160
+"""Pixels of a heat map's side, at least."""
+
+
+class Runner:
+    """One process's share of an evaluation.
+
+    Args:
+        folder: the results'. cache: shared by all evaluations. processes: how many there are of this one.
+        make_scorer: gives the :class:`Scorer` for a protocol and a device.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: Path, cache: Cache, *, processes: int = 1, say: Callable[[str], None] = print,
+        make_scorer: Callable[..., Any] = Scorer,
+    ) -> None:  # fmt: skip
+        self.plan, self.folder, self.processes, self.say = plan, folder, processes, say
+        self.studio = Studio(cache, folder / HIDDEN / "model", plan.protocol.batch_size)
+        self.model = self.studio.digest(plan.concepts[0].any_settings)  # other weights, other results
+        self.names = {self._name(concept): concept for concept in plan.concepts}
+        self.queue = Queue(folder / HIDDEN / "state", self.names)
+        self.queue.missing = {name for name, c in self.names.items() if not all(p.is_file() for p in self._files(c))}
+        self.scorer = make_scorer(plan.protocol, str(self.studio.model(plan.concepts[0].any_settings).device))
+        self._began, self._units = time.perf_counter(), 0
+
+    def run(self) -> None:
+        """Do concepts until none is left.
+
+        Raises:
+            SingleInsertError: some failed; the others are done.
+        """
+        with stopped_by_signals():
+            if not self.queue.settled():
+                self.scorer.load()  # what is missing is known before anything is trained
+            while not self.queue.settled():
+                claim = self.queue.claim()
+                if claim is None:
+                    time.sleep(POLL)  # others have the last ones
+                    continue
+                self._claimed(claim)
+        failed = {self.names[n].name: s.reason for n, s in self.queue.states().items() if s.state == FAILED}
+        if failed:
+            raise SingleInsertError("; ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
+
+    def _claimed(self, claim: Claim) -> None:
+        try:
+            self._concept(self.names[claim.name], self.folder / HIDDEN / claim.name)
+        except SingleInsertError as problem:
+            state = QUEUED if hasattr(problem, "exit_code") and problem.exit_code > 2 else FAILED
+            self.queue.finish(claim, state, str(problem))
+            if state == QUEUED:  # a signal
+                raise
+            self.say(f"{self.names[claim.name].name} failed: {problem}")
+        except BaseException as stop:
+            self.queue.finish(claim, QUEUED, f"stopped: {stop or type(stop).__name__}")
+            raise
+        else:
+            self.queue.finish(claim, DONE)
+
+    def _concept(self, concept: ConceptPlan, work: Path) -> None:
+        """All methods on one concept; what is trained for several of them is kept until all are done."""
+        studio, rows = self.studio, list(concept.settings)
+        studio.work = work
+        square = self._reference(concept)
+        digest = studio.digest(concept.any_settings)
+        stages = Counter(first_stage_key(settings, digest) for settings in concept.settings.values())
+        heats = [c.name for c in self.plan.concepts[: self.plan.protocol.attention]]
+        for i in studio.in_order([concept.settings[name] for name in rows]):
+            settings = concept.settings[rows[i]]
+            before = dict(studio.clock.wall)
+            artifact = studio.concept(settings, stages[first_stage_key(settings, digest)] > 1)
+            pictures = [picture for _, picture in concept.asked()]
+            images = studio.draw(settings, artifact, pictures)
+            self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, square)
+            if concept.name in heats:
+                self._heats(concept, rows[i], artifact)
+            self._report_unit(concept, rows[i], before)
+        studio.forget_stages()
+
+    def _report_unit(self, concept: ConceptPlan, method: str, before: dict[str, float]) -> None:
+        self._units += 1
+        seconds = {kind: value - before.get(kind, 0.0) for kind, value in self.studio.clock.wall.items()}
+        done = sum(path.is_file() for c in self.plan.concepts for path in self._files(c))
+        left = (time.perf_counter() - self._began) / self._units * (self.plan.units - done) / self.processes
+        times = ", ".join(f"{kind} {value:.0f} s" for kind, value in seconds.items() if value) or "all from the cache"
+        more = f"; about {duration(left)} left" if done < self.plan.units else ""
+        self.say(f"[{done}/{self.plan.units}] {concept.name} {method}: {times}{more}")
+
+    # what is kept in the results' folder
+
+    def _files(self, concept: ConceptPlan) -> list[Path]:
+        return [self._score_file(concept, method) for method in concept.settings]
+
+    def _score_file(self, concept: ConceptPlan, method: str) -> Path:
+        return self.folder / SCORES / self._name(concept) / f"{method}.json"
+
+    def _name(self, concept: ConceptPlan) -> str:
+        return f"{concept.name}-{key_of(self.plan.key(concept), self.model)[:10]}"
+
+    def _reference(self, concept: ConceptPlan) -> Square:
+        """The training square and its mask, at the pictures' size; kept for the report."""
+        size = (concept.any_settings.data.resolution,) * 2
+        _, square = find_subject(concept.any_settings, lambda line: None)
+        assert square.mask is not None
+        square = replace(square, image=_resized(square.image, size), mask=_resized(square.mask, size))
+        path = self.folder / REFERENCES / f"{concept.name}.png"
+        write_atomically(path, lambda target: square.image.save(target, "PNG"))
+        return square
+
+    def _score(
+        self, concept: ConceptPlan, method: str, keys: list[str], images: list[Image.Image], square: Square
+    ) -> None:
+        asked = concept.asked()
+        targets = [[[t.question, dict(t.label)] for t in p.targets] for p in concept.prompts]
+        key = key_of("scores", keys, targets, protocols.to_values(self.plan.protocol))
+        path = self._score_file(concept, method)
+        if path.is_file() and json.loads(path.read_text())["key"] == key:
+            return
+        assert square.mask is not None
+        prompts = [concept.prompts[number] for number, _ in asked]
+        with self.studio.clock.running("score"):
+            scores = self.scorer.score(images, prompts, concept.class_word, square.image, mask_array(square.mask))
+        samples = [
+            asdict(Sample(method, concept.name, number, picture.seed, keys[i], *scores[i]))
+            for i, (number, picture) in enumerate(asked)
+        ]
+        write_text(path, json.dumps({"key": key, "samples": samples}) + "\n")
+
+    def _heats(self, concept: ConceptPlan, method: str, artifact: Artifact) -> None:
+        """Where the concept and its class word act, in the first picture of the first prompts."""
+        settings, studio = concept.settings[method], self.studio
+        firsts = {number: picture for number, picture in reversed(concept.asked()) if number < HEAT_PROMPTS}
+        stem = f"{HEATS}/{concept.name}-{method}"
+        record = self.folder / f"{stem}.json"
+        key = key_of("heats", studio.keys(settings, artifact, list(firsts.values())))
+        if record.is_file() and json.loads(record.read_text())["key"] == key:
+            return
+        rows = []
+        with studio.clock.running("attention"):
+            found = studio.attention(settings, artifact, list(firsts.values()))
+        for number, (image, maps) in zip(firsts, found, strict=True):
+            shown = _resized(image, (max(SHOWN_SIDE, image.width),) * 2)
+            files = {"": f"{stem}-{number}.png"} | {w: f"{stem}-{number}-{i}.png" for i, w in enumerate(maps)}
+            for word, file in files.items():
+                picture = heat_picture(shown, maps[word]) if word else shown
+                write_atomically(self.folder / file, lambda target, p=picture: p.save(target, "PNG"))  # type: ignore[misc]
+            row = {"concept": concept.name, "method": method, "prompt": number, "picture": files.pop(""), "maps": files}
+            rows.append(row)
+        write_text(record, json.dumps({"key": key, "rows": rows}) + "\n")
+
+    # what comes of it
+
+    def results(self, facts: dict[str, Any]) -> Results:
+        """Everything that is measured so far, in the order of methods and concepts."""
+        samples, heats = [], []
+        for method in self.plan.methods.methods:
+            for concept in self.plan.concepts:
+                path = self._score_file(concept, method.name)
+                if path.is_file():
+                    samples += [Sample(**row) for row in json.loads(path.read_text())["samples"]]
+                record = self.folder / HEATS / f"{concept.name}-{method.name}.json"
+                if record.is_file():
+                    heats += json.loads(record.read_text())["rows"]
+        base = self.plan.concepts[0]
+        return Results(
+            title=self.plan.methods.title,
+            facts=self.plan.facts() | facts,
+            methods=[
+                {"name": m.name, "label": m.label, "group": m.group, "note": m.note, "paper": dict(m.paper),
+                 "settings": _changes(m.name, base)}
+                for m in self.plan.methods.methods
+            ],
+            claims=[dict(claim) for claim in self.plan.methods.claims],
+            concepts=[
+                {"name": c.name, "class_word": c.class_word, "picture": f"{REFERENCES}/{c.name}.png",
+                 "prompts": [{"text": p.text, "questions": [t.question for t in p.targets]} for p in c.prompts]}
+                for c in self.plan.concepts
+            ],
+            samples=samples,
+            heats=heats,
+        )  # fmt: skip
+
+    def clear(self) -> None:
+        """Drop what is only needed while working."""
+        for name in self.names:
+            shutil.rmtree(self.folder / HIDDEN / name, ignore_errors=True)
+
+
+def _changes(method: str, concept: ConceptPlan) -> dict[str, Any]:
+    """All settings of training of a method, on one concept: what a reader needs to train the same."""
+    from singleinsert.training.run import flatten
+
+    values = flatten(concept.settings[method])
+    kept = ("concept", "adapter", "stage1", "stage2")
+    return {key: value for key, value in values.items() if key.split(".")[0] in kept}
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.LANCZOS)
