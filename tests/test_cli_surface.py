@@ -159,6 +159,16 @@ def test_help_loads_nothing_heavy(script):
     assert "loaded: []" in done.stdout and "--seed" in done.stdout
 
 
+def test_a_wrong_preset_is_told_before_anything_heavy_is_loaded():
+    code = (
+        "import runpy, sys\nsys.argv = ['train_singleinsert.py', '--preset', 'fase', '--image', 'x.png']\n"
+        "try:\n    runpy.run_path('train_singleinsert.py', run_name='__main__')\nexcept SystemExit as leaving:\n"
+        "    print(leaving.code, [m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2 []" and "did you mean face" in done.stderr and done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("script", ["train_singleinsert.py", "infer_singleinsert.py"])
 def test_a_script_states_its_commands_first(script):
     head = "".join((ROOT / script).read_text(encoding="utf-8").splitlines(keepends=True)[:15])
