@@ -7,6 +7,7 @@ import io
 import json
 import random
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
@@ -322,3 +323,63 @@ def test_the_testbeds_judge_reads_drawn_pictures():
 def test_the_testbeds_judge_refuses_what_the_world_does_not_have(label, said):
     with pytest.raises(InputError, match=said):
         load_judge("python:testbed.esr:judge")([noise(0, 64)], [[Target("?", label)]])
+
+
+# --- the page, in a browser -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def browser(tmp_path):
+    """A headless chromium that saves what it downloads into tmp_path / "saved"."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and chromedriver, "apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=900,1000"):
+        options.add_argument(flag)
+    (tmp_path / "saved").mkdir()
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "saved")})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.browser
+def test_a_person_answers_the_page(browser, tmp_path):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    folder = tmp_path / "page"
+    judge, pictures, targets = PageJudge(folder), [noise(k, 64) for k in range(3)], [[HAT, RED], [HAT], [RED]]
+    with pytest.raises(WaitingForPeople):
+        judge(pictures, targets)
+    browser.get((folder / "page.html").as_uri())
+    shown = items_of(folder)
+    body = browser.find_element(By.TAG_NAME, "body")
+    given = {}
+    for number, item in enumerate(shown):
+        assert browser.find_element(By.ID, "question").text == item["question"]
+        assert browser.find_element(By.ID, "picture").get_property("naturalWidth") == 64
+        given[item["id"]] = number % 2 == 0
+        if number < 2:
+            body.send_keys("y" if number % 2 == 0 else "n")
+        else:
+            browser.find_element(By.ID, "yes" if number % 2 == 0 else "no").click()
+    body.send_keys("\ue012")  # the arrow key, back to the one before
+    body.send_keys("n")  # and another answer to it: the third is a no now
+    given[shown[2]["id"]] = False
+    browser.refresh()  # answers survive
+    assert "4 answered" in browser.find_element(By.ID, "count").text
+    browser.save_screenshot(str(tmp_path / "page.png"))
+    browser.find_element(By.ID, "save").click()
+    WebDriverWait(browser, 60).until(lambda _: list((tmp_path / "saved").glob("answers-*.json")))
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+    for file in (tmp_path / "saved").glob("answers-*.json"):
+        file.rename(folder / file.name)
+    assert judge.answers() == given
+    found = judge(pictures, targets)
+    assert [len(each) for each in found] == [2, 1, 1] and sum(sum(each) for each in found) == sum(given.values())
