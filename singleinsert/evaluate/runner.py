@@ -92,12 +92,17 @@ class Runner:
             self.queue.finish(claim, DONE)
 
     def _concept(self, concept: ConceptPlan, work: Path) -> None:
-        """All methods on one concept; what is trained for several of them is kept until all are done."""
+        """All methods on one concept; what is trained for several of them is kept until all are done.
+
+        Raises:
+            SingleInsertError: the last failure to score, such as a judge that waits for people; all else is done then.
+        """
         studio, rows = self.studio, list(concept.settings)
         studio.work = work
         square = self._reference(concept)
         digest = studio.digest(concept.any_settings)
         stages = Counter(first_stage_key(settings, digest) for settings in concept.settings.values())
+        waiting: SingleInsertError | None = None
         heats = [c.name for c in self.plan.concepts[: self.plan.protocol.attention]]
         for i in studio.in_order([concept.settings[name] for name in rows]):
             settings = concept.settings[rows[i]]
@@ -105,11 +110,16 @@ class Runner:
             artifact = studio.concept(settings, stages[first_stage_key(settings, digest)] > 1)
             pictures = [picture for _, picture in concept.asked()]
             images = studio.draw(settings, artifact, pictures)
-            self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, square)
+            try:
+                self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, square)
+            except SingleInsertError as problem:
+                waiting = problem
             if concept.name in heats:
                 self._heats(concept, rows[i], artifact)
             self._report_unit(concept, rows[i], before)
         studio.forget_stages()
+        if waiting is not None:
+            raise waiting
 
     def _report_unit(self, concept: ConceptPlan, method: str, before: dict[str, float]) -> None:
         self._units += 1

@@ -1,0 +1,112 @@
+"""The report: what the page and its pictures say; and the page itself, in a headless browser.
+
+The browser test needs selenium, chromium and chromedriver, see tests/test_mask_editor.py.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+from evaluations import made_up
+from PIL import Image
+
+from singleinsert.evaluation.report import Figure, write_report
+from singleinsert.evaluation.report.plots import scatter
+from singleinsert.evaluation.table import summarise
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    results, load = made_up(folder)
+    return write_report(results, folder, load), results
+
+
+def test_the_page_needs_nothing_else(report):
+    page, results = report
+    text = page.read_text(encoding="utf-8")
+    assert not re.search(r"""(src|href)=["'](?!data:)""", text) and "url(http" not in text and "@@" not in text
+    assert text.count("</script>") == 2  # the data and the script: a label with it in has not ended them
+    assert "{concept} in the &lt;snow&gt; &amp; ice" in text
+    for column in results.columns:
+        assert column in text
+    assert "ours obeys" in text and "holds" in text and "paper 0.900" in text
+    files = {path.name for path in page.parent.glob("*.png")}
+    assert files == {"table.png", "scatter.png", "samples-anna.png", "samples-rex.png", "attention-anna.png"}
+    assert (page.parent.parent / "summary.csv").read_text().startswith("method,label,column,mean,low,high")
+
+
+def test_the_sample_sheet_shows_each_picture_in_its_place(report):
+    from singleinsert.evaluation.report.sheets import GAP, LABEL, MARGIN, TILE
+
+    page, _ = report
+    _, load = made_up(page.parent.parent)
+    with Image.open(page.parent / "samples-anna.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+    first = MARGIN + LABEL + TILE // 2
+    top = MARGIN + TILE + GAP + TILE // 2
+    for row, method in enumerate(("plain", "ours")):
+        for column in range(2):
+            wanted = load(f"{method}-anna-{column}-7").getpixel((0, 0))
+            assert tuple(pixels[top + row * (TILE + GAP), first + column * (TILE + GAP)]) == wanted
+
+
+def test_the_front_and_the_dots_of_the_scatter(tmp_path):
+    results, _ = made_up(tmp_path)
+    figure = scatter(results, summarise(results))
+    assert figure is not None
+    svg = figure.svg()
+    assert svg.count("<circle") == 4 and "stroke-dasharray" in svg  # two dots, two in the legend
+    assert "plain &lt;/script&gt;" in svg
+    assert scatter(results, summarise(results), x="DIV") is None
+
+
+def test_svg_and_png_are_the_same_drawing():
+    figure = Figure(100, 60)
+    figure.line((10, 10), (90, 10), color="#ff0000", width=4)
+    figure.dot((50, 40), "#0000ff", radius=8, title="a & b")
+    figure.line((10, 50), (90, 50), color="#00ff00", width=2, dashed=True)
+    pixels = np.asarray(figure.png(2))
+    assert tuple(pixels[20, 100]) == (255, 0, 0) and tuple(pixels[80, 100]) == (0, 0, 255)
+    green = (pixels[100, 20:180] == (0, 255, 0)).all(-1)
+    assert 0.3 < green.mean() < 0.8  # dashes
+    assert "<title>a &amp; b</title>" in figure.svg() and 'cx="50.0"' in figure.svg()
+
+
+@pytest.mark.browser
+def test_in_a_browser(report):
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    assert chromium and chromedriver, "apt-get install chromium chromium-driver"
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,1200"):
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
+    try:
+        page, _ = report
+        driver.get(page.as_uri())
+        wait = WebDriverWait(driver, 60)
+        tiles = wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "#grid .tile"))
+        assert len(tiles) == 4  # two methods, two prompts
+        tiles[3].click()
+        shown = wait.until(lambda d: d.find_element(By.ID, "shown")).text
+        assert "a sketch of {concept}" in shown and "SingleInsert" in shown and "seed 7" in shown
+        assert "Is it a sketch? yes" in shown and "no" in shown and "0.410" in shown  # 0.3 + 0.1 + 0.01
+        driver.find_element(By.CSS_SELECTOR, "dialog form button").click()
+        Select(driver.find_element(By.ID, "concept")).select_by_visible_text("rex")
+        Select(driver.find_element(By.ID, "seed")).select_by_visible_text("seed 8")
+        driver.find_elements(By.CSS_SELECTOR, "#grid .tile")[0].click()
+        shown = driver.find_element(By.ID, "shown").text
+        assert "rex (dog)" in shown and "seed 8" in shown and "plain </script>" in shown
+        assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+    finally:
+        driver.quit()
