@@ -52,7 +52,7 @@ def measure_clip(clip: backbones.TextImageEncoder) -> dict[str, Any]:
     for start in range(0, len(scenes), AMONG):
         group = scenes[start : start + AMONG]
         drawn, said = [draw(scene) for scene in group], [captions(scene) for scene in group]
-        for which, column in (("whole", 0), ("foreground", -2), ("background", -1)):
+        for which, column in (("whole", 0), ("foreground", -3), ("background", -2)):
             texts = [each[column] for each in said]
             cosine = clip.images([region(d, which) for d in drawn]) @ clip.texts([text for text, _ in texts]).T
             meaning = torch.tensor([what for _, what in texts])

@@ -41,8 +41,10 @@ ROOT = Path(__file__).resolve().parent.parent
 OUT = ASSETS / "mini-eval"
 INSTANCES, SCENES, PAIRS = 6000, 4, 2000
 CAPTIONS = 3
-WHOLE, FOREGROUND, BACKGROUND = range(3)
-REGION_ODDS = (0.55, 0.3, 0.15)
+WHOLE, FOREGROUND, BACKGROUND, NOISE = range(4)
+REGION_ODDS = (0.52, 0.3, 0.15, 0.03)
+"""What is left of a training picture. Noise is there so that it lies far from every picture, not just anywhere."""
+
 CLIP_BATCH, VIT_INSTANCES, VIT_SCENES, NET_BATCH = 128, 40, 3, 64
 STEPS = {"lpips": 600, "vit": 1300, "clip": 1600}
 SIZES = [len(values) for values in HEADS.values()]
@@ -56,7 +58,7 @@ class World:
     Attributes:
         images: uint8 (n, 64, 64, 3). masks: bool (n, 64, 64), the subjects.
         labels: int64 (n, heads), -1 where a label does not show. owner: int64 (n,), -1 for pictures of two.
-        ids: int64 (n, CAPTIONS + 2, 48), token ids of captions: whole ones, of the subject alone, of the background.
+        ids: int64 (n, CAPTIONS + 3, 48), token ids of captions: whole, of subject, of background, of nothing.
         said: int64, the same first two axes, what each of them says.
     """
 
@@ -79,7 +81,7 @@ def draw_chunk(jobs: Sequence[Job]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def captions(scene: Scene) -> list[tuple[str, list[int]]]:
-    """(text, what it says) of `CAPTIONS` captions of the scene, one of its subject alone, one of its background."""
+    """(text, what it says) of `CAPTIONS` captions of the scene, of its subject alone, of its background, of nothing."""
     out: list[tuple[str, list[int]]] = []
     seed = 0
     while len(out) < CAPTIONS:
@@ -93,10 +95,10 @@ def captions(scene: Scene) -> list[tuple[str, list[int]]]:
     only = {key: value for key, value in said.items() if key != (0, "background")}
     if not alone:
         alone = " and ".join(subject_phrase(i, e, [], []) for i, e in zip(scene.instances, scene.edits, strict=True))
-    words = f"{STYLE_WORDS[scene.style][-1]} " if scene.style != "photo" else ""
+    words = f"{STYLE_WORDS[scene.style][-1].removesuffix(' of')} " if scene.style != "photo" else ""
     empty = {(0, "background"): scene.background} | ({(0, "style"): scene.style} if words else {})
     behind = f"{words}{BACKGROUND_WORDS[scene.background][0]}"
-    return [*out, (alone, said_labels(only)), (behind, said_labels(empty))]
+    return [*out, (alone, said_labels(only)), (behind, said_labels(empty)), ("", said_labels({}))]
 
 
 def world(cache: Path, workers: int) -> World:
@@ -121,7 +123,7 @@ def world(cache: Path, workers: int) -> World:
         owner = [k // SCENES if job[0] is not None else -1 for k, job in enumerate(jobs)]
         part = file.with_suffix(".part.npz")
         np.savez(part, images=images, masks=masks, owner=owner, labels=np.asarray(labels, np.int8),
-                 ids=ids.reshape(len(jobs), CAPTIONS + 2, -1), said=np.asarray(said, np.int8))  # fmt: skip
+                 ids=ids.reshape(len(jobs), CAPTIONS + 3, -1), said=np.asarray(said, np.int8))  # fmt: skip
         part.rename(file)
     return World(**dict(np.load(file)))
 
@@ -132,13 +134,19 @@ def masked(data: World, rows: np.ndarray, regions: np.ndarray, generator: torch.
     masks = torch.from_numpy(data.masks[rows])
     region = torch.from_numpy(regions)[:, None, None]
     away = ((region == FOREGROUND) & ~masks) | ((region == BACKGROUND) & masks)
-    return torch.where(away[:, None], torch.tensor(FILL / 127.5 - 1), images)
+    images = torch.where(away[:, None], torch.tensor(FILL / 127.5 - 1), images)
+    for row in np.flatnonzero(regions == NOISE):
+        side = (64, 32, 16)[int(torch.randint(3, (), generator=generator))]
+        static = 2 * torch.rand(1, 3, side, side, generator=generator) - 1
+        images[row] = F.interpolate(static, (64, 64), mode="nearest")[0]
+    return images
 
 
 def shown_labels(data: World, rows: np.ndarray, regions: np.ndarray) -> np.ndarray:
     """(b, heads): what each region shows, -1 for the rest."""
     out = data.labels[rows].astype(np.int64)
     out[np.ix_(regions == FOREGROUND, BACKGROUND_HEADS[:1])] = -1
+    out[regions == NOISE] = -1
     rest = [k for k in range(len(HEADS)) if k not in BACKGROUND_HEADS]
     out[np.ix_(regions == BACKGROUND, rest)] = -1
     return out
@@ -185,7 +193,7 @@ def train_clip(data: World, runs: Path, steps: int) -> CLIPModel:
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng, generator = np.random.default_rng([step, 41]), torch.Generator().manual_seed(step)
         rows = rng.integers(0, len(data.images), CLIP_BATCH)
-        regions = rng.choice(3, CLIP_BATCH, p=REGION_ODDS)
+        regions = rng.choice(4, CLIP_BATCH, p=REGION_ODDS)
         which = np.where(regions == WHOLE, rng.integers(0, CAPTIONS, CLIP_BATCH), CAPTIONS - 1 + regions)
         ids = torch.from_numpy(data.ids[rows, which].astype(np.int64)).to(dev)
         said = torch.from_numpy(data.said[rows, which].astype(np.int64)).to(dev)
@@ -240,8 +248,9 @@ def train_vit(data: World, runs: Path, steps: int) -> ViTModel:
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng, generator = np.random.default_rng([step, 42]), torch.Generator().manual_seed(step)
         rows = vit_rows(rng, by_class)
-        regions = rng.choice(3, len(rows), p=REGION_ODDS)
+        regions = rng.choice(4, len(rows), p=REGION_ODDS)
         owner = np.where(regions == BACKGROUND, INSTANCES + background[rows] @ np.array([3, 1]), data.owner[rows])
+        owner[regions == NOISE] = -1  # no picture of two is in these rows
         x = masked(data, rows, regions, generator).to(dev, torch.bfloat16)
         z = model(pixel_values=x).last_hidden_state[:, 0]
         labels = torch.from_numpy(shown_labels(data, rows, regions)).to(dev)

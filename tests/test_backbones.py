@@ -113,7 +113,7 @@ def test_lpips_is_torchmetrics_own(network, monkeypatch):
     ours = lpips.Lpips(network)
     weights = lpips._read(lpips.ASSETS / "lpips" / f"{network}.safetensors")
     lpips._fill(ours, {**{k: v for k, v in ours.state_dict().items() if k.startswith("features.")},
-                       **{f"linear.{k}": v for k, v in weights.items()}})  # fmt: skip
+                       **{f"linear.{k}": v for k, v in weights.items()}}, lpips.ASSETS)  # fmt: skip
     monkeypatch.setattr(reference, "_get_tv_model_features", lambda *_: ours.features)
     theirs = reference._LPIPS(net=network, pretrained=True, pnet_rand=True)
     a, b = ([noise(k + shift, (64, 64)) for k in range(2)] for shift in (0, 7))

@@ -157,14 +157,15 @@ def pixels(picture: Image.Image) -> Tensor:
 
 
 def load(name: str, device: torch.device | str = "cpu") -> LpipsDistance:
-    """"mini", "alex", "vgg", or a folder with torchvision's file of AlexNet or VGG16.
+    """ "mini", "alex", "vgg", or a folder with torchvision's file of AlexNet or VGG16, or with a network like mini's.
 
     Raises:
         ModelError: one line that says which file is needed and where.
     """
-    if name == "mini":
+    mini = MINI if name == "mini" else Path(name)
+    if name == "mini" or (mini / WEIGHTS).is_file():
         model = Lpips("mini")
-        _fill(model, _read(MINI / WEIGHTS))
+        _fill(model, _read(mini / WEIGHTS), mini)
         return LpipsDistance(model.to(device))
     network, file = _trunk_file(name)
     model = Lpips(network)
@@ -205,7 +206,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise ModelError(f"{file} cannot be loaded as plain weights: {str(problem).splitlines()[0]}") from problem
 
 
-def _fill(model: Lpips, weights: dict[str, Tensor], file: Path = MINI) -> None:
+def _fill(model: Lpips, weights: dict[str, Tensor], file: Path) -> None:
     try:
         model.load_state_dict({k: v.float() for k, v in weights.items()})
     except RuntimeError as problem:
