@@ -66,7 +66,8 @@ def arguments(
     return [
         "run", "--methods", str(folder / "three.toml"), "--preset", "mini", "--concepts", str(jobs),
         "--prompts", str(folder / "prompts.toml"), "--seeds", "2", "--batch_size", "3", "--attention", "1",
-        "--masks", "none", "--clip", "none", "--dino", "none", "--lpips", "none", "--judge", "python:evaluations:bright",
+        "--masks", "none", "--clip", "none", "--dino", "none", "--lpips", "none", "--judge",
+        "python:evaluations:bright",
         "--output_dir", str(folder / out), "--cache", str(folder / "cache"), *more,
     ]  # fmt: skip
 

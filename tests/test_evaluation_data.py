@@ -181,3 +181,19 @@ def test_protocols():
     assert load_protocol("mini", seeds=2, clip=None).seeds == 2
     with pytest.raises(ConfigError, match="seeds is 0, but must be at least 1"):
         load_protocol("mini", seeds=0)
+
+
+def test_the_testbeds_instances_are_a_list_of_concepts(tmp_path):
+    """At least 20 of at least 4 classes, each with its exact mask, every one with ten prompts; the same each time."""
+    from singleinsert.batch.jobs import read_jobs
+    from testbed.instances import write_folder
+
+    path = write_folder(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    write_folder(tmp_path)
+    assert before == {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    jobs, problems = read_jobs(path, tmp_path / "out", preset="mini")
+    assert not problems and len(jobs) >= 20 and len({job.settings.data.class_word for job in jobs}) >= 4
+    for job in jobs:
+        assert job.preset == "mini" and (tmp_path / f"{job.name}_mask.png").is_file() and job.settings.data.mask
+        assert len(prompts_for("mini", job.settings.data.class_word)) == 10

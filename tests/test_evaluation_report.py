@@ -110,3 +110,34 @@ def test_in_a_browser(report):
         assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
     finally:
         driver.quit()
+
+
+def test_the_docs_are_filled_by_a_command(tmp_path, monkeypatch, capsys):
+    from testbed import evaluation_docs
+
+    results, load = made_up(tmp_path)
+    facts = {"methods": "table2", "protocol": {"seeds": 2}, "model_digest": "0123456789abcdef",
+             "sampling": {"steps": 25, "guidance_scale": 4.0}}  # fmt: skip
+    results.facts.update(facts)
+    results.save(tmp_path)
+    write_report(results, tmp_path, load)
+    docs = tmp_path / "ablation.md"
+    docs.write_text("# Title\n<!-- table2 -->\nNot measured yet.\n<!-- /table2 -->\nend\n")
+    monkeypatch.setattr(evaluation_docs, "DOCS", docs)
+    monkeypatch.setattr(evaluation_docs, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr("sys.argv", ["evaluation_docs", str(tmp_path)])
+    assert evaluation_docs.main() == 0
+    text = docs.read_text()
+    assert "Not measured" not in text and text.startswith("# Title") and text.endswith("end\n")
+    assert "2 concepts (1 face, 1 dog), 2 prompts, 2 pictures of each, 25 DDIM steps, guidance 4" in text
+    assert "| Ours: SingleInsert |" in text and "| ours obeys | ESR" in text and "| holds |" in text
+    images = {path.name for path in (tmp_path / "images").iterdir()}
+    assert images == {"ablation-table2-scatter.png", "ablation-table2-samples.png", "ablation-table2-attention.png"}
+
+
+def test_every_block_of_the_docs_is_a_set_of_methods():
+    from singleinsert.evaluation.methods import set_names
+    from testbed.evaluation_docs import DOCS
+
+    text = DOCS.read_text(encoding="utf-8")
+    assert sorted(re.findall(r"<!-- ([\w-]+) -->", text)) == set_names()

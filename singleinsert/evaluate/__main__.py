@@ -3,7 +3,7 @@
     python -m singleinsert.evaluate ablation --preset mini                    Table 2, on a machine without a GPU
     python -m singleinsert.evaluate run --methods table1 --preset mini        another set of methods, or a .toml file
     python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL   real models
-    python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL  real models
+    accelerate launch -m singleinsert.evaluate ablation --preset mini         processes take concepts from one queue
     python -m singleinsert.evaluate report output/evaluation/table2           the report again, from the results
 A few minutes of it, to see how it looks:
     python -m singleinsert.evaluate ablation --preset mini --concept_limit 2 --prompt_limit 3 --seeds 2

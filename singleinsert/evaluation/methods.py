@@ -1,23 +1,25 @@
 """Methods to compare, as data: each is what it changes in a preset's settings. Sets of them are TOML files.
 
-title = "..."
+    title = "..."
 
-[[method]]
-name = "stage1-baseline"           # of files
-label = "baseline"                 # of rows in tables, under a group's heading
-group = "Stage I"
-note = "..."                       # a line for the reader; may be left out
-settings.stage1.objective = "full_image"
-preset.mini.stage1.steps = 100     # more, where the preset is mini
-not_with = ["mini"]                # presets with which this method cannot be had
-paper = { ESR = 0.19 }             # published values, by column
+    [[method]]
+    name = "stage1-baseline"           # of files
+    label = "baseline"                 # of rows in tables, under a group's heading
+    group = "Stage I"
+    note = "..."                       # a line for the reader; may be left out
+    settings.stage1.objective = "full_image"
+    preset.mini.stage1.steps = 100     # more, where the preset is mini
+    not_with = ["mini"]                # presets with which this method cannot be had
+    paper = { ESR = 0.19 }             # published values, by column
 
-[[claim]]                          # what is said of the rows, to be checked against what is found
-says = "..."
-column = "ESR"
-of = "stage1-fg-bg"
-against = "stage1-fg"
-direction = "up"                   # or "down"
+    [[claim]]
+    says = "..."
+    column = "ESR"
+    of = "stage1-fg-bg"
+    against = "stage1-fg"
+    direction = "up"                   # or "down"
+
+A claim is what is said of two rows, to be checked against what is found.
 """
 
 from __future__ import annotations

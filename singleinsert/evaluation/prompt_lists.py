@@ -1,14 +1,17 @@
 """Prompts that ask to keep a concept and to change something, with what each asks for; as TOML.
 
-title = "..."
-classes = ["face", "man"]          # class words that the list is for; left out: any
+    title = "..."
+    classes = ["face", "man"]          # class words that the list is for; left out: any
 
-[[prompt]]
-text = "{concept} with teal hair, in front of a pink wall"
-classes = ["face"]                 # where a list holds prompts of several classes
-[[prompt.target]]
-question = "Does the person have teal hair?"
-label = { hair_color = "teal" }    # for a judge that reads attributes; may be left out
+    [[prompt]]
+    text = "{concept} with teal hair, in front of a pink wall"
+    classes = ["face"]                 # where a list holds prompts of several classes
+    target = [
+        { question = "Does the person have teal hair?", label = { hair_color = "teal" } },
+        { question = "Is there a pink wall behind the person?" },
+    ]
+
+Labels are for judges that read attributes, and may be left out.
 """
 
 from __future__ import annotations
