@@ -121,7 +121,9 @@ def write_results(runner: Any, folder: Path, seconds: float, processes: int, say
         "last_run": {
             "seconds": round(seconds, 1),
             "of_this_process": {
-                **{kind: round(value, 1) for kind, value in studio.seconds.items()}, **dict(studio.counts),
+                "wall_seconds": {kind: round(value, 1) for kind, value in studio.clock.wall.items()},
+                "processor_seconds": {kind: round(value, 1) for kind, value in studio.clock.processor.items()},
+                "counts": dict(studio.counts),
             },
         },
     }  # fmt: skip

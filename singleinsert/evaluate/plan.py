@@ -76,7 +76,7 @@ class Plan:
         """Of everything that is asked of one concept, for the queue: what was done under another plan is not done."""
         asked = [[p.text, [[t.question, dict(t.label)] for t in p.targets]] for p in concept.prompts]
         settings = {name: flatten(settings) for name, settings in concept.settings.items()}
-        return key_of("plan", asked, concept.seeds, settings, protocols.to_values(self.protocol))[:10]
+        return key_of("plan", asked, concept.seeds, settings, protocols.measures(self.protocol))[:10]
 
     def facts(self) -> dict[str, Any]:
         """What a reader needs to do the same again."""

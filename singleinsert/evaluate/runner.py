@@ -53,7 +53,11 @@ class Runner:
         self.model = self.studio.digest(plan.concepts[0].any_settings)  # other weights, other results
         self.names = {self._name(concept): concept for concept in plan.concepts}
         self.queue = Queue(folder / HIDDEN / "state", self.names)
-        self.queue.missing = {name for name, c in self.names.items() if not all(p.is_file() for p in self._files(c))}
+        self.queue.missing = {
+            name
+            for name, c in self.names.items()
+            if not all(p.is_file() for p in (*self._files(c), *self._heat_files(c)))
+        }
         self.scorer = make_scorer(plan.protocol, str(self.studio.model(plan.concepts[0].any_settings).device))
         self._began, self._units = time.perf_counter(), 0
 
@@ -103,7 +107,6 @@ class Runner:
         digest = studio.digest(concept.any_settings)
         stages = Counter(first_stage_key(settings, digest) for settings in concept.settings.values())
         waiting: SingleInsertError | None = None
-        heats = [c.name for c in self.plan.concepts[: self.plan.protocol.attention]]
         for i in studio.in_order([concept.settings[name] for name in rows]):
             settings = concept.settings[rows[i]]
             before = dict(studio.clock.wall)
@@ -114,7 +117,7 @@ class Runner:
                 self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, square)
             except SingleInsertError as problem:
                 waiting = problem
-            if concept.name in heats:
+            if self._heat_files(concept):
                 self._heats(concept, rows[i], artifact)
             self._report_unit(concept, rows[i], before)
         studio.forget_stages()
@@ -134,6 +137,14 @@ class Runner:
 
     def _files(self, concept: ConceptPlan) -> list[Path]:
         return [self._score_file(concept, method) for method in concept.settings]
+
+    def _heat_files(self, concept: ConceptPlan) -> list[Path]:
+        """Records of its attention maps; [] where none are wanted."""
+        wanted = concept in self.plan.concepts[: self.plan.protocol.attention]
+        return [self._heat_file(concept, method) for method in concept.settings] if wanted else []
+
+    def _heat_file(self, concept: ConceptPlan, method: str) -> Path:
+        return self.folder / HEATS / f"{self._name(concept)}-{method}.json"
 
     def _score_file(self, concept: ConceptPlan, method: str) -> Path:
         return self.folder / SCORES / self._name(concept) / f"{method}.json"
@@ -156,7 +167,7 @@ class Runner:
     ) -> None:
         asked = concept.asked()
         targets = [[[t.question, dict(t.label)] for t in p.targets] for p in concept.prompts]
-        key = key_of("scores", keys, targets, protocols.to_values(self.plan.protocol))
+        key = key_of("scores", keys, targets, protocols.measures(self.plan.protocol))
         path = self._score_file(concept, method)
         if path.is_file() and json.loads(path.read_text())["key"] == key:
             return
@@ -174,8 +185,8 @@ class Runner:
         """Where the concept and its class word act, in the first picture of the first prompts."""
         settings, studio = concept.settings[method], self.studio
         firsts = {number: picture for number, picture in reversed(concept.asked()) if number < HEAT_PROMPTS}
-        stem = f"{HEATS}/{concept.name}-{method}"
-        record = self.folder / f"{stem}.json"
+        record = self._heat_file(concept, method)
+        stem = f"{HEATS}/{record.stem}"
         key = key_of("heats", studio.keys(settings, artifact, list(firsts.values())))
         if record.is_file() and json.loads(record.read_text())["key"] == key:
             return
@@ -202,8 +213,8 @@ class Runner:
                 path = self._score_file(concept, method.name)
                 if path.is_file():
                     samples += [Sample(**row) for row in json.loads(path.read_text())["samples"]]
-                record = self.folder / HEATS / f"{concept.name}-{method.name}.json"
-                if record.is_file():
+                record = self._heat_file(concept, method.name)
+                if record in self._heat_files(concept) and record.is_file():
                     heats += json.loads(record.read_text())["rows"]
         base = self.plan.concepts[0]
         return Results(

@@ -62,5 +62,10 @@ def load_protocol(preset: str, **given: Any) -> Protocol:
     return protocol
 
 
+def measures(protocol: Protocol) -> dict[str, str]:
+    """What the scores of given pictures hang on."""
+    return {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
+
+
 def to_values(protocol: Protocol) -> dict[str, Any]:
     return dataclasses.asdict(protocol)
