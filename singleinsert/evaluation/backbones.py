@@ -169,9 +169,11 @@ def load_dino(name: str, device: torch.device | str = "cpu") -> ImageEncoder:
     try:
         if config["model_type"] == "vit":
             # the pooler of ViTModel is not in DINO's files and would be made up at random
-            model = ViTModel.from_pretrained(source, add_pooling_layer=False, dtype=torch.float32)
+            model: Any = ViTModel.from_pretrained(
+                source, add_pooling_layer=False, use_safetensors=True, dtype=torch.float32
+            )
         else:
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            model = AutoModel.from_pretrained(source, use_safetensors=True, dtype=torch.float32)
         prepare = Preparation(_preprocessor(source), config.get("image_size", 224), IMAGENET_STATISTICS)
     except Exception as problem:  # transformers, the hub, json: each has errors of its own
         raise _cannot(name, FILES, problem) from problem
