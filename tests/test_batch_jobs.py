@@ -8,6 +8,7 @@ from runs import draw_subject
 
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.jobs import read_jobs
+from singleinsert.batch.worker import Worker
 from singleinsert.errors import ConfigError, InputError
 
 
@@ -63,10 +64,47 @@ def test_a_table_has_the_same_keys_and_empty_cells_say_nothing(tmp_path):
     assert (b.settings.run.seed, b.settings.stage1.steps, b.settings.data.class_word) == (0, 12, "black cat")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xef\xbb\xbfimage;class_word;seed\r\n\r\na.png;face;1\r\n;;\r\nb.png;black cat;\r\n\r\n",
+        b"\n\nimage\tclass_word\tseed\na.png\tface\t1\n\nb.png\tblack cat\n",
+        b"sep=;\r\nimage;class_word;seed;\r\na.png;face;1;;\r\n\r\nb.png;black cat;;;\r\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(tmp_path, text):
+    """A byte order mark, blank lines, rows of empty cells, tabs, Excel's sep=, separators without end."""
+    source = tmp_path / "jobs.csv"
+    source.write_bytes(text)
+    (a, b), problems = read_jobs(source, tmp_path / "out")
+    assert not problems and (a.settings.run.seed, b.settings.run.seed) == (1, 0)
+    assert (a.settings.data.class_word, b.settings.data.class_word) == ("face", "black cat")
+    source.write_bytes(text.replace(b"black cat", b"black cat\xe4").replace(b"b.png", b"a.png"))
+    with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
+        read_jobs(source, tmp_path / "out")
+    source.write_bytes(text.replace(b"b.png", b"a.png"))
+    _, problems = read_jobs(source, tmp_path / "out")
+    lines = text.splitlines()
+    first, second = (next(i for i, line in enumerate(lines, 1) if name in line) for name in (b"a.png", b"b.png"))
+    assert problems == [f"{source} line {second}: its name a is that of {source} line {first}: set name"]
+
+
+def test_what_is_wrong_with_all_jobs_is_told_once(tmp_path):
+    jobs = "".join(f'[[job]]\nimage = "{name}.png"\nclass_word = "face"\n' for name in "abc")
+    source = toml(tmp_path, f"[defaults]\nstage1.step = 3\n{jobs}")
+    _, problems = read_jobs(source, tmp_path / "out")
+    assert problems == [f"{source} job 1 and 2 more: unknown key stage1.step; did you mean stage1.steps?"]
+    table = tmp_path / "jobs.csv"
+    table.write_text("image,class_wrod\na.png,face\nb.png,face\n")
+    _, problems = read_jobs(table, tmp_path / "out")
+    assert problems == [f"{table} line 2 and 1 more: unknown key class_wrod; did you mean class_word?"]
+
+
 def test_a_folder_has_classes_as_folders(tmp_path):
     for kind, name in (("face", "1"), ("black_cat", "1"), ("face", "anna")):
         draw_subject(tmp_path / "photos" / kind, name)
     (tmp_path / "photos/face/notes.txt").write_text("no picture")
+    (tmp_path / "photos/face/._anna.png").write_bytes(b"what macOS puts beside a picture")
     jobs, problems = read_jobs(tmp_path / "photos", tmp_path / "out")
     assert not problems
     assert [job.name for job in jobs] == ["black_cat_1", "face_1", "anna"]
@@ -118,11 +156,16 @@ def test_each_wrong_job_is_one_line_and_the_others_are_read(tmp_path, written, s
         ("jobs.csv", "image,class_word\na.png,face,7\n", "line 2 has more cells"),
         ("jobs.csv", "image\n", "holds no jobs"),
         ("jobs.txt", "", "no list of jobs; give a .toml or .csv file, or a folder"),
+        ("jobs.toml", None, "not found; give a .toml or .csv file, or a folder"),
+        ("output/.batch/state", "", "holds what a batch wrote, not photos"),
     ],
 )
 def test_a_source_that_is_none(tmp_path, name, text, said):
     source = tmp_path / name
-    source.write_text(text)
+    source.parent.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        source.write_text(text)
+    source = tmp_path / "output" if "output" in name else source
     with pytest.raises((InputError, ConfigError)) as problem:
         read_jobs(source, tmp_path / "out")
     assert said in str(problem.value)
@@ -161,6 +204,24 @@ def test_a_full_disk_is_told(tmp_path, tiny_sd, capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=50_000_000))
     assert dry(write_jobs(tmp_path, tiny_sd, "ab"), tmp_path / "out") == 2
     assert "50 MB free: make room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output_dir", "{file}/out"], "is a file, not a folder"),
+        (["--results", "memory://out"], "what is in memory is gone when the batch ends"),
+        (["--results", "file://{file}/out"], "cannot be read: [Errno 20] Not a directory"),
+        (["--results", "nowhere://out"], "Protocol not known: nowhere"),
+    ],
+)
+def test_places_that_cannot_take_results_are_told_before_training(tmp_path, tiny_sd, capsys, monkeypatch, words, said):
+    monkeypatch.setattr(Worker, "do", None)
+    monkeypatch.chdir(tmp_path)
+    source = write_jobs(tmp_path, tiny_sd, "ab")
+    assert main([str(source), *(word.format(file=source) for word in words)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0], lines
 
 
 def test_wrong_jobs_stop_the_batch_before_it_begins(tmp_path, tiny_sd, capsys):

@@ -3,7 +3,7 @@
 import json
 import signal
 
-from batches import ENVIRONMENT, learnt, same_to_the_bit, start, until, write_jobs
+from batches import learnt, same_to_the_bit, start, until, write_jobs
 
 from singleinsert.artifact import Artifact
 from singleinsert.batch.jobs import read_jobs

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from singleinsert.batch.launch import stand_alone
 from singleinsert.cli import FLAGS, add_flags, overrides_from_args, run_script
-from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError, SingleInsertError
 
 if TYPE_CHECKING:
     from singleinsert.batch.jobs import Job
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from singleinsert.batch.store import Store
 
 OF_ONE_JOB = ("image", "mask", "mask_index", "box", "output_name", "resume_from_checkpoint", "mask_only")
-HIDDEN = ".batch"
-"""In the batch's folder: states of the jobs, and what is being worked on."""
 
 
 class BatchFailed(SingleInsertError):
@@ -62,11 +60,13 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag} belongs to one job: write it there")
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
-    from singleinsert.batch.jobs import read_jobs
+    from singleinsert.batch.jobs import HIDDEN, read_jobs
+    from singleinsert.batch.plan import check_folder_to_write
     from singleinsert.batch.queue import Queue
     from singleinsert.batch.store import open_store
 
     folder = Path(args.output_dir or Path("output") / args.jobs.resolve().stem)
+    check_folder_to_write(folder)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     jobs, problems = read_jobs(
         args.jobs, folder, preset=args.preset or "", config_file=args.config_file, flags=flags
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
         return
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
-        raise ConfigError(f"{len(problems)} problems with what is asked, nothing was started (--dry_run looks closer)")
+        raise ConfigError(f"{_count(problems)} with what is asked, nothing was started (--dry_run looks closer)")
     work(args, jobs, queue, store, folder, prefix=f"{rank}: " if processes > 1 else "")
 
 
@@ -95,27 +95,53 @@ def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]
 
 def dry_run(jobs: list[Job], problems: list[str], queue: Queue, folder: Path, workers: int) -> None:
     """Print the plan, then every problem. ConfigError where there is one."""
+    from singleinsert.batch.jobs import a_line_each
     from singleinsert.batch.plan import check_disk, check_inputs, plan_lines
 
     states = queue.states()
     print(f"{len(jobs)} jobs into {folder}:", *plan_lines(jobs, states), sep="\n")
-    problems = problems + [line for job in jobs for line in check_inputs(job)]
-    line, enough = check_disk([job for job in jobs if states[job.name].state != "done"], workers, folder)
-    print(line)
+    problems = problems + a_line_each(problem for job in jobs for problem in check_inputs(job))
+    left = [job for job in jobs if states[job.name].state != "done"]
+    line, enough = check_disk(left, workers, folder)
+    print(line, *notes(jobs, left, folder), sep="\n")
     if not enough:
         problems.append(f"{line}: make room, or lower adapter.network_dim")
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
-        raise ConfigError(f"{len(problems)} problems; jobs without one would run")
+        raise ConfigError(f"{_count(problems)} found")
     print("no problems found")
+
+
+def _count(problems: list[str]) -> str:
+    return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
+
+
+def notes(jobs: list[Job], left: list[Job], folder: Path) -> list[str]:
+    """What a batch may begin with, but its user should know before it does; ``left`` are the jobs to be done."""
+    from singleinsert.batch.plan import of_other_lists
+    from singleinsert.models.trigger import common_word_note
+
+    found = []
+    if words := [job.name for job in left if common_word_note(job.name)]:
+        found.append(f"note: {_some(words)}: words that prompts of WebUIs could then no longer say; set name")
+    if others := of_other_lists(jobs, folder):
+        found.append(f"note: {folder} also holds {_some(others)} of another list, which index.html will not show")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, folder: Path, prefix: str) -> None:
     """Do the jobs, here or on a cluster. BatchFailed where some did not work."""
+    from singleinsert.batch.jobs import HIDDEN
     from singleinsert.batch.local import work_off
+    from singleinsert.batch.plan import check_disk
     from singleinsert.batch.progress import counts, progress_line
-    from singleinsert.batch.queue import FAILED
+    from singleinsert.batch.queue import DONE, FAILED
     from singleinsert.batch.report import Report
+    from singleinsert.batch.store import first_line
 
     def say(line: str) -> None:
         print(prefix + line, flush=True)
@@ -129,7 +155,16 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
             say(f"index.html and results.csv were not written: {problem}")
 
     common: dict[str, Any] = {"say": say, "report": write_report}
-    say(progress_line(queue.states(), 1))
+    states = queue.states()
+    left = [job for job in jobs if states[job.name].state != DONE]
+    line, enough = check_disk(left, 1, folder)
+    for text in [*notes(jobs, left, folder), *([f"warning: {line}"] if left and not enough else [])]:
+        say(text)
+    try:
+        report.write()  # a page to look at from the start; and what cannot be written is known before hours of training
+    except Exception as problem:
+        raise InputError(f"{args.results or folder} cannot be written: {first_line(problem)}") from problem
+    say(progress_line(states, 1))
     try:
         if args.ray is None:
             work_off(jobs, queue, store, hidden, wait=not args.no_wait, **common)

@@ -24,7 +24,14 @@ PATHS = ("data.image", "data.mask")
 FORBIDDEN = set('/\\:<>"|?*{}')  # as in artifact.py, which is too heavy to import for a look at a list
 MASK_END = "_mask"
 
+KINDS = "give a .toml or .csv file, or a folder of pictures"
+SEPARATORS = ",;\t"
+HIDDEN = ".batch"
+"""In a batch's folder: states of the jobs, and what is being worked on."""
+
 Values = dict[str, Any]
+Problem = tuple[str, str]
+"""(where a job was asked for, what is wrong with it)."""
 Written = tuple[str, tuple[Values, ...]]
 """Where a job stands, and what is written there and in what lies under it."""
 
@@ -68,7 +75,7 @@ def read_jobs(
         InputError, ConfigError: the source as a whole cannot be read.
     """
     jobs: list[Job] = []
-    problems: list[str] = []
+    problems: list[Problem] = []
     names: dict[str, str] = {}
     for asked in _asked(source, problems):
         try:
@@ -78,10 +85,18 @@ def read_jobs(
                 raise ConfigError(f"its name {job.name} is that of {other}: set name")
             jobs.append(job)
         except (ConfigError, InputError) as problem:
-            problems.append(f"{asked.where}: {problem}")
+            problems.append((asked.where, str(problem)))
     if not jobs and not problems:
         raise InputError(f"{source} holds no jobs")
-    return jobs, problems
+    return jobs, a_line_each(problems)
+
+
+def a_line_each(problems: Iterable[Problem]) -> list[str]:
+    """One line for each thing that is wrong, however many jobs it is wrong with: [defaults] and headings are of all."""
+    places: dict[str, list[str]] = {}
+    for where, what in problems:
+        places.setdefault(what, []).append(where)
+    return [f"{first}{f' and {len(more)} more' if more else ''}: {what}" for what, (first, *more) in places.items()]
 
 
 def _job(asked: Asked, output_dir: Path, preset: str, config_file: Path | None, flags: Values) -> Job:
@@ -97,7 +112,9 @@ def _job(asked: Asked, output_dir: Path, preset: str, config_file: Path | None, 
     return Job(name, settings, chosen, asked.where)
 
 
-def _asked(source: Path, problems: list[str]) -> Iterator[Asked]:
+def _asked(source: Path, problems: list[Problem]) -> Iterator[Asked]:
+    if not source.exists():
+        raise InputError(f"{source}: not found; {KINDS}")
     if source.is_dir():
         rows, where = _from_folder(source), ""
     elif source.suffix.lower() == ".csv":
@@ -105,13 +122,12 @@ def _asked(source: Path, problems: list[str]) -> Iterator[Asked]:
     elif source.suffix.lower() == ".toml":
         rows, where = _from_toml(source), f"{source} "
     else:
-        kind = "not found" if not source.exists() else "no list of jobs"
-        raise InputError(f"{source}: {kind}; give a .toml or .csv file, or a folder of pictures")
+        raise InputError(f"{source}: no list of jobs; {KINDS}")
     for label, layers in rows:
         try:
             yield _one(f"{where}{label}", layers, source)
         except ConfigError as problem:
-            problems.append(f"{where}{label}: {problem}")
+            problems.append((f"{where}{label}", str(problem)))
 
 
 def _one(where: str, layers: Iterable[Values], source: Path) -> Asked:
@@ -165,15 +181,20 @@ def _from_toml(source: Path) -> Iterator[Written]:
 
 
 def _from_csv(source: Path) -> Iterator[Written]:
-    """A row a job; an empty cell is not said."""
+    """A row a job; an empty cell is not said. As spreadsheets write it: with a byte order mark, ``;`` or tabs."""
     try:
         text = source.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as problem:
+    except UnicodeDecodeError as problem:
+        raise InputError(f"{source} is not in UTF-8: save it as CSV UTF-8") from problem
+    except OSError as problem:
         raise InputError(f"{source} cannot be read: {problem}") from problem
-    first = text.partition("\n")[0]
-    separator = ";" if first.count(";") > first.count(",") else ","  # spreadsheets of half the world
-    for number, row in enumerate(csv.DictReader(text.splitlines(), delimiter=separator), start=2):
-        if None in row:
+    lines = text.splitlines(keepends=True)
+    start = next((i for i, line in enumerate(lines) if line.strip() and not line.lower().startswith("sep=")), 0)
+    separator = max(SEPARATORS, key=lines[start].count) if lines else ","
+    table = csv.DictReader(lines[start:], delimiter=separator, skipinitialspace=True)
+    for row in table:
+        number = start + table.line_num
+        if any(row.pop(None, ())):  # DictReader's place for them
             raise ConfigError(f"{source} line {number} has more cells than the first line has names")
         cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
         if cells:
@@ -184,8 +205,12 @@ def _from_folder(source: Path) -> Iterator[Written]:
     """``source/face/*.jpg`` are faces; pictures in ``source`` itself are of --class_word. STEM_mask.png is a mask."""
     from singleinsert.masks.batch import PICTURE_SUFFIXES
 
+    if (source / HIDDEN).is_dir():
+        raise InputError(f"{source} holds what a batch wrote, not photos; {KINDS}")
+
     def pictures(folder: Path) -> list[Path]:
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
+        files = [p for p in files if not p.name.startswith(".")]  # macOS puts ._anna.jpg beside anna.jpg
         stems = {path.stem for path in files}
         return [p for p in files if not (p.stem.endswith(MASK_END) and p.stem.removesuffix(MASK_END) in stems)]
 

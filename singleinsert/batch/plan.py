@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from singleinsert.batch.jobs import Job
+from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.queue import DONE, FAILED, State
+from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, plain_values, read_inputs
 from singleinsert.config import MINI_SD_NAME
-from singleinsert.errors import SingleInsertError
+from singleinsert.errors import InputError, SingleInsertError
 
 LORA_MB_PER_RANK = 1.6
 """Of all attention layers of SD 2.1's UNet and text encoder in float32; SD 1.5 has half of it. Exports add the half."""
@@ -42,7 +44,7 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
     return found
 
 
-def check_inputs(job: Job) -> list[str]:
+def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
     from singleinsert.data.masks import mask_from_file
     from singleinsert.data.masks.files import check_mask, paired_mask
@@ -51,7 +53,7 @@ def check_inputs(job: Job) -> list[str]:
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
-    found = []
+    found: list[Problem] = []
 
     def picture() -> None:
         shown = load_picture(data.image)
@@ -68,7 +70,7 @@ def check_inputs(job: Job) -> list[str]:
         try:
             check()
         except SingleInsertError as problem:
-            found.append(f"{job.where}: {problem}")
+            found.append((job.where, str(problem)))
     return found
 
 
@@ -85,11 +87,33 @@ def megabytes(jobs: Sequence[Job], workers: int) -> float:
     return total + workers * (3 * dim * LORA_MB_PER_RANK + CONCEPT_MB * encoder)
 
 
-def check_disk(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[str, bool]:
-    """(a line, is there enough?)"""
-    there = folder
+def check_folder_to_write(folder: Path) -> None:
+    """InputError where ``folder`` is none that a batch could make, or write into."""
+    there = nearest_parent(folder)
+    if not there.is_dir():
+        raise InputError(f"--output_dir {folder}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {folder}: nothing can be written in {there}")
+
+
+def of_other_lists(jobs: Sequence[Job], folder: Path) -> list[str]:
+    """Finished concepts in ``folder`` that no job of this list asks for."""
+    names = {job.name for job in jobs}
+    there = folder.iterdir() if (folder / HIDDEN).is_dir() else ()
+    return sorted(p.name for p in there if p.name not in names and (p / f"{p.name}{RECORD_END}").is_file())
+
+
+def nearest_parent(folder: Path) -> Path:
+    """``folder``, or the first above it that is there."""
+    there = folder.resolve()
     while not there.exists():
         there = there.parent
+    return there
+
+
+def check_disk(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[str, bool]:
+    """(a line, is there enough?)"""
+    there = nearest_parent(folder)
     need, free = megabytes(jobs, workers), shutil.disk_usage(there).free / 1e6
     return f"disk: up to {need:,.0f} MB needed in {folder}, {free:,.0f} MB free", free > need
 

@@ -55,18 +55,23 @@ class UrlStore:
     def __init__(self, url: str) -> None:
         import fsspec
 
+        self.url = url
         try:
             self.files, self.root = fsspec.core.url_to_fs(url)
         except ImportError as problem:  # fsspec names the package
             raise MissingPackageError(f"--results {url}: {problem}") from problem
         except ValueError as problem:
             raise InputError(f"--results {url}: {problem}") from problem
+        if "memory" in self.files.protocol:
+            raise InputError(f"--results {url}: what is in memory is gone when the batch ends; give a place that stays")
 
     def record(self, name: str) -> dict[str, Any] | None:
         try:
             return json.loads(self.files.cat_file(f"{self.root}/{name}/{name}{RECORD_END}"))
         except (FileNotFoundError, ValueError):
             return None
+        except Exception as problem:  # each file system has errors of its own
+            raise InputError(f"--results {self.url}: cannot be read: {first_line(problem)}") from problem
 
     def publish(self, work: Path, name: str) -> None:
         record = work / f"{name}{RECORD_END}"
@@ -84,6 +89,11 @@ class UrlStore:
 def open_store(folder: Path, url: str) -> Store:
     """The store at ``url``, or in ``folder`` where that is ""."""
     return UrlStore(url) if url else FolderStore(folder)
+
+
+def first_line(problem: Exception) -> str:
+    """What an error says, in a line."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

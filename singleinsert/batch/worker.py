@@ -18,7 +18,7 @@ from singleinsert.batch.store import RECORD_END, Store
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
-from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError
 from singleinsert.files import write_text
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
@@ -142,21 +142,24 @@ class Worker:
         from singleinsert.training.run import train
 
         started, files = time.time(), RunFiles(task.work, task.name)
-        if checkpoints(files.checkpoints):
-            settings = replace(settings, run=replace(settings.run, resume_from_checkpoint=LATEST))
-        else:
-            shutil.rmtree(task.work, ignore_errors=True)
         digest = digest_of(read_inputs(settings)) if task.inputs is None else digest_of(task.inputs)
-        near = settings if task.inputs is None else with_inputs(settings, task.inputs, task.copies)
-        trained = train(near, folder=task.work, load=self.model, say=say)
+        trained = None
+        if checkpoints(files.checkpoints):
+            going_on = replace(settings, run=replace(settings.run, resume_from_checkpoint=LATEST))
+            try:
+                trained = train(near(task, going_on), folder=task.work, load=self.model, say=say)
+            except (ConfigError, ModelError) as problem:  # of other settings, or damaged; the second try tells which
+                say(f"{problem}: begins anew")
+        if trained is None:
+            shutil.rmtree(task.work, ignore_errors=True)
+            trained = train(near(task, settings), folder=task.work, load=self.model, say=say)
         save = settings.save
         export(
             trained.artifact, task.work, formats=save.formats, precision=save.save_precision, preview=trained.preview,
             trigger_word=save.trigger_word, overwrite=True,
         )  # fmt: skip
         shutil.rmtree(task.work / "checkpoints", ignore_errors=True)  # gigabytes, and it is finished
-        used = replace(settings, run=replace(settings.run, resume_from_checkpoint=""))
-        write_text(files.config, to_toml(used))  # says neither that it was resumed nor where pictures lay meanwhile
+        write_text(files.config, to_toml(settings))  # says neither that it was resumed nor where pictures lay meanwhile
         metadata = trained.artifact.metadata
         record = {
             "name": task.name,
@@ -175,6 +178,11 @@ class Worker:
         }
         write_text(task.work / f"{task.name}{RECORD_END}", json.dumps(record, indent=1) + "\n")
         return record
+
+
+def near(task: Task, settings: Settings) -> Settings:
+    """``settings`` on the pictures that came with the task, where any did."""
+    return settings if task.inputs is None else with_inputs(settings, task.inputs, task.copies)
 
 
 def source_key(settings: Settings) -> tuple[Any, ...]:
