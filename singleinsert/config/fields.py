@@ -181,7 +181,7 @@ class RunSettings:
     )  # fmt: skip
     use_8bit_adam: bool = setting(False, "AdamW with 8-bit state, from bitsandbytes")
     enable_xformers_memory_efficient_attention: bool = setting(False, "xformers' attention in place of PyTorch's own")
-    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, a quarter more time")
+    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, a quarter more arithmetic")
     offload: bool = setting(
         False, "image encoder, text encoder and VAE stay in main memory and work on the CPU, in float32; the GPU has "
         "the UNet to itself"
