@@ -64,7 +64,7 @@ def order(results: Results) -> str:
 
 def block(results: Results, name: str, folder: Path) -> str:
     """The whole block of one set of methods; copies its pictures."""
-    parts = [conditions(results), markdown(results, summarise(results), PAPER)]
+    parts = [conditions(results), markdown(results, summarise(results), (*PAPER, "found"))]
     for heading, text in (
         ("**The paper's**", paper_markdown(results, PAPER)), ("**Its claims**", claims(results)),
         ("**Order**", order(results)),

@@ -113,15 +113,17 @@ def draw_merges(ids: np.ndarray, eos: int, rng: np.random.Generator, share: floa
     return out
 
 
-def caption_table(tokenizer: CLIPTokenizer, seeds: list[int], each: int, cache: Path) -> tuple[np.ndarray, np.ndarray]:
+def caption_table(
+    tokenizer: CLIPTokenizer, seeds: list[int], each: int, cache: Path, dense: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Token ids int16 (n * each, L) and labels int8 (n * each, attributes) of `each` captions a scene."""
-    file = cache / f"captions-{len(seeds)}-{each}.npz"
+    file = cache / f"captions-{len(seeds)}-{each}{'-dense' if dense else ''}.npz"
     if not file.exists():
         texts, said = [], []
         for seed in tqdm(seeds, desc="captions"):
             scene = Scene.from_seed(seed)
             for k in range(each):
-                text, what = caption_and_said(scene, k)
+                text, what = caption_and_said(scene, k, dense)
                 texts.append(text)
                 said.append(labels(what))
         ids = np.concatenate(

@@ -58,6 +58,8 @@ def main() -> None:
     ids, said = text.caption_table(tokenizer, seeds, args.captions, args.runs)
     encoder = begin.text_encoder if begin else text.train_text(tokenizer, ids, said, args.runs, args.text_steps)
     conditions = text.encode_captions(encoder, ids, args.runs, merge_share=0.15)
+    dense_ids, _ = text.caption_table(tokenizer, seeds, 1, args.runs, dense=True)
+    dense = text.encode_captions(encoder, dense_ids, args.runs, merge_share=0.0)
 
     def save(model: UNet2DConditionModel, folder: Path) -> None:
         pipe = StableDiffusionPipeline(
@@ -73,7 +75,7 @@ def main() -> None:
             p.data.copy_(a)
         save(copy, args.runs / "snapshot")
 
-    model = unet.train_unet(latents, scaling, covers, conditions, args.runs, args.unet_steps,
+    model = unet.train_unet(latents, scaling, covers, conditions, dense, args.runs, args.unet_steps,
                             begin and begin.unet, args.compile, snapshot)  # fmt: skip
     save(model, args.out)
     print(f"written: {args.out}", flush=True)

@@ -125,19 +125,19 @@ def caption(scene: Scene, seed: int) -> str:
     return caption_and_said(scene, seed)[0]
 
 
-def caption_and_said(scene: Scene, seed: int) -> tuple[str, Said]:
-    """A caption and the attributes that it names."""
+def caption_and_said(scene: Scene, seed: int, dense: bool = False) -> tuple[str, Said]:
+    """A caption and the attributes that it names; a `dense` one always names half or more of the features."""
     rng = random.Random(f"caption-{scene.seed}-{seed}")
     if rng.random() < 0.1:
         return "", {}
     said: Said = {}
-    describe = rng.random() < 0.55  # about half of all captions: one in ten is empty
+    describe = dense or rng.random() < 0.55  # about half of all captions: one in ten is empty
     phrases = []
     for k, (i, edits) in enumerate(zip(scene.instances, scene.edits, strict=True)):
         features: list[str] = []
         if describe:
             names = [n for n in i.features if isinstance(i.features[n], str)]
-            features = rng.sample(names, rng.randint(1, len(names) if len(scene.instances) == 1 else 1))
+            features = rng.sample(names, rng.randint(*_how_many(len(names), scene, dense)))
         keep = 0.9 if len(scene.instances) == 1 else 0.6
         edited = [n for n in edits if rng.random() < keep]
         phrases.append(subject_phrase(i, edits, features, edited))
@@ -163,6 +163,12 @@ def caption_and_said(scene: Scene, seed: int) -> tuple[str, Said]:
         said[0, "background"] = scene.background
         text = f"{text} {where}" if rng.random() < 0.7 else f"{text}, {where}"
     return text, said
+
+
+def _how_many(names: int, scene: Scene, dense: bool) -> tuple[int, int]:
+    if len(scene.instances) > 1:
+        return 1, 1
+    return (names + 1) // 2 if dense else 1, names
 
 
 def full_caption(scene: Scene, features: Sequence[str] = ()) -> str:
