@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from testbed.compare import PER_PROMPT, method_pictures, score, summary, table, with_article
+from singleinsert.config import Settings
+from testbed import compare
+from testbed.compare import METHODS, PER_PROMPT, method_pictures, score, summary, table, with_article
 from testbed.instances import PROMPTS, expectations, held_out_instance, subjects, write_training_picture
 from testbed.judge import Judge
 from testbed.tokenizer import words
@@ -94,3 +97,20 @@ def test_means_and_standard_errors_by_hand() -> None:
     assert summed["all"]["m"] == {"instances": 2, "kept": [0.6, 0.2]}
     assert summed["faces"]["m"] == {"instances": 1, "kept": [0.4, 0.0]}
     assert "0.600 ± 0.200" in table(summed)
+
+
+def test_a_methods_overrides_reach_the_run_and_keep_stage_one_at_its_share_of_samples(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Settings] = {}
+    monkeypatch.setattr(compare, "train", lambda settings, say: seen.setdefault(settings.name, settings) and stub)
+    stub = SimpleNamespace(artifact=None)
+    scene = dict(subjects())["face0"]
+    for name, overrides in METHODS.items():
+        compare.learn(scene, tmp_path / name, tmp_path, overrides | {"run.output_name": name})
+    samples = {name: settings.stage1.steps * settings.stage1.batch_size for name, settings in seen.items()}
+    assert samples["singleinsert"] == samples["draws"] == 4 * samples["quarter"] == 4 * samples["quarter_draws"] == 800
+    for name, settings in seen.items():
+        drawn = settings.stage1.timestep_importance, settings.stage1.stratified_timesteps
+        assert drawn == ((1.0, True) if name.endswith("draws") else (0.0, False))
+        assert settings.stage2 == seen["singleinsert"].stage2 or "draws" not in name
