@@ -79,7 +79,9 @@ def artifact_digest(artifact: Artifact) -> str:
 
 def model_digest(model: Any) -> str:
     """Fingerprint of a loaded base model: every weight in the dtype it works in, the tokenizer, the noise schedule."""
-    tables = [model.tokenizer.get_vocab(), dict(model.scheduler.config), model.schedule.prediction_type]
+    # names that begin with _ are diffusers' own notes, one of them in an order that changes from process to process
+    schedule = {key: value for key, value in model.scheduler.config.items() if not key.startswith("_")}
+    tables = [model.tokenizer.get_vocab(), schedule, model.schedule.prediction_type]
     sums = hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode())
     for name in ("unet", "text_encoder", "vae"):
         sums.update(name.encode())

@@ -27,7 +27,8 @@ def table_sheet(results: Results, summary: Summary) -> Image.Image:
     winners = {column: best(summary, column) for column in results.columns}
     for k, column in enumerate(results.columns):
         middle = left + wide * (k + 0.5)
-        figure.text((middle, 26), f"{column} {COLUMNS[column].arrow}", size=15, color=INK, anchor="middle")
+        figure.text((middle - 6, 26), column, size=15, color=INK, anchor="middle")
+        _arrow(figure, middle + ImageFont.load_default(15).getlength(column) / 2 + 4, 26, COLUMNS[column].better)
     for i, method in enumerate(results.methods):
         y = 60 + high * i
         figure.line((MARGIN, y - 12), (figure.width - MARGIN, y - 12), color="#e0e0e4")
@@ -38,9 +39,16 @@ def table_sheet(results: Results, summary: Summary) -> Image.Image:
                 middle, color = left + wide * (k + 0.5), "#0b5fd0" if winners[column] == method["name"] else INK
                 figure.text((middle, y + 3), f"{cell.mean:.3f}", size=16, color=color, anchor="middle")
                 figure.text(
-                    (middle, y + 21), f"{cell.low:.3f}\u2013{cell.high:.3f}", size=11, color=SOFT, anchor="middle"
+                    (middle, y + 21), f"{cell.low:.3f} to {cell.high:.3f}", size=11, color=SOFT, anchor="middle"
                 )
     return figure.png(2)
+
+
+def _arrow(figure: Figure, x: float, y: float, better: int) -> None:
+    """Up where more is better; PIL's own font has no arrows."""
+    tip = y - 6 * better
+    figure.line((x, y + 6 * better), (x, tip), color=INK, width=1.5)
+    figure.line((x - 4, tip + 4 * better), (x, tip), (x + 4, tip + 4 * better), color=INK, width=1.5)
 
 
 def sample_sheet(results: Results, concept: Mapping[str, Any], folder: Path, load: Load) -> Image.Image:
