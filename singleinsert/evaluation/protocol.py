@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from singleinsert.errors import ConfigError
 from singleinsert.evaluation.prompt_lists import AUTO, check_keys, read_toml
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
-NONE = "none"
+NONE, MINI = "none", "mini"
 PAPER = "paper"
 
 
@@ -63,8 +65,18 @@ def load_protocol(preset: str, **given: Any) -> Protocol:
 
 
 def measures(protocol: Protocol) -> dict[str, str]:
-    """What the scores of given pictures hang on."""
-    return {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
+    """What the scores of given pictures hang on: names, and the bundled miniatures' own bytes."""
+    names = {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
+    return names | ({MINI: _mini_digest()} if MINI in names.values() else {})
+
+
+@cache
+def _mini_digest() -> str:
+    from singleinsert.evaluation.backbones import MINI as FOLDER_OF_MINI
+    from singleinsert.models.base import MINI_SD
+
+    files = [p for folder in (FOLDER_OF_MINI, MINI_SD / "segmenter") for p in sorted(folder.rglob("*")) if p.is_file()]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
 
 def to_values(protocol: Protocol) -> dict[str, Any]:
