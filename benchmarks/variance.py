@@ -150,23 +150,26 @@ def figures(rows: Tensor) -> dict[str, float]:
 
 
 def ratio(results: dict[str, Any], stage: str, part: str, way: str) -> tuple[float, float]:
-    """(variance against uniform draws, factor of its standard error): geometric, over the instances."""
-    logs = [
-        math.log(found[stage][way][part]["variance"] / found[stage]["uniform"][part]["variance"])
-        for found in results.values()
-    ]
-    error = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
-    return math.exp(statistics.mean(logs)), math.exp(error)
+    """(variance against uniform draws, factor of its standard error): geometric, over the instances.
+
+    The error is the larger one of what the instances differ by and of what the batches of each leave open.
+    """
+    cells = [(found[stage][way][part], found[stage]["uniform"][part]) for found in results.values()]
+    logs = [math.log(ours["variance"] / uniform["variance"]) for ours, uniform in cells]
+    relative = [cell["error"] / cell["variance"] for pair in cells for cell in pair]
+    between = statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+    return math.exp(statistics.mean(logs)), math.exp(max(between, math.hypot(*relative) / len(logs)))
 
 
 COLUMNS = (("stage1", "concept"), ("stage2", "concept"), ("stage2", "lora"))
 
 
 def table(results: dict[str, Any]) -> str:
-    """Markdown: variance against uniform draws, with its standard error over the instances."""
+    """Markdown: variance against uniform draws, one standard error down and up in brackets."""
+    many = "1 instance" if len(results) == 1 else f"{len(results)} instances"
     batches = {found["stage1"]["uniform"]["concept"]["batches"] for found in results.values()}
     lines = [
-        f"{len(results)} instances ({', '.join(results)}), {'/'.join(str(int(n)) for n in sorted(batches))} batches of "
+        f"{many} ({', '.join(results)}), {'/'.join(str(int(n)) for n in sorted(batches))} batches of "
         "each way in the midst of each stage.",
         "",
         "| draws | " + " | ".join(f"{name.replace('stage', 'stage ')}, {part}" for name, part in COLUMNS) + " |",

@@ -33,7 +33,10 @@ def results(**factors):
     def found(scale):
         parts = {way: scale * factors.get(way, 1.0) for way in variance.WAYS}
         ways = {
-            way: {part: {"variance": value, "signal": scale / 4, "batches": 8} for part in ("concept", "lora")}
+            way: {
+                part: {"variance": value, "error": 0.03 * value, "signal": scale / 4, "batches": 8}
+                for part in ("concept", "lora")
+            }
             for way, value in parts.items()
         }
         return {"stage1": ways, "stage2": ways}
@@ -43,8 +46,20 @@ def results(**factors):
 
 def test_the_table_compares_with_uniform_draws_of_the_same_instance():
     text = variance.table(results(stratified=0.25))
-    assert "| stratified | 0.25 (0.25 to 0.25) | 0.25 (0.25 to 0.25) | 0.25 (0.25 to 0.25) |" in text
+    # 0.03 of each variance: sqrt(4) 0.03 / 2 = 0.03 of the mean of two logarithms
+    assert "| stratified | 0.25 (0.24 to 0.26) | 0.25 (0.24 to 0.26) | 0.25 (0.24 to 0.26) |" in text
     assert "| noise to signal, uniform | 4.0 | 4.0 | 4.0 |" in text and "2 instances (one, two), 8 batches" in text
+
+
+def test_the_error_is_the_larger_one_of_instances_and_batches():
+    found = results(stratified=0.25)
+    found["two"]["stage1"]["stratified"]["concept"] |= {"variance": 2.5 * 4}
+    value, factor = variance.ratio(found, "stage1", "concept", "stratified")
+    # logarithms of 1/4 and 1: half of their difference is the error of their mean
+    assert (value, factor) == (pytest.approx(0.5), pytest.approx(2))
+    del found["two"]
+    assert variance.ratio(found, "stage1", "concept", "stratified")[1] == pytest.approx(2.718281828 ** (0.03 * 2**0.5))
+    assert variance.table(found).startswith("1 instance (one)")
 
 
 def test_every_way_is_measured_in_both_stages_and_the_run_trains_on_as_if_it_were_not(tiny_sd, tmp_path, monkeypatch):
