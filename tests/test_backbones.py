@@ -209,3 +209,11 @@ def test_damaged_lpips_weights_are_named(tmp_path):
     torch.save({"features.0.weight": torch.ones(2)}, tmp_path / "vgg16-397923af.pth")
     with pytest.raises(ModelError, match="does not hold the weights of LPIPS vgg"):
         load_lpips(str(tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_clip, load_dino, load_lpips])
+def test_where_the_miniatures_are_missing_the_line_says_what_makes_them(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("singleinsert.evaluation.backbones.MINI", tmp_path / "none")
+    monkeypatch.setattr("singleinsert.evaluation.lpips.MINI", tmp_path / "none")
+    with pytest.raises(ModelError, match="is missing: .*python -m testbed.backbones makes it"):
+        load("mini")

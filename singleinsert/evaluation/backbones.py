@@ -192,6 +192,8 @@ def load_lpips(name: str, device: torch.device | str = "cpu") -> PerceptualDista
 def _source(name: str, mini: str, files: str) -> str:
     """The folder or hub id to load from."""
     if name == "mini":
+        if not (MINI / mini).is_dir():
+            raise ModelError(f"{MINI / mini} is missing: in a checkout, python -m testbed.backbones makes it")
         return str(MINI / mini)
     if not Path(name).is_dir() and (name.startswith((".", "/", "~")) or name.count("/") != 1):
         raise ModelError(f"no folder {name}: give \"mini\", a hub id, or a folder with {files}")

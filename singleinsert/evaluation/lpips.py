@@ -163,6 +163,8 @@ def load(name: str, device: torch.device | str = "cpu") -> LpipsDistance:
         ModelError: one line that says which file is needed and where.
     """
     mini = MINI if name == "mini" else Path(name)
+    if name == "mini" and not mini.is_dir():
+        raise ModelError(f"{mini} is missing: in a checkout, python -m testbed.backbones makes it")
     if name == "mini" or (mini / WEIGHTS).is_file():
         model = Lpips("mini")
         _fill(model, _read(mini / WEIGHTS), mini)
