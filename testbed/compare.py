@@ -38,7 +38,7 @@ from .judge import Judge
 from .world.scene import Instance, Scene, contact_sheet, draw
 
 ROOT = Path(__file__).resolve().parent.parent
-DRAWS = {"stage1.timestep_importance": 1.0, "stage1.stratified_timesteps": True}
+DRAWS = {"stage1.timestep_importance": 0.5, "stage1.stratified_timesteps": True}
 QUARTER = {"stage1.batch_size": 4}
 METHODS: dict[str, dict[str, Any]] = {
     "singleinsert": {},

@@ -112,5 +112,5 @@ def test_a_methods_overrides_reach_the_run_and_keep_stage_one_at_its_share_of_sa
     assert samples["singleinsert"] == samples["draws"] == 4 * samples["quarter"] == 4 * samples["quarter_draws"] == 800
     for name, settings in seen.items():
         drawn = settings.stage1.timestep_importance, settings.stage1.stratified_timesteps
-        assert drawn == ((1.0, True) if name.endswith("draws") else (0.0, False))
+        assert drawn == ((0.5, True) if name.endswith("draws") else (0.0, False))
         assert settings.stage2 == seen["singleinsert"].stage2 or "draws" not in name
