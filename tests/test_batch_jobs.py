@@ -1,12 +1,15 @@
 """Lists of jobs: what is read from TOML, CSV and folders, and what is refused. No model is loaded."""
 
 import shutil
+import sys
+from types import SimpleNamespace
 
 import pytest
 from batches import write_jobs
 from runs import draw_subject
 
 from singleinsert.batch.__main__ import main
+from singleinsert.batch.cluster import start_ray
 from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.worker import Worker
 from singleinsert.errors import ConfigError, InputError
@@ -222,6 +225,18 @@ def test_places_that_cannot_take_results_are_told_before_training(tmp_path, tiny
     assert main([str(source), *(word.format(file=source) for word in words)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0], lines
+
+
+def test_a_ray_that_does_not_come_up_is_one_line(monkeypatch):
+    """Ray raises a plain Exception where its processes take more than half a minute to start."""
+
+    def init(**options):
+        raise Exception("The current node timed out during startup.\nMore of it.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
+    with pytest.raises(InputError) as problem:
+        start_ray("auto", 2)
+    assert str(problem.value) == "--ray auto: The current node timed out during startup."
 
 
 def test_wrong_jobs_stop_the_batch_before_it_begins(tmp_path, tiny_sd, capsys):

@@ -1,5 +1,6 @@
 """A LoRA from ONE picture and its mask, in the style of diffusers' examples, with SingleInsert's losses from its hooks.
 
+    pip install --no-deps .
     accelerate launch integrations/diffusers/train_singleinsert_lora.py \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 --train_text_encoder \
       --instance_image photo.png --mask_image mask.png --instance_prompt "sks face" --class_prompt face \

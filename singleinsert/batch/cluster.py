@@ -17,7 +17,7 @@ from typing import Any
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.local import POLL, Report, finished_before, settle, stopped_by_signals, work_folder
 from singleinsert.batch.queue import FAILED, LOST_LIMIT, QUEUED, Claim, Queue
-from singleinsert.batch.store import Store, open_store
+from singleinsert.batch.store import Store, first_line, open_store
 from singleinsert.batch.worker import Outcome, Task, Worker, read_inputs, source_key
 from singleinsert.errors import InputError, MissingPackageError
 
@@ -181,9 +181,8 @@ def start_ray(address: str, workers: int) -> Any:
         options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "num_cpus": cores}
     try:
         ray.init(address=address or "local", **options)
-    except (ConnectionError, ValueError, RuntimeError) as problem:
-        text = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise InputError(f"--ray {address}: {text}") from problem
+    except Exception as problem:  # a plain Exception, too, where its processes do not come up in time
+        raise InputError(f"--ray {address}: {first_line(problem)}") from problem
     return ray
 
 
