@@ -122,7 +122,7 @@ def test_killed_gone_on_and_shared(done, tiny_sd, tmp_path):
     assert trained
     workers = [start(*words), start(*words)]
     for worker in workers:
-        said, _ = worker.communicate(timeout=600)
+        said, _ = worker.communicate(timeout=1800)
         assert worker.returncode == 0, said
     kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "concepts").iterdir()}
     assert len(kept) == 6 and trained.items() <= kept.items()
