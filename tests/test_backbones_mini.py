@@ -14,8 +14,6 @@ from testbed.world.captions import full_caption
 from testbed.world.features import EDITS
 from testbed.world.scene import Instance, Scene, draw
 
-pytestmark = pytest.mark.skipif(not backbones.MINI.is_dir(), reason="not trained: python -m testbed.backbones --docs")
-
 CLASSES = ("face", "cat", "dog", "cup", "car", "tree")
 PLACES = ("beach", "snow", "jungle", "city", "desert", "water")
 
