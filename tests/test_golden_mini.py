@@ -12,8 +12,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FILE = ROOT / "tests/data/golden-mini.json"
 GOLDEN = json.loads(FILE.read_text())
-"""Preset -> rows of stage, step, foreground, background, semantic. New weights of mini-sd change them, and so does a change
-of what is trained, on purpose: ``GOLDEN=write pytest tests/test_golden_mini.py`` writes them anew."""
+"""Preset -> rows of stage, step, foreground, background, semantic. New weights of mini-sd change them, and so does a
+change of what is trained, on purpose: ``GOLDEN=write pytest tests/test_golden_mini.py`` writes them anew."""
+
+TERMS = ("foreground", "background", "semantic")
 
 PRESETS = {
     "mini": ["--stage1_steps", "2", "--stage2_steps", "2"],
@@ -21,8 +23,8 @@ PRESETS = {
     "paper": ["--stage1_steps", "2", "--stage2_steps", "2", "--pretrained_model_name_or_path", "mini-sd",
               "--resolution", "64", "--class_word", "face"],
 }  # fmt: skip
-LAUNCH = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no",
-          "--dynamo_backend", "no"]  # fmt: skip
+LAUNCH = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
+          "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -37,7 +39,7 @@ def test_the_golden_loss_curve_of_the_bundled_model(preset: str, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "logs/golden-face/losses.csv") as file:
         rows = [
-            [row["stage"], int(row["step"]), *(float(row[term] or 0) for term in ("foreground", "background", "semantic"))]
+            [row["stage"], int(row["step"]), *(float(row[term] or 0) for term in TERMS)]
             for row in csv.DictReader(file)
         ]
     if os.environ.get("GOLDEN") == "write":
