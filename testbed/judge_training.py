@@ -40,10 +40,12 @@ def scene_of(job: Job) -> Scene:
 
 
 def instance_jobs(instance: int, count: int) -> list[Job]:
-    """`count` scenes of one instance that are not held out; empty where the instance itself is."""
-    seeds = range(instance * 40, instance * 40 + 40)
-    seen: list[Job] = [(instance, s) for s in seeds if not held_out(scene_of((instance, s)))]
-    return seen[:count] if len(seen) >= count else []
+    """The first `count` scenes of one instance.
+
+    Combinations that are held out from mini-sd are among them: a judge that had never seen one would read in it what it
+    has seen instead (a round red tree as orange), and they are what the gate asks for.
+    """
+    return [(instance, s) for s in range(instance * 40, instance * 40 + count)]
 
 
 def training_jobs(instances: int, scenes: int, pairs: int) -> list[Job]:
@@ -56,7 +58,7 @@ def training_jobs(instances: int, scenes: int, pairs: int) -> list[Job]:
     seed = FIRST_PAIR
     while len(jobs) < instances * scenes + pairs:
         scene = Scene.from_seed(seed)
-        if len(scene.instances) == 2 and not held_out(scene):
+        if len(scene.instances) == 2:
             jobs.append((None, seed))
         seed += 1
     return jobs
