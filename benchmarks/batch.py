@@ -1,6 +1,6 @@
 """Jobs per hour of a batch against one launch per job, on the bundled miniature model. A quarter of an hour on a CPU.
 
-    OMP_NUM_THREADS=1 python benchmarks/batch.py --launches 4 --folder /tmp/twelve
+    OMP_NUM_THREADS=1 python benchmarks/batch.py --launches 4 --folder output/twelve
 
 Twelve drawn pictures of five classes, half of them with their mask, are learnt by one batch; the first few also by
 train_singleinsert.py, each launched anew. Processor time is what is compared: it does not hang on who else computes.

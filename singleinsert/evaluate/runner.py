@@ -28,7 +28,7 @@ from singleinsert.evaluation.regions import mask_array
 from singleinsert.evaluation.results import Results, Sample
 from singleinsert.files import write_atomically, write_text
 from singleinsert.models.attention import heat_picture
-from singleinsert.training.run import find_subject
+from singleinsert.training.run import find_subject, flatten
 
 HIDDEN, SCORES, REFERENCES, HEATS = ".work", "scores", "concepts", "heats"
 HEAT_PROMPTS = 2
@@ -84,7 +84,7 @@ class Runner:
         try:
             self._concept(self.names[claim.name], self.folder / HIDDEN / claim.name)
         except SingleInsertError as problem:
-            state = QUEUED if hasattr(problem, "exit_code") and problem.exit_code > 2 else FAILED
+            state = QUEUED if problem.exit_code > SingleInsertError.exit_code else FAILED
             self.queue.finish(claim, state, str(problem))
             if state == QUEUED:  # a signal
                 raise
@@ -105,12 +105,13 @@ class Runner:
         studio.work = work
         square = self._reference(concept)
         digest = studio.digest(concept.any_settings)
-        stages = Counter(first_stage_key(settings, digest) for settings in concept.settings.values())
+        first_stages = {name: first_stage_key(settings, digest) for name, settings in concept.settings.items()}
+        stages = Counter(first_stages.values())
         waiting: SingleInsertError | None = None
         for i in studio.in_order([concept.settings[name] for name in rows]):
             settings = concept.settings[rows[i]]
             before = dict(studio.clock.wall)
-            artifact = studio.concept(settings, stages[first_stage_key(settings, digest)] > 1)
+            artifact = studio.concept(settings, stages[first_stages[rows[i]]] > 1)
             pictures = [picture for _, picture in concept.asked()]
             images = studio.draw(settings, artifact, pictures)
             try:
@@ -243,8 +244,6 @@ class Runner:
 
 def _changes(method: str, concept: ConceptPlan) -> dict[str, Any]:
     """All settings of training of a method, on one concept: what a reader needs to train the same."""
-    from singleinsert.training.run import flatten
-
     values = flatten(concept.settings[method])
     kept = ("concept", "adapter", "stage1", "stage2")
     return {key: value for key, value in values.items() if key.split(".")[0] in kept}

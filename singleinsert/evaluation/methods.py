@@ -33,7 +33,7 @@ from singleinsert.config import Settings
 from singleinsert.config.load import check_together, checked_value, from_values, nearest, preset_names, to_values
 from singleinsert.errors import ConfigError
 from singleinsert.evaluation.columns import COLUMNS
-from singleinsert.evaluation.prompt_lists import check_keys, read_toml
+from singleinsert.evaluation.lists import check_keys, names_in, read_list
 
 FOLDER = Path(__file__).resolve().parent / "methods"
 KEYS = ("name", "label", "group", "note", "settings", "preset", "not_with", "paper")
@@ -96,7 +96,7 @@ class MethodSet:
 
 def set_names() -> list[str]:
     """The sets that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return names_in(FOLDER)
 
 
 def load_methods(source: str | Path) -> MethodSet:
@@ -105,15 +105,7 @@ def load_methods(source: str | Path) -> MethodSet:
     Raises:
         ConfigError: no such set, an unknown key or setting, two methods of one name; one line.
     """
-    path = Path(source)
-    if str(source) in set_names():
-        path = FOLDER / f"{source}.toml"
-    elif path.suffix != ".toml":
-        raise ConfigError(f"unknown set of methods {str(source)!r}{nearest(str(source), set_names())}")
-    table = read_toml(path)
-    check_keys(table, ("title", "method", "claim"), ("title", "method"), str(path))
-    if not isinstance(table["method"], list) or not table["method"]:
-        raise ConfigError(f"{path}: write [[method]], at least one")
+    path, table = read_list(source, FOLDER, "set of methods", "method", ("claim",))
     methods = tuple(_method(row, f"{path} method {i}") for i, row in enumerate(table["method"], start=1))
     names = [method.name for method in methods]
     if len(set(names)) < len(names):

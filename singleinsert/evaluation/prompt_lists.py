@@ -16,8 +16,6 @@ Labels are for judges that read attributes, and may be left out.
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from typing import Any
 from singleinsert.config.load import nearest
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError
+from singleinsert.evaluation.lists import check_keys, names_in, read_list
 from singleinsert.evaluation.targets import Target
 
 FOLDER = Path(__file__).resolve().parent / "prompts"
@@ -70,7 +69,7 @@ class PromptList:
 
 def list_names() -> list[str]:
     """The lists that come with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    return names_in(FOLDER)
 
 
 def prompts_for(source: str, class_word: str) -> tuple[EditPrompt, ...]:
@@ -88,18 +87,9 @@ def load_prompts(source: str | Path) -> PromptList:
     Raises:
         ConfigError: no such list, an unknown key, a prompt without a concept or a target; one line.
     """
-    path = Path(source)
-    if str(source) in list_names():
-        path = FOLDER / f"{source}.toml"
-    elif path.suffix != ".toml":
-        raise ConfigError(f"unknown prompt list {str(source)!r}{nearest(str(source), [AUTO, *list_names()])}")
-    table = read_toml(path)
-    check_keys(table, ("title", "classes", "prompt"), ("title", "prompt"), str(path))
+    path, table = read_list(source, FOLDER, "prompt list", "prompt", ("classes",), also=[AUTO])
     classes = _words(table.get("classes", []), f"{path}: classes")
-    rows = table["prompt"]
-    if not isinstance(rows, list) or not rows:
-        raise ConfigError(f"{path}: write [[prompt]], at least one")
-    prompts = tuple(_prompt(row, f"{path} prompt {i}") for i, row in enumerate(rows, start=1))
+    prompts = tuple(_prompt(row, f"{path} prompt {i}") for i, row in enumerate(table["prompt"], start=1))
     return PromptList(path.stem, str(table["title"]), classes, prompts)
 
 
@@ -126,24 +116,3 @@ def _words(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) and word for word in value):
         raise ConfigError(f"{where}: a list of words in quotes is wanted, not {value!r}")
     return tuple(value)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's tables. ConfigError, one line, where it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise ConfigError(f"{path} cannot be read: {reason}") from problem
-
-
-def check_keys(table: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str) -> None:
-    """Refuse a table with an unknown key, naming the nearest, or without one it needs."""
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a table is wanted, not {table!r}")
-    for key in table:
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key}{nearest(key, known)}")
-    for key in needed:
-        if key not in table:
-            raise ConfigError(f"{where}: {key} is missing")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.errors import ConfigError
-from singleinsert.evaluation.prompt_lists import AUTO, check_keys, read_toml
+from singleinsert.evaluation.lists import check_keys, read_toml
+from singleinsert.evaluation.prompt_lists import AUTO
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
 NONE, MINI = "none", "mini"
