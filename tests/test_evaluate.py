@@ -111,7 +111,8 @@ def test_what_is_missing_is_made_again_and_the_rest_is_not(done, tiny_sd, monkey
 
 
 def test_killed_gone_on_and_shared(done, tiny_sd, tmp_path):
-    """SIGKILL after the first row; then two processes finish it. The table is that of the undisturbed evaluation."""
+    """SIGKILL after the first row, SIGTERM after the second, which reports what is there; then two processes finish it.
+    The table is that of the undisturbed evaluation."""
     words = arguments(tmp_path, tiny_sd)
     process = start(*words)
     until(process, "[1/6]")
@@ -120,6 +121,13 @@ def test_killed_gone_on_and_shared(done, tiny_sd, tmp_path):
     assert not (tmp_path / "out" / "results.json").exists()
     trained = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "cache" / "concepts").iterdir()}
     assert trained
+    process = start(*words)
+    until(process, "[2/6]")
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 143 and "Traceback" not in said and "stopped" in said, said
+    assert [c["name"] for c in Results.load(tmp_path / "out").concepts] == ["a"]
+    assert (tmp_path / "out" / "report" / "index.html").is_file()
     workers = [start(*words), start(*words)]
     for worker in workers:
         said, _ = worker.communicate(timeout=1800)

@@ -117,7 +117,7 @@ def test_table_2_has_the_papers_seven_rows():
     assert stage1 == [("full_image", 1, 1), ("singleinsert", 1, 0)] + [("singleinsert", 1, 1)] * 5
     stage2 = [(s.stage2.steps, s.stage2.objective, s.stage2.background_weight, s.stage2.semantic_weight) for s in rows]
     assert [row[0] for row in stage2] == [0, 0, 0, 100, 100, 100, 100]
-    assert stage2[3][1] == "full_image" and rows[3].stage2.loss_space == rows[0].stage1.loss_space == "epsilon"
+    assert stage2[3][1] == "full_image" and rows[3].stage2.loss_space == rows[0].stage1.loss_space == "x0"
     assert [row[2:] for row in stage2[4:]] == [(0, 0), (1, 0), (1, 1)]
     assert rows[6] == base
     own = {m.name: m.applied(base, "paper") for m in load_methods("table2-own").methods}

@@ -217,7 +217,7 @@ class Runner:
                 record = self._heat_file(concept, method.name)
                 if record in self._heat_files(concept) and record.is_file():
                     heats += json.loads(record.read_text())["rows"]
-        base = self.plan.concepts[0]
+        base, begun = self.plan.concepts[0], {sample.concept for sample in samples}
         return Results(
             title=self.plan.methods.title,
             facts=self.plan.facts() | facts,
@@ -231,6 +231,7 @@ class Runner:
                 {"name": c.name, "class_word": c.class_word, "picture": f"{REFERENCES}/{c.name}.png",
                  "prompts": [{"text": p.text, "questions": [t.question for t in p.targets]} for p in c.prompts]}
                 for c in self.plan.concepts
+                if c.name in begun
             ],
             samples=samples,
             heats=heats,
