@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from singleinsert.evaluation.prompt_lists import EditPrompt
 from singleinsert.files import write_atomically, write_text
 
 from .dataset import HELD_OUT_START
@@ -22,55 +22,7 @@ from .world.scene import Instance, Scene, draw, held_out
 FIRST_SUBJECT = 4_000_000_000
 COUNTS = {"face": 10, "cat": 3, "dog": 3, "cup": 2, "car": 2}
 TRAINING_BACKGROUNDS = ("pink fabric", "wooden floor", "water", "city")
-"""Where the training pictures are; no prompt below asks for one of these."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt, and what it changes against the training picture."""
-
-    text: str
-    background: str | None = None
-    edits: dict[str, str] = field(default_factory=dict)
-    style: str = "photo"
-    view: str = "front"
-
-
-SHARED = (
-    Prompt("{concept}"),
-    Prompt("{concept} in the snow", "snow"),
-    Prompt("{concept} on the beach", "beach"),
-    Prompt("a pencil sketch of {concept}", style="pencil sketch"),
-    Prompt("pixel art of {concept} in the desert", "desert", style="pixel art"),
-)
-HATS = (
-    Prompt("{concept} wearing a red top hat in the jungle", "jungle", {"hat": "top hat", "hat_color": "red"}),
-    Prompt("{concept} wearing sunglasses in the desert", "desert", {"glasses": "sunglasses"}),
-    Prompt("{concept} wearing a blue scarf in the snow", "snow", {"scarf": "blue"}),
-)
-PROMPTS: dict[str, tuple[Prompt, ...]] = {
-    "face": (
-        *SHARED,
-        *HATS,
-        Prompt("a smiling {concept} on the beach", "beach", {"expression": "smiling"}),
-        Prompt("{concept} with blue hair in the jungle", "jungle", {"hair_color": "blue"}),
-    ),
-    "cat": (*SHARED, *HATS, Prompt("left side view of {concept} on the beach", "beach", view="left")),
-    "dog": (*SHARED, *HATS, Prompt("left side view of {concept} on the beach", "beach", view="left")),
-    "cup": (
-        *SHARED,
-        Prompt("a steaming {concept} in the snow", "snow", {"steam": "steaming"}),
-        Prompt("{concept} wearing a red cap in the jungle", "jungle", {"hat": "cap", "hat_color": "red"}),
-        Prompt("left side view of {concept} on the beach", "beach", view="left"),
-    ),
-    "car": (
-        *SHARED,
-        Prompt("{concept} in the jungle", "jungle"),
-        Prompt("{concept} in the night sky", "night sky"),
-        Prompt("left side view of {concept} on the beach", "beach", view="left"),
-    ),
-}
-"""The prompts of a class; `{concept}` stands for the placeholder and the class word."""
+"""Where the training pictures are; no prompt of the list `mini` asks for one of these."""
 
 
 def subjects(counts: dict[str, int] | None = None) -> Iterator[tuple[str, Scene]]:
@@ -119,27 +71,29 @@ def write_folder(folder: Path) -> Path:
     return folder / "concepts.toml"
 
 
-def ideal(training: Scene, prompt: Prompt) -> Scene:
+def asked(prompt: EditPrompt) -> dict[str, str]:
+    """Attribute -> value of all that a prompt asks for."""
+    return {attribute: value for target in prompt.targets for attribute, value in target.label.items()}
+
+
+def ideal(training: Scene, prompt: EditPrompt) -> Scene:
     """The scene that the prompt asks for: the training picture's subject with the prompt's changes."""
-    edits = training.edits[0] | prompt.edits
+    new = asked(prompt)
+    edits = training.edits[0] | {k: v for k, v in new.items() if k in EDITS}
+    edits |= {name: new[f"{name}_color"] for name in ACCESSORIES if name in new}
+    background, style = new.get("background", training.background), new.get("style", "photo")
     seed = training.seed + sum(map(ord, prompt.text))
-    return Scene(
-        training.instances, (edits,), prompt.background or training.background, prompt.style, prompt.view, seed
-    )
+    return Scene(training.instances, (edits,), background, style, new.get("view", "front"), seed)
 
 
-def expectations(training: Scene, prompt: Prompt) -> tuple[dict[str, str], dict[str, str]]:
+def expectations(training: Scene, prompt: EditPrompt) -> tuple[dict[str, str], dict[str, str]]:
     """(what the prompt changes, what it must keep), attribute -> value, of what shows in such a picture."""
-    shown = visible(ideal(training, prompt))
-    edited = set(prompt.edits) | {f"{name}_color" for name in ACCESSORIES if name in prompt.edits}
-    edited |= {"background"} if prompt.background else set()
-    edited |= {"style"} if prompt.style != "photo" else set()
-    edited |= {"view"} if prompt.view != "front" else set()
+    shown, new = visible(ideal(training, prompt)), asked(prompt)
     cls = training.instances[0].cls
     kept = {"class", *INSTANCE[cls]} | ({"hair_color"} if cls == "face" else set())
     return (
-        {k: v for k, v in shown.items() if k in edited},
-        {k: v for k, v in shown.items() if k in kept - edited},
+        {k: v for k, v in shown.items() if k in new},
+        {k: v for k, v in shown.items() if k in kept - new.keys()},
     )
 
 

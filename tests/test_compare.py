@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from singleinsert.config import Settings
+from singleinsert.errors import InputError
+from singleinsert.evaluate.cache import Cache
+from singleinsert.evaluation.prompt_lists import EditPrompt, load_prompts
+from singleinsert.evaluation.results import Results, Sample
 from testbed import compare
-from testbed.compare import METHODS, PER_PROMPT, method_pictures, score, summary, table, with_article
-from testbed.instances import PROMPTS, expectations, held_out_instance, subjects, write_training_picture
+from testbed.compare import pictures_of, score, summary, table, true_drawings, with_article
+from testbed.instances import asked, expectations, held_out_instance, ideal, subjects, write_training_picture
 from testbed.judge import Judge
 from testbed.tokenizer import words
+
+
+def prompts_of(cls: str) -> tuple[EditPrompt, ...]:
+    return load_prompts("mini").for_class(cls)
 
 
 def test_twenty_subjects_that_training_never_saw() -> None:
@@ -27,19 +35,23 @@ def test_twenty_subjects_that_training_never_saw() -> None:
 
 def test_no_prompt_asks_for_what_the_training_picture_shows() -> None:
     for _, scene in subjects():
-        for prompt in PROMPTS[scene.instances[0].cls]:
-            assert prompt.background != scene.background
+        for prompt in prompts_of(scene.instances[0].cls):
+            new = ideal(scene, prompt)
+            assert "background" not in asked(prompt) or new.background != scene.background
             bare = scene.edits[0] | {"hat_color": "none"}
-            assert all(bare[k] != v for k, v in prompt.edits.items())
+            assert all(bare[k] != v for k, v in asked(prompt).items() if k in bare)
 
 
-def test_prompts_use_known_words_that_say_what_they_change() -> None:
-    for cls, prompts in PROMPTS.items():
-        assert len(prompts) >= 8
-        for p in prompts:
-            assert set(with_article(p.text, cls).split()) <= set(words())
-            for value in (p.background, *p.edits.values()):
-                assert value is None or value in p.text
+def test_a_prompt_s_drawing_has_what_it_asks_for() -> None:
+    """The labels of the list `mini` are its words, and what is drawn for it shows them."""
+    for _, scene in subjects():
+        cls = scene.instances[0].cls
+        for prompt in prompts_of(cls):
+            assert set(with_article(prompt.text, cls).split()) <= set(words())
+            changed, _ = expectations(scene, prompt)
+            assert changed.items() <= asked(prompt).items(), prompt.text
+            assert changed or "hair" in prompt.text, prompt.text  # a bald head has no hair to be blue
+            assert all(v in prompt.text for k, v in asked(prompt).items() if k not in ("steam", "fruits", "scarf"))
 
 
 @pytest.mark.parametrize(
@@ -58,19 +70,21 @@ def test_the_same_prompt_without_a_concept(text: str, plain: str) -> None:
 
 def test_a_prompt_changes_what_it_names_and_keeps_the_rest() -> None:
     scene = dict(subjects())["face0"]
-    by_text = {p.text: expectations(scene, p) for p in PROMPTS["face"]}
+    by_text = {p.text: expectations(scene, p) for p in prompts_of("face")}
     changed, kept = by_text["{concept} wearing a red top hat in the jungle"]
     assert changed == {"background": "jungle", "hat": "top hat", "hat_color": "red"}
     assert {"class", "skin", "head", "eye_color"} <= kept.keys()
-    changed, kept = by_text["{concept} wearing sunglasses in the desert"]
-    assert changed == {"background": "desert", "glasses": "sunglasses"}
+    changed, kept = by_text["{concept} wearing sunglasses on the beach"]
+    assert changed == {"background": "beach", "glasses": "sunglasses"}
     assert "eye_color" not in kept
     changed, kept = by_text["a pencil sketch of {concept}"]
     assert changed == {"style": "pencil sketch"}
     assert {"skin", "hair_color"}.isdisjoint(kept)
-    changed, kept = by_text["{concept} with blue hair in the jungle"]
+    changed, kept = by_text["{concept} with blue hair in the desert"]
     assert changed.get("hair_color", "blue") == "blue"
     assert "hair_color" not in kept
+    changed, _ = by_text["{concept} wearing a yellow beanie and a white scarf"]
+    assert changed == {"hat": "beanie", "hat_color": "yellow", "scarf": "scarf", "scarf_color": "white"}
 
 
 def test_the_training_picture_has_an_exact_mask(tmp_path: Path) -> None:
@@ -80,37 +94,62 @@ def test_the_training_picture_has_an_exact_mask(tmp_path: Path) -> None:
         assert 0.1 < np.asarray(mask).mean() / 255 < 0.7
 
 
-def test_true_drawings_score_nearly_full(tmp_path: Path) -> None:
-    for name, scene in subjects({"face": 1, "cup": 1}):
-        images = method_pictures("drawn", scene, tmp_path, tmp_path, 5.0, {})
-        assert len(images) == PER_PROMPT * len(PROMPTS[scene.instances[0].cls]), name
-        means = score(Judge.load(), scene, images)["means"]
+def test_true_drawings_score_nearly_full_and_another_subject_does_not() -> None:
+    scenes = dict(subjects({"face": 2, "cup": 1}))
+    for name, scene in scenes.items():
+        prompts = [p for p in prompts_of(scene.instances[0].cls) for _ in range(2)]
+        means = score(Judge.load(), scene, list(zip(prompts, true_drawings(scene, prompts), strict=True)))
         assert means["background"] == 1
         assert means["kept"] > 0.9
-        assert means["identity"] > 0.7
+        assert means["identity"] > 0.7, name
+    prompts = list(prompts_of("face"))
+    drawn = true_drawings(scenes["face1"], prompts)
+    other = score(Judge.load(), scenes["face0"], list(zip(prompts, drawn, strict=True)))
+    assert other["kept"] < 0.7
+    assert other["top1"] < 0.2
+    assert other["background"] == 1
+
+
+def results_of(folder: Path) -> Path:
+    """An evaluation of two rows on face0: one drew what was asked for, the other one gray picture."""
+    scene, prompts = dict(subjects())["face0"], prompts_of("face")
+    cache, samples = Cache(folder / "cache"), []
+    for method in ("true", "gray"):
+        for k, drawn in enumerate(true_drawings(scene, prompts)):
+            key = f"{method}{k}"
+            cache.save_picture(key, drawn if method == "true" else Image.new("RGB", (64, 64), "gray"))
+            samples.append(Sample(method, "face0", k, 0, key))
+    methods = [{"name": m, "label": m, "group": "Stage I"} for m in ("true", "gray")]
+    concept = {"name": "face0", "class_word": "face", "prompts": [{"text": p.text} for p in prompts]}
+    facts = {"cache": "cache", "sampling": {"steps": 2, "guidance_scale": 4.0}}
+    Results("made up", facts, methods, [], [concept], samples).save(folder)
+    return folder
+
+
+def test_the_rows_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    folder = results_of(tmp_path)
+    monkeypatch.setattr("sys.argv", ["compare", str(folder)])
+    assert compare.main() == 0
+    found = json.loads((folder / "compare.json").read_text())["summary"]["all"]
+    assert list(found) == ["Stage I true", "Stage I gray", "drawn", "class word"]
+    assert found["Stage I true"] == found["drawn"] != found["Stage I gray"]
+    assert found["class word"]["background"][0] < found["drawn"]["background"][0]  # two steps of sampling
+    assert "Stage I gray" in capsys.readouterr().out
+    width, height = Image.open(folder / "compare.png").size
+    assert (width, height) == (11 * 66 + 2, 4 * 66 + 2)  # the training picture and ten prompts; four rows
+
+
+def test_rows_that_are_not_there(tmp_path: Path) -> None:
+    folder = results_of(tmp_path)
+    assert list(pictures_of(folder, ["gray"])) == ["Stage I gray"]
+    with pytest.raises(InputError, match="has no rows grey; it has true, gray"):
+        pictures_of(folder, ["grey"])
 
 
 def test_means_and_standard_errors_by_hand() -> None:
     rows = {"face0": 0.4, "cat0": 0.8}
-    summed = summary({"m": {k: {"means": {"kept": v}} for k, v in rows.items()}})
+    summed = summary({"m": {k: {"kept": v} for k, v in rows.items()}})
     # mean 0.6; standard deviation of (0.4, 0.8) with n - 1 is 0.2828, over the root of 2 that is 0.2
     assert summed["all"]["m"] == {"instances": 2, "kept": [0.6, 0.2]}
     assert summed["faces"]["m"] == {"instances": 1, "kept": [0.4, 0.0]}
     assert "0.600 ± 0.200" in table(summed)
-
-
-def test_a_methods_overrides_reach_the_run_and_keep_stage_one_at_its_share_of_samples(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: dict[str, Settings] = {}
-    monkeypatch.setattr(compare, "train", lambda settings, say: seen.setdefault(settings.name, settings) and stub)
-    stub = SimpleNamespace(artifact=None)
-    scene = dict(subjects())["face0"]
-    for name, overrides in METHODS.items():
-        compare.learn(scene, tmp_path / name, tmp_path, overrides | {"run.output_name": name})
-    samples = {name: settings.stage1.steps * settings.stage1.batch_size for name, settings in seen.items()}
-    assert samples["singleinsert"] == samples["draws"] == 4 * samples["quarter"] == 4 * samples["quarter_draws"] == 800
-    for name, settings in seen.items():
-        drawn = settings.stage1.timestep_importance, settings.stage1.stratified_timesteps
-        assert drawn == ((0.5, True) if name.endswith("draws") else (0.0, False))
-        assert settings.stage2 == seen["singleinsert"].stage2 or "draws" not in name
