@@ -1,6 +1,7 @@
 """Writes what `python -m singleinsert.evaluate` has measured into docs/ablation.md, with the report's pictures.
 
-python -m testbed.evaluation_docs output/evaluation/table2         any number of results' folders
+python -m testbed.evaluation_docs output/evaluation/table2         any number of results' folders, into the blocks of
+                                                                   their names
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="the --output_dir of an evaluation")
     for folder in parser.parse_args().folders:
         results = Results.load(folder)
-        name = results.facts["methods"]
+        name = folder.resolve().name
         fill_block(DOCS, name, block(results, name, folder))
         print(f"{DOCS}: {name}")
     return 0
