@@ -2,7 +2,7 @@
 
     python -m singleinsert.evaluate ablation --preset mini
     python -m testbed.compare output/evaluation/table2
-    python -m testbed.compare output/evaluation/table2 --rows stage1-baseline stage1-fg-bg --docs mini-sd:compare
+    python -m testbed.compare output/evaluation/table2 --rows stage1-baseline stage1-fg-bg
 
 Two rows are added: `drawn`, the judge on true drawings of what each prompt asks for, the most that can be had; and
 `class word`, mini-sd asked for any such subject, with nothing learnt: what chance keeps, and how well it obeys.
@@ -190,7 +190,8 @@ def main() -> int:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("folder", type=Path, help="an evaluation's results")
     p.add_argument("--rows", nargs="*", default=[], help="names of methods; all without")
-    p.add_argument("--docs", metavar="PAGE:BLOCK", help="write table and sheet into docs/PAGE.md")
+    p.add_argument("--docs", metavar="PAGE:BLOCK", help="write the table into docs/PAGE.md")
+    p.add_argument("--picture", action="store_true", help="and the sheet into docs/images/PAGE-BLOCK.png")
     args = p.parse_args()
     scenes, judge = dict(subjects()), Judge.load()
     rows = pictures_of(args.folder, args.rows)
@@ -207,7 +208,8 @@ def main() -> int:
     if args.docs:
         page, _, block = args.docs.partition(":")
         fill_block(ROOT / "docs" / f"{page}.md", block, table(summed))
-        save_picture(made, IMAGES / f"{page}-{block}.png")
+        if args.picture:
+            save_picture(made, IMAGES / f"{page}-{block}.png")
     return 0
 
 
