@@ -68,7 +68,8 @@ FRESH = 100_000
 
 
 def settings_of(instance: str, folder: Path, model: str | None) -> Settings:
-    """A run of the mini preset on an instance; the frozen model is asked in each step, so that all draws are new."""
+    """A run of the mini preset on an instance, by the paper's draws; the frozen model is asked in each step, so that all
+    draws are new."""
     if instance.startswith("examples/"):
         image, mask = ROOT / f"{instance}.png", ROOT / f"{instance}_mask.png"
         word = Path(instance).name
@@ -79,6 +80,7 @@ def settings_of(instance: str, folder: Path, model: str | None) -> Settings:
     values = {
         "data.image": str(image), "data.mask": str(mask), "data.class_word": word, "run.output_dir": str(folder),
         "run.output_name": "variance", "run.teacher_bank": False,
+        "stage1.batch_size": 16, "stage1.timestep_importance": 0.0, "stage1.stratified_timesteps": False,
     }  # fmt: skip
     if model:
         values["model.pretrained_model_name_or_path"] = model
