@@ -68,8 +68,8 @@ FRESH = 100_000
 
 
 def settings_of(instance: str, folder: Path, model: str | None) -> Settings:
-    """A run of the mini preset on an instance, by the paper's draws; the frozen model is asked in each step, so that all
-    draws are new."""
+    """A run of the mini preset on an instance, by the paper's draws; the frozen model is asked in each step, so that
+    all draws are new."""
     if instance.startswith("examples/"):
         image, mask = ROOT / f"{instance}.png", ROOT / f"{instance}_mask.png"
         word = Path(instance).name
