@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from singleinsert.data.prompts import fill
 from singleinsert.errors import InputError
@@ -31,7 +32,7 @@ from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.base import MINI_SD, load_base_model
 
 from .docs import IMAGES, ROOT, fill_block, save_picture
-from .instances import expectations, ideal, subjects
+from .instances import asked, expectations, ideal, subjects
 from .judge import Judge
 from .world.scene import Instance, Scene, contact_sheet, draw
 
@@ -57,17 +58,17 @@ def pictures_of(folder: Path, rows: Sequence[str] = ()) -> dict[str, Pictures]:
     if unknown := set(rows) - labels.keys():
         raise InputError(f"{folder} has no rows {', '.join(sorted(unknown))}; it has {', '.join(labels)}")
     texts = {c["name"]: [p["text"] for p in c["prompts"]] for c in results.concepts}
-    asked = {c["name"]: {p.text: p for p in load_prompts(PROMPTS).for_class(c["class_word"])} for c in results.concepts}
+    known = {c["name"]: {p.text: p for p in load_prompts(PROMPTS).for_class(c["class_word"])} for c in results.concepts}
     cache = Cache(folder / results.facts["cache"])
     out: dict[str, Pictures] = {labels[name]: defaultdict(list) for name in rows or labels}
     for sample in results.samples:
         if rows and sample.method not in rows:
             continue
         text = texts[sample.concept][sample.prompt]
-        if text not in asked[sample.concept]:
+        if text not in known[sample.concept]:
             raise InputError(f"{folder}: {text!r} is no prompt of the list {PROMPTS}")
         made = cache.load_picture(sample.picture)
-        out[labels[sample.method]][sample.concept].append((asked[sample.concept][text], made))
+        out[labels[sample.method]][sample.concept].append((known[sample.concept][text], made))
     return out
 
 
@@ -90,8 +91,9 @@ def with_article(text: str, cls: str) -> str:
     return plain.replace(f"of {cls}", f"of a {cls}") if plain.startswith(starts) else f"a {plain}"
 
 
-def score(judge: Judge, scene: Scene, pictures: Sequence[tuple[EditPrompt, Image.Image]]) -> Means:
-    """Means over the pictures of one instance; each measure over the pictures whose prompt asks for it.
+def score(judge: Judge, scene: Scene, others: Tensor, pictures: Sequence[tuple[EditPrompt, Image.Image]]) -> Means:
+    """Means over the pictures of one instance; each measure over the pictures whose prompt asks for it. ``others`` is
+    its :func:`gallery`.
 
     identity: cosine of the judge's embeddings of the picture and of the true drawing. top1: whether it is nearer than
     `GALLERY` other instances of the class. kept: share of the instance's features that are still there. The others:
@@ -101,12 +103,11 @@ def score(judge: Judge, scene: Scene, pictures: Sequence[tuple[EditPrompt, Image
     images = [image for _, image in pictures]
     readings = judge.read(images, classes=[cls] * len(images))
     own = judge.embed([draw(scene, masks=False).image])[0]
-    others = judge.embed(gallery(scene))
     marks: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), reading, z in zip(pictures, readings, judge.embed(images), strict=True):
         changed, kept = expectations(scene, prompt)
         right = {k: reading[k].value == v for k, v in (changed | kept).items()}
-        if ideal(scene, prompt).style == "photo":
+        if "style" not in asked(prompt):
             marks["identity"].append(float(z @ own))
             marks["top1"].append(float(z @ own > (others @ z).max()))
         marks["kept"].append(statistics.mean(right[k] for k in kept))
@@ -121,11 +122,11 @@ def score(judge: Judge, scene: Scene, pictures: Sequence[tuple[EditPrompt, Image
     return {k: statistics.mean(v) for k, v in marks.items()}
 
 
-def gallery(scene: Scene) -> list[Image.Image]:
-    """Drawn pictures, like the training picture, of other instances of its class."""
+def gallery(judge: Judge, scene: Scene) -> Tensor:
+    """Embeddings (`GALLERY`, d) of drawn pictures, like the training picture, of other instances of its class."""
     cls = scene.instances[0].cls
     others = (Instance.from_seed(5_000_000_000 + k, cls) for k in range(GALLERY))
-    return [draw(replace(scene, instances=(i,)), masks=False).image for i in others]
+    return judge.embed([draw(replace(scene, instances=(i,)), masks=False).image for i in others])
 
 
 def with_references(rows: dict[str, Pictures], scenes: Mapping[str, Scene], sampling: Mapping[str, Any]) -> None:
@@ -196,8 +197,10 @@ def main() -> int:
     scenes, judge = dict(subjects()), Judge.load()
     rows = pictures_of(args.folder, args.rows)
     with_references(rows, scenes, Results.load(args.folder).facts["sampling"])
+    others = {c: gallery(judge, scenes[c]) for c in next(iter(rows.values()))}
     results = {
-        row: {c: score(judge, scenes[c], found) for c, found in pictures.items()} for row, pictures in rows.items()
+        row: {c: score(judge, scenes[c], others[c], found) for c, found in pictures.items()}
+        for row, pictures in rows.items()
     }
     summed = summary(results)
     (args.folder / "compare.json").write_text(json.dumps({"summary": summed, "results": results}, indent=1))

@@ -15,7 +15,7 @@ from singleinsert.evaluate.cache import Cache
 from singleinsert.evaluation.prompt_lists import EditPrompt, load_prompts
 from singleinsert.evaluation.results import Results, Sample
 from testbed import compare
-from testbed.compare import pictures_of, score, summary, table, true_drawings, with_article
+from testbed.compare import gallery, pictures_of, score, summary, table, true_drawings, with_article
 from testbed.instances import asked, expectations, held_out_instance, ideal, subjects, write_training_picture
 from testbed.judge import Judge
 from testbed.tokenizer import words
@@ -95,16 +95,18 @@ def test_the_training_picture_has_an_exact_mask(tmp_path: Path) -> None:
 
 
 def test_true_drawings_score_nearly_full_and_another_subject_does_not() -> None:
-    scenes = dict(subjects({"face": 2, "cup": 1}))
+    judge, scenes = Judge.load(), dict(subjects({"face": 2, "cup": 1}))
     for name, scene in scenes.items():
         prompts = [p for p in prompts_of(scene.instances[0].cls) for _ in range(2)]
-        means = score(Judge.load(), scene, list(zip(prompts, true_drawings(scene, prompts), strict=True)))
+        means = score(
+            judge, scene, gallery(judge, scene), list(zip(prompts, true_drawings(scene, prompts), strict=True))
+        )
         assert means["background"] == 1
         assert means["kept"] > 0.9
         assert means["identity"] > 0.7, name
     prompts = list(prompts_of("face"))
     drawn = true_drawings(scenes["face1"], prompts)
-    other = score(Judge.load(), scenes["face0"], list(zip(prompts, drawn, strict=True)))
+    other = score(judge, scenes["face0"], gallery(judge, scenes["face0"]), list(zip(prompts, drawn, strict=True)))
     assert other["kept"] < 0.7
     assert other["top1"] < 0.2
     assert other["background"] == 1
