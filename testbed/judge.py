@@ -44,11 +44,14 @@ class Residual(nn.Module):
 
 
 class Network(nn.Module):
-    """One trunk to an 8 x 8 map; every head looks at the map with its own attention, then is linear."""
+    """One trunk to an 8 x 8 map; every head looks at the map with its own attention, then is linear.
 
-    def __init__(self) -> None:
+    `trunk`, where it is not pictures that are read: a module to (b, `WIDTH`, 8, 8).
+    """
+
+    def __init__(self, trunk: nn.Module | None = None) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(
+        self.trunk = trunk or nn.Sequential(
             convolution(3, 32, 5, 2), Residual(32), convolution(32, 64, 3, 2), Residual(64),
             convolution(64, 128, 3, 2), Residual(128), convolution(128, WIDTH), nn.GroupNorm(8, WIDTH),
         )  # fmt: skip

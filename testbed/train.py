@@ -15,15 +15,21 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from . import text, unet, vae
+from . import reader, text, unet, vae
 from .common import HalfTrainer
 from .dataset import pictures
+from .labels import HEADS
 from .tokenizer import build_tokenizer, check
+from .world.features import CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
+FACE_SHARE, HAIR_SHARE = 1.5, 2.5
+"""How often a picture of a face is drawn in training, and one that shows its hair, against 1 of the others: a face has
+most to say, and a hat covers the hair of many."""
 
 
 def parse() -> argparse.Namespace:
@@ -32,6 +38,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--captions", type=int, default=2, help="captions for each picture")
     p.add_argument("--vae_steps", type=int, default=2500)
     p.add_argument("--text_steps", type=int, default=2500)
+    p.add_argument("--reader_steps", type=int, default=3000)
     p.add_argument("--unet_steps", type=int, default=20_000)
     p.add_argument("--start", type=Path, help="a mini-sd folder to go on from: its UNet and autoencoder are trained "
                    "further, its text encoder is taken as it is")  # fmt: skip
@@ -55,11 +62,18 @@ def main() -> None:
     latents, scaling = vae.encode_all(autoencoder, drawn, args.runs)
     autoencoder.register_to_config(scaling_factor=scaling)
     print(f"scaling factor {scaling}", flush=True)
+    shown = reader.shown_labels(seeds, args.runs)
+    latent_reader = reader.train_reader(latents, scaling, shown, args.runs, args.reader_steps)
     ids, said = text.caption_table(tokenizer, seeds, args.captions, args.runs)
     encoder = begin.text_encoder if begin else text.train_text(tokenizer, ids, said, args.runs, args.text_steps)
     conditions = text.encode_captions(encoder, ids, args.runs, merge_share=0.15)
-    dense_ids, _ = text.caption_table(tokenizer, seeds, 1, args.runs, dense=True)
-    dense = text.encode_captions(encoder, dense_ids, args.runs, merge_share=0.0)
+    captions = unet.Captions(conditions, reader.named_labels(shown, said))
+    dense_ids, dense_said = text.caption_table(tokenizer, seeds, 1, args.runs, dense=True)
+    conditions = text.encode_captions(encoder, dense_ids, args.runs, merge_share=0.0)
+    dense = unet.Captions(conditions, reader.named_labels(shown, dense_said))
+    faces = shown[:, list(HEADS).index("class")] == CLASSES.index("face")
+    hair = shown[:, list(HEADS).index("face.hair")] >= 0
+    share = np.select([hair, faces], [HAIR_SHARE, FACE_SHARE], 1.0)
 
     def save(model: UNet2DConditionModel, folder: Path) -> None:
         pipe = StableDiffusionPipeline(
@@ -75,8 +89,8 @@ def main() -> None:
             p.data.copy_(a)
         save(copy, args.runs / "snapshot")
 
-    model = unet.train_unet(latents, scaling, covers, conditions, dense, args.runs, args.unet_steps,
-                            begin and begin.unet, args.compile, snapshot)  # fmt: skip
+    model = unet.train_unet(latents, scaling, covers, captions, dense, share / share.sum(), latent_reader, args.runs,
+                            args.unet_steps, begin and begin.unet, args.compile, snapshot)  # fmt: skip
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,19 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 
 from .common import HalfTrainer, device, run, schedule
+from .judge import Network
+from .reader import disturb, unread
 from .text import WIDTH
 
 BATCH = 32
-MAX_X0_WEIGHT, MAX_WEIGHT = 5.0, 20.0
+MAX_X0_WEIGHT, MAX_WEIGHT = 5.0, 60.0
 DENSE_SHARE = 0.8
 SUBJECT_WEIGHT = 3.0
 """What an error counts where the subject is, against 1 elsewhere: most that captions say is small and lies there."""
+LEARNING = 0.95
+"""Share of the steps in which words are pressed for; the rest are for pictures as they are."""
+UNREAD_WEIGHT = 0.1
+"""What a named attribute that the reader does not find in the prediction of x0 counts, against x0's squared error."""
 
 
 def build_scheduler() -> DDPMScheduler:
@@ -50,6 +57,15 @@ def build_unet() -> UNet2DConditionModel:
     )
 
 
+@dataclass(frozen=True)
+class Captions:
+    """Text conditions float16 (n * each, L, d), `each` captions a picture, and what each caption names, int8
+    (n * each, heads), -1 where it does not name it or it does not show."""
+
+    conditions: np.ndarray
+    named: np.ndarray
+
+
 def weight_of(snr: Tensor) -> Tensor:
     """Weight of the epsilon error at each signal-to-noise ratio, both (b,)."""
     return ((snr + 1).clamp(max=MAX_X0_WEIGHT) / snr).clamp(max=MAX_WEIGHT)
@@ -59,8 +75,10 @@ def train_unet(
     latents: np.ndarray,
     scaling: float,
     covers: np.ndarray,
-    conditions: np.ndarray,
-    dense: np.ndarray,
+    captions: Captions,
+    dense: Captions,
+    share: np.ndarray,
+    reader: Network,
     folder: Path,
     steps: int,
     start: UNet2DConditionModel | None = None,
@@ -74,9 +92,9 @@ def train_unet(
     count.
 
     `latents` float16 (n, 4, 16, 16) unscaled; `covers` uint8 (n, 16, 16), the subjects' share of each latent pixel;
-    `conditions` float16 (n * each, L, d), `each` captions a picture, and `dense` (n, L, d), one that names most of
-    what the picture shows, which most samples take until the last steps; `start`, weights to begin from;
-    `compile`: by torch.compile, a third quicker after three minutes.
+    `dense`, one caption a picture that names most of what it shows, which most samples take until the last steps;
+    `share` (n,), how often each picture is drawn while words are pressed for; `reader`, what finds named attributes in
+    predictions of x0; `start`, weights to begin from; `compile`: by torch.compile, a third quicker after a few minutes.
     """
     dev = device()
     unet = (start or build_unet()).to(dev, memory_format=torch.channels_last).train()
@@ -84,21 +102,25 @@ def train_unet(
         unet.set_attn_processor(AttnProcessor())
     trainer = HalfTrainer([unet], lr=6e-4, ema=0.9992)
     predict: Any = torch.compile(unet) if compile else unet
+    unread_of: Any = torch.compile(unread) if compile else unread
     abar = build_scheduler().alphas_cumprod.to(dev)
-    each = len(conditions) // len(latents)
+    each = len(captions.conditions) // len(latents)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([step, 4])
-        rows = rng.integers(0, len(latents), BATCH)
+        learning = step < LEARNING * steps
+        rows = rng.choice(len(latents), BATCH, p=share if learning else None)
         x0 = torch.from_numpy(latents[rows].astype(np.float32) * scaling).to(dev)
-        said = conditions[rows * each + rng.integers(0, each, BATCH)]
+        chosen = rows * each + rng.integers(0, each, BATCH)
+        said, named = captions.conditions[chosen], captions.named[chosen]
         if schedule(step, steps) > 0.4:
             much = rng.random(BATCH) < DENSE_SHARE
-            said[much] = dense[rows[much]]
+            said[much], named[much] = dense.conditions[rows[much]], dense.named[rows[much]]
         text = torch.from_numpy(said).to(dev, torch.bfloat16)
         generator = torch.Generator().manual_seed(step)
-        # stratified timesteps: one from each of BATCH equal slices of 0..999
-        t = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * 1000 / BATCH).long().to(dev)
+        # stratified timesteps: one from each of BATCH slices, first narrower towards the noise, where text decides
+        place = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
+        t = (1000 * (1 - (1 - place).square() if learning else place)).long().clamp(max=999).to(dev)
         noise = torch.randn(x0.shape, generator=generator).to(dev)
         a = abar[t].view(-1, 1, 1, 1)
         noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
@@ -106,7 +128,13 @@ def train_unet(
         snr = abar[t] / (1 - abar[t])
         weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers[rows].astype(np.float32)).to(dev).unsqueeze(1)
         per_sample = ((out - noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
-        return {"mse": (per_sample * weight_of(snr)).mean()}
+        guess = (noisy.float() - (1 - a).sqrt() * out) / a.sqrt()
+        guess = disturb(guess, generator).bfloat16().contiguous(memory_format=torch.channels_last)
+        missing = unread_of(reader, guess, torch.from_numpy(named.astype(np.int64)).to(dev))
+        return {
+            "mse": (per_sample * weight_of(snr)).mean(),
+            "unread": UNREAD_WEIGHT * (missing * (MAX_WEIGHT * snr).clamp(max=1)).mean(),
+        }
 
     interval = None if on_interval is None else lambda step: on_interval(unet, trainer, step)
     run("unet", folder, trainer, loss_of_step, steps, interval, report_every=100)
