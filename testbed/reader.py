@@ -27,7 +27,7 @@ NOISE = 0.6
 """Latents are read under Gaussian noise of a deviation up to this (theirs is 1), so that no pattern a picture does not
 show can stand for an attribute."""
 
-HARD = {"face.hair": 12.0, "face.head": 8.0, "face.ears": 2.0, "face.marking": 2.0, "cup.shape": 4.0, "car.shape": 4.0,
+HARD = {"face.hair": 20.0, "face.head": 8.0, "face.ears": 2.0, "face.marking": 2.0, "cup.shape": 4.0, "car.shape": 4.0,
         "tree.shape": 4.0, "facing": 4.0}  # fmt: skip
 """What a head counts, against 1 of the others: these were learnt last. The outline of a subject shows in x_t even at
 high noise, so that its words are needed least."""

@@ -27,7 +27,7 @@ from .tokenizer import build_tokenizer, check
 from .world.features import CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
-FACE_SHARE, HAIR_SHARE = 1.5, 2.5
+FACE_SHARE, HAIR_SHARE = 1.5, 4.0
 """How often a picture of a face is drawn in training, and one that shows its hair, against 1 of the others: a face has
 most to say, and a hat covers the hair of many."""
 
