@@ -2,8 +2,8 @@
 
 A caption's small words (ears, a hair style) move few latent pixels, and a mean squared error hardly asks for them. The
 reader is a small network, trained on the drawn pictures' latents alone, that reads every attribute from a latent; what
-it does not find in the UNet's prediction of x0, of what the caption names, is a loss. It has nothing to do with the
-judge, which reads pixels, was trained on other pictures and never meets the UNet before the gate.
+it does not find in the UNet's prediction of x0, of what the caption names, is a loss. It has the judge's kind of heads,
+not its weights nor its pictures; the judge reads pixels and gives the UNet no gradient.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from .common import HalfTrainer, device, run
 from .judge import WIDTH, Network, Residual, convolution
-from .labels import HEADS, labels
+from .judge_training import describe
+from .labels import HEADS
 from .text import ATTRIBUTES
 from .world.scene import Scene
 
@@ -43,10 +44,7 @@ def shown_labels(seeds: list[int], cache: Path) -> np.ndarray:
     """int8 (n, heads): what each training scene shows, -1 where a head's attribute does not show."""
     file = cache / f"labels-{len(seeds)}.npy"
     if not file.exists():
-        rows = []
-        for seed in tqdm(seeds, desc="labels"):
-            shown = labels(Scene.from_seed(seed))
-            rows.append([shown.get(h, -1) for h in HEADS])
+        rows = [describe(Scene.from_seed(seed))[: len(HEADS)] for seed in tqdm(seeds, desc="labels")]
         np.save(file, np.asarray(rows, np.int8))
     return np.load(file)
 

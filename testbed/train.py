@@ -1,7 +1,8 @@
 """Makes the miniature Stable Diffusion, from nothing:
 
     python -m testbed.train                       everything, resumable: start it again after an interruption
-    python -m testbed.train --pictures 2000 --vae_steps 50 --text_steps 50 --unet_steps 50 --out try-out   a try-out
+    python -m testbed.train --pictures 2000 --vae_steps 50 --text_steps 50 --reader_steps 50 --unet_steps 50 \\
+        --out try-out                             a try-out
 
     python -m testbed.train --start singleinsert/assets/mini-sd   from its weights instead: as many steps more
 
