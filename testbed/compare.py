@@ -47,13 +47,12 @@ Pictures = dict[str, list[tuple[EditPrompt, Image.Image]]]
 Means = dict[str, float]
 
 
-def pictures_of(folder: Path, rows: Sequence[str] = ()) -> dict[str, Pictures]:
+def pictures_of(folder: Path, results: Results, rows: Sequence[str] = ()) -> dict[str, Pictures]:
     """Row's label -> the pictures of an evaluation's folder; all rows without `rows`.
 
     Raises:
-        InputError: no results, a row that they do not have, or prompts that are not this world's.
+        InputError: a row that they do not have, or prompts that are not this world's.
     """
-    results = Results.load(folder)
     labels = {m["name"]: f"{m['group']} {m['label']}".strip() for m in results.methods}
     if unknown := set(rows) - labels.keys():
         raise InputError(f"{folder} has no rows {', '.join(sorted(unknown))}; it has {', '.join(labels)}")
@@ -194,16 +193,16 @@ def main() -> int:
     p.add_argument("--docs", metavar="PAGE:BLOCK", help="write the table into docs/PAGE.md")
     p.add_argument("--picture", action="store_true", help="and the sheet into docs/images/PAGE-BLOCK.png")
     args = p.parse_args()
-    scenes, judge = dict(subjects()), Judge.load()
-    rows = pictures_of(args.folder, args.rows)
-    with_references(rows, scenes, Results.load(args.folder).facts["sampling"])
+    scenes, judge, results = dict(subjects()), Judge.load(), Results.load(args.folder)
+    rows = pictures_of(args.folder, results, args.rows)
+    with_references(rows, scenes, results.facts["sampling"])
     others = {c: gallery(judge, scenes[c]) for c in next(iter(rows.values()))}
-    results = {
+    scores = {
         row: {c: score(judge, scenes[c], others[c], found) for c, found in pictures.items()}
         for row, pictures in rows.items()
     }
-    summed = summary(results)
-    (args.folder / "compare.json").write_text(json.dumps({"summary": summed, "results": results}, indent=1))
+    summed = summary(scores)
+    (args.folder / "compare.json").write_text(json.dumps({"summary": summed, "results": scores}, indent=1))
     print(table(summed))
     shown = [c for c in SHEET if c in next(iter(rows.values()))]
     made = sheet(rows, scenes, shown)

@@ -214,7 +214,7 @@ def pictures_of(jobs: list[Job]) -> Tensor:
     return to_tensor(draw_jobs(jobs))
 
 
-def measure_heads(judge: Judge, count: int = 4000) -> dict[str, dict[str, float]]:
+def measure_heads(judge: Judge, count: int = 12_000) -> dict[str, dict[str, float]]:
     """:func:`head_accuracies` on held-out drawn pictures."""
     jobs = list(islice(held_out_jobs(), count))
     return head_accuracies(judge, [scene_of(j) for j in jobs], pictures_of(jobs))

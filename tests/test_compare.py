@@ -143,9 +143,9 @@ def test_the_rows_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_rows_that_are_not_there(tmp_path: Path) -> None:
     folder = results_of(tmp_path)
-    assert list(pictures_of(folder, ["gray"])) == ["Stage I gray"]
+    assert list(pictures_of(folder, Results.load(folder), ["gray"])) == ["Stage I gray"]
     with pytest.raises(InputError, match="has no rows grey; it has true, gray"):
-        pictures_of(folder, ["grey"])
+        pictures_of(folder, Results.load(folder), ["grey"])
 
 
 def test_means_and_standard_errors_by_hand() -> None:

@@ -27,7 +27,7 @@ from singleinsert.evaluate.cache import (
 )
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.training.accelerator import build_accelerator
-from singleinsert.training.checkpoint import checkpoints
+from singleinsert.training.checkpoint import checkpoint_path
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import wants_bank
 from singleinsert.training.run import train
@@ -116,10 +116,9 @@ class Studio:
         settings = replace(settings, sample=quick, run=replace(settings.run, **changes))
         artifact = train(settings, folder=folder, load=self._kept, say=_silent).artifact
         if first_stage and steps and kept is None:
-            made = next(p for p in checkpoints(RunFiles(folder, settings.name).checkpoints) if int(p.stem[5:]) == steps)
             target = self._stage_path(first_stage, wants_bank(settings, stages_of(settings)))
             target.parent.mkdir(parents=True, exist_ok=True)
-            made.rename(target)
+            checkpoint_path(RunFiles(folder, settings.name).checkpoints, steps).rename(target)
         shutil.rmtree(folder)
         return artifact
 

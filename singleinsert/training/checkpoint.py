@@ -39,12 +39,17 @@ def save_checkpoint(folder: Path, global_step: int, state: dict[str, Any], limit
 
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_pack(state, "", tensors))
-    path = folder / f"step_{global_step:06d}.safetensors"
+    path = checkpoint_path(folder, global_step)
     write_atomically(path, lambda target: save_file(tensors, target, metadata={_HEADER: header}))
     if limit:
         for old in checkpoints(folder)[:-limit]:
             old.unlink()
     return path
+
+
+def checkpoint_path(folder: Path, global_step: int) -> Path:
+    """Where :func:`save_checkpoint` puts it."""
+    return folder / f"step_{global_step:06d}.safetensors"
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
