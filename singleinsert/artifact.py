@@ -19,13 +19,12 @@ from torch import Tensor
 from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.adapters.weights import LoraWeights
 from singleinsert.errors import InputError, ModelError
-from singleinsert.files import write_atomically
+from singleinsert.files import FORBIDDEN_IN_NAMES, write_atomically
 
 SUFFIX = "_artifact.safetensors"
 HEADER_KEY = "singleinsert"
 FORMAT_VERSION = 1
 FAMILIES = ("sd1", "sd2")
-FORBIDDEN_IN_NAMES = set('/\\:<>"|?*{}')  # a name is a file name, a word of prompts, and a part of ``<lora:...>``
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 Lora = dict[str, dict[str, LoraWeights]]
@@ -61,6 +60,7 @@ class Artifact:
         base: the model it was trained on.
         metadata: anything JSON holds. Read on export: "created" (unix time), "resolution", "seed", "steps"
             ({stage: steps}), "settings" (the run's TOML), "learning_rate", "mask_share", "losses".
+        lora_file: stem of the file that the LoRA was read from, where it is not ``NAME_lora``; not saved.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Artifact:
     lora: Lora
     base: BaseInfo
     metadata: dict[str, Any] = field(default_factory=dict)
+    lora_file: str = ""
 
     @property
     def num_vectors(self) -> int:

@@ -42,10 +42,12 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
     tensors, header = _read(embedding_file, allow_pickle)
     bundled = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLE_PREFIX)}
     lora: Lora = {}
+    name, of_lora = embedding_file.stem, lora_file
     if bundled:
         names = {key.split(".")[1] for key in bundled}
         if len(names) > 1:
             raise ModelError(f"{embedding_file} bundles several embeddings ({', '.join(sorted(names))}); one is wanted")
+        (name,), of_lora = names, embedding_file
         lora = _lora_weights(tensors, header, embedding_file)
         tensors = {key.split(".", 2)[2]: tensor for key, tensor in bundled.items()}
     embedding = _embedding(tensors, embedding_file)
@@ -53,7 +55,9 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
         lora_tensors, lora_header = _read(lora_file, allow_pickle)
         lora = _lora_weights(lora_tensors, lora_header, lora_file)
         header = {**lora_header, **header}
-    artifact = _described(embedding_file, embedding, lora, header)
+    artifact = replace(_described(embedding_file, embedding, lora, header), name=name)
+    if of_lora is not None and of_lora.name != DIFFUSERS_LORA:
+        artifact = replace(artifact, lora_file=of_lora.stem)
     check(artifact, f"{embedding_file}" + (f" with {lora_file}" if lora_file else ""))
     return artifact
 

@@ -9,7 +9,7 @@ import pytest
 
 from singleinsert.config import Settings, StageSettings, load_settings, require, to_toml
 from singleinsert.config.fields import STAGE2
-from singleinsert.config.load import all_fields, parse_value, read_values, to_values
+from singleinsert.config.load import all_fields, check_name, parse_value, read_values, to_values
 from singleinsert.config.reference import reference
 from singleinsert.errors import ConfigError
 
@@ -130,7 +130,10 @@ def test_files_that_are_no_settings(tmp_path):
         ({"concept.patch_size": 30}, "concept.image_size 224 is no multiple of concept.patch_size 30"),
         ({"concept.num_attention_heads": 7}, "no multiple of concept.num_attention_heads 7"),
         ({"data.resolution": 513}, "data.resolution 513 is no multiple of 8: take 512"),
-        ({"data.placeholder_token": " "}, "placeholder_token ' ' must be a word"),
+        ({"data.placeholder_token": " "}, "placeholder_token ' ' must be one word"),
+        ({"data.placeholder_token": "the snow"}, "placeholder_token 'the snow' must be one word"),
+        ({"data.prompt": "{placeholder} {clas_word}"}, "holds {clas_word}, which stands for nothing; did"),
+        ({"sample.prompts": ["*", "{concpt} in snow"]}, "sample.prompts '{concpt} in snow' holds {concpt}"),
         ({"data.prompt": "a face"}, "does not hold {placeholder}"),
         ({"data.class_prompt": "{placeholder} {class_word}"}, "names the concept"),
         ({"stage1.steps": 0, "stage2.steps": 0}, "nothing to train"),
@@ -206,6 +209,22 @@ def test_names_follow_from_the_picture():
     assert settings.name == "x" and settings.output_dir == Path("out")
     with pytest.raises(ConfigError, match="--output_name is missing"):
         _ = Settings().name
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"run.output_name": "zo*l"}, "run.output_name, 'zo*l', cannot name a concept"),
+        ({"data.image": "in/Shot 12:30.png"}, "the name of in/Shot 12:30.png, 'Shot 12:30', cannot name a concept"),
+        ({"run.output_name": "zo.v2", "save.formats": ["webui", "bundle"]}, "'zo.v2', has a dot"),
+        ({"run.output_name": "zo", "save.formats": ["bundle"], "stage2.steps": 0}, "no stage trains one"),
+    ],
+)
+def test_names_that_the_files_would_refuse(overrides, message):
+    with pytest.raises(ConfigError) as caught:
+        check_name(load_settings(overrides=overrides))
+    assert message in str(caught.value)
+    check_name(load_settings(overrides={"run.output_name": "zo.v2 \u00fc", "save.formats": ["webui", "diffusers"]}))
 
 
 def test_what_a_run_cannot_do_without():

@@ -126,6 +126,15 @@ def test_the_bank_hands_on_what_its_samples_count(schedule):
     assert torch.equal(drawn.weight, every.weight[order]) and torch.equal(drawn.t, every.t[order])
 
 
+def test_each_of_the_banks_predictions_serves_twice_and_never_part_of_a_step():
+    bank = TeacherBank(0, "stage1", 10)
+    assert not bank.serves(range(0, 4), 4)  # nothing is known yet
+    bank.keep(range(10), torch.zeros(10, *SHAPE))
+    # 20 samples in steps of 6: three whole ones, 0 to 17; the fourth would want 18 to 23
+    for start, stop in ((0, 6), (12, 18), (17, 18), (18, 24), (18, 19), (24, 30)):
+        assert bank.serves(range(start, stop), 6) == (stop <= 18), start
+
+
 def test_two_processes_halves_of_the_bank_add_up(schedule):
     class Accelerator:
         num_processes, is_main_process, device = 2, True, torch.device("cpu")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from tinyconcepts import make_concept
 
 from singleinsert.export import export
+from singleinsert.export.__main__ import main as export_main
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -124,6 +126,20 @@ def test_artifact_exported_pair_and_other_base_folder_draw_the_same(here, tiny_s
     assert np.array_equal(pixels(first), pixels(second))
 
 
+def test_the_webuis_text_names_the_files_that_are_there(here, tiny_sd):
+    """A LoRA of another name; and a bundle, whose embedding A1111 knows by the name inside of it."""
+    assert export_main(["anna", "--format", "bundle", "--output_dir", "bundled"]) == 0
+    shutil.copy("output/anna/anna_lora.safetensors", "other.safetensors")
+    names = {
+        "output/anna/anna.safetensors+other.safetensors": "other",
+        "bundled/anna_bundle.safetensors": "anna_bundle",
+    }
+    for place, lora in names.items():
+        arguments = ["--concept", place, "--prompt", "{anna}", "--num_inference_steps", "1", "--output_dir", lora]
+        assert main([*arguments, "--pretrained_model_name_or_path", str(tiny_sd)]) == 0
+        assert read_parameters(next(Path(lora).iterdir()))[0] == f"anna face <lora:{lora}:1>"
+
+
 def test_views(here):
     assert (
         main(["--concept", "anna", "--prompt_list", "views", "--num_inference_steps", "1", "--output_dir", "views"])
@@ -144,6 +160,10 @@ SNOW = ["--prompt", "* face"]
         (["--concept", "anna"], "no prompt: give --prompt"),
         (["--concept", "nobody", *SNOW], "no concept 'nobody': neither a file"),
         (["--concept", "anna:strong", *SNOW], "'strong', is no number"),
+        (["--concept", "anna:nan", *SNOW], "'nan', is no number"),
+        (["--concept", "anna", "--guidance_scale", "inf", *SNOW], "a guidance scale of inf is no number"),
+        (["--concept", "anna", "--prompt", "* face", "--prompt_file", "steps.txt"], "2000 sampling steps: between 1"),
+        (["--concept", "anna", "--concept", "output/anna", *SNOW], "singleinsert.export --output_name"),
         (SNOW, "no --concept and no base model"),
         (["--concept", "output/hat", *SNOW], "does not say where its base model"),
         (["--concept", "anna", "--prompt", "{ann}"], "did you mean anna?"),
@@ -160,6 +180,7 @@ SNOW = ["--prompt", "* face"]
 )
 def test_bad_input_is_one_line(arguments, message, here, capsys):
     Path("prompts_as_file").write_text("a file")
+    Path("steps.txt").write_text("* face --s 2000")
     assert main([*arguments, "--num_inference_steps", "1"]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and message in lines[0]

@@ -92,9 +92,9 @@ def test_each_concept_is_written_at_its_own_place(anna, hat, model):
 
 
 NAMES = [
-    ConceptName("anna", "face"),
-    ConceptName("my hat", "baseball cap", "<cap>", 0.5),
-    ConceptName("x", "", "*", 1, False),
+    ConceptName("anna", "face", lora="anna_lora"),
+    ConceptName("my hat", "baseball cap", "<cap>", 0.5, lora="someone's"),
+    ConceptName("x", ""),
 ]
 
 
@@ -135,7 +135,7 @@ def test_prompts_that_name_nothing(prompt, concepts, message):
 def test_the_webuis_prompt():
     resolved = resolve("{anna} (smiling) in <my hat>", NAMES)
     assert for_webui(resolved, NAMES) == r"anna face \(smiling\) in my hat"
-    assert lora_tags(NAMES) == ["<lora:anna_lora:1>", "<lora:my hat_lora:0.5>"]  # x has no LoRA
+    assert lora_tags(NAMES) == ["<lora:anna_lora:1>", "<lora:someone's:0.5>"]  # x has no LoRA
 
 
 def test_prompt_files_with_kohyas_options(tmp_path):

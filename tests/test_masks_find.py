@@ -335,12 +335,26 @@ def test_an_edited_mask_is_not_written_over(tmp_path):
     edited.save(mask)
     later = shown.stat().st_mtime_ns + 10_000_000
     os.utime(mask, ns=(later, later))
-    with pytest.raises(InputError, match=r"a_mask\.png was edited: use it with --mask"):
+    with pytest.raises(InputError, match=r"a_mask\.png was edited or made by hand: use it with --mask"):
         write_mask(made((10, 10, 60, 60)), tmp_path, "a")
     assert Image.open(mask).tobytes() == edited.tobytes()
     write_mask(find_mask(flat_picture(), "cat", file=mask), tmp_path, "a")  # it was given back: the same mask
     write_mask(made((10, 10, 60, 60)), tmp_path, "a", overwrite=True)
     assert Image.open(mask).tobytes() == made((10, 10, 60, 60)).mask.tobytes()
+
+
+def test_a_mask_made_by_hand_stays_as_it_is(tmp_path):
+    """Given back and padded for training, before and after a picture of it was drawn; and where it was not given."""
+    mask, hand = tmp_path / "a_mask.png", candidate((10, 10, 40, 40)).mask
+    hand.save(mask)
+    found = find_mask(Picture(Image.new("RGB", (100, 80)), candidate((0, 0, 60, 60)).mask, Path("a.png")), "cat")
+    for _ in range(2):
+        padded = find_mask(flat_picture(), "cat", file=mask, padding=0.1)
+        assert padded.share > 1.2 * 900 / 8000
+        write_mask(padded, tmp_path, "a")
+        assert Image.open(mask).tobytes() == hand.tobytes() and (tmp_path / "a_mask_overlay.png").is_file()
+        with pytest.raises(InputError, match="made by hand"):
+            write_mask(found, tmp_path, "a")
 
 
 def test_small_pictures_are_shown_larger():

@@ -195,6 +195,7 @@ def test_8_bit_adam_names_its_package_where_it_is_missing(tiny_sd, tmp_path, mon
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(MissingPackageError, match="pip install bitsandbytes"):
         train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True), say=str)
+    assert not (tmp_path / "out").exists()
 
 
 def test_8_bit_adam_keeps_8_bit_moments_and_resumes(tiny_sd, tmp_path, monkeypatch):
@@ -284,3 +285,20 @@ def test_the_teacher_bank_spares_stage_two_the_frozen_passes(tiny_sd, tmp_path, 
     changes = {"run__resume_from_checkpoint": kept, "run__output_dir": str(tmp_path / "again")}
     again = train(small_settings(tmp_path, tiny_sd, run__teacher_bank=True, **changes), say=str).artifact
     assert torch.equal(again.embedding, whole.embedding)
+
+
+def test_a_longer_stage_two_sees_fresh_samples_when_the_bank_is_used_up(tiny_sd, tmp_path, monkeypatch):
+    """Two steps of four fill it with eight. Four of stage II's five steps of four have them twice, one has its own."""
+    drawn, original = [], Loop._draw
+
+    def watch(loop, stage, samples):
+        draws = original(loop, stage, samples)
+        if stage.name == "stage2":
+            drawn.append((draws.frozen is not None, tuple(draws.noise.flatten(1).sum(1).tolist())))
+        return draws
+
+    monkeypatch.setattr(Loop, "_draw", watch)
+    train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=5), say=str)
+    assert [known for known, _ in drawn] == [True] * 4 + [False]
+    a, b, again_a, again_b, fresh = (noise for _, noise in drawn)
+    assert (a, b) == (again_a, again_b) and len({*a, *b, *fresh}) == 12

@@ -1,25 +1,29 @@
 """The trainer as a whole, in this process: what a run leaves behind, resuming, stopping, refusing."""
 
 import csv
+import importlib.machinery
 import os
 import shutil
 import signal
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from accelerate.utils import LoggerType
 from PIL import Image
 from runs import small_settings
 from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
-from singleinsert.config import load_settings
+from singleinsert.config import load_settings, to_toml
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from singleinsert.training.loop import Loop
 from singleinsert.training.progress import LossLog
-from singleinsert.training.run import train
+from singleinsert.training.run import find_subject, train
+from singleinsert.training.sheet import EDGE, TILE, _tile, mask_overlay
 from singleinsert.training.signals import Interrupted
 
 
@@ -70,12 +74,137 @@ def test_what_a_run_leaves_behind(whole):
     steps = [("stage1", 2), ("stage1", 3), ("stage2", 2), ("stage2", 3)]
     assert samples == [f"pic_{stage}_{step:06d}_{i:02d}.png" for stage, step in steps for i in range(2)]
     assert Image.open(out / "samples" / samples[0]).size == (32, 32) == whole.result.preview.size
-    assert Image.open(out / "pic_sheet.png").width > 600 and Image.open(out / "pic_mask.png").mode == "L"
+    assert Image.open(out / "pic_mask.png").mode == "L"
     rows = table(whole.settings)
     assert [row["stage"] for row in rows] == ["stage1"] * 3 + ["stage2"] * 3
     assert all(row["loss"] == pytest.approx(row["foreground"] + row["background"]) for row in rows[:3])
     assert list((out / "logs" / "pic").rglob("events.out.tfevents*"))
     assert not [path for path in out.rglob(".*") if path.is_file()]
+
+
+def test_the_sheet_shows_each_stages_last_samples_in_their_places(whole):
+    """Stages as rows, prompts as columns, each tile pixel for pixel; the source and its mask on the left."""
+    out = whole.settings.output_dir
+    pixels = np.asarray(Image.open(out / "pic_sheet.png"))
+
+    def place(tile):
+        tile = np.asarray(tile)
+        found = np.argwhere((pixels[: -TILE + 1, : -TILE + 1] == tile[0, 0]).all(-1))
+        return next((y, x) for y, x in found if np.array_equal(pixels[y : y + TILE, x : x + TILE], tile))
+
+    samples = [Image.open(out / f"samples/pic_{s}_000003_{i:02d}.png") for s in ("stage1", "stage2") for i in (0, 1)]
+    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(_tile(sample)) for sample in samples)
+    assert y0 == y1 < y2 == y3 and x0 == x2 < x1 == x3
+    square = find_subject(whole.settings, str)[1]
+    assert place(_tile(square.image)) == (y0, left := place(_tile(square.image))[1]) and left < x0
+    assert place(_tile(mask_overlay(square.image, square.mask))) == (y2, left)
+
+
+def test_the_overlay_pales_what_the_mask_leaves_out():
+    source, mask = Image.new("RGB", (90, 90), (200, 40, 40)), Image.new("L", (90, 90), 0)
+    mask.paste(255, (0, 0, 45, 90))
+    shown = np.asarray(mask_overlay(source, mask)).astype(int)
+    assert (shown[:, :40] == (200, 40, 40)).all()
+    # grey 0.299 200 + 0.587 40 + 0.114 40 = 88, and 60 percent of the way to white: 88 + 0.6 (255 - 88) = 188
+    assert (abs(shown[:, 50:] - 188) <= 1).all()
+    assert (shown[:, 45:46] == EDGE).all()
+
+
+def test_trackers_go_on_with_the_steps_where_the_run_was_left(whole, tmp_path, tiny_sd):
+    kept = str(whole.settings.output_dir / "checkpoints/pic/step_000004.safetensors")
+    settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=kept, run__report_to="tensorboard")
+    train(settings, say=str)
+    assert scalars(settings, "stage2/loss") == scalars(whole.settings, "stage2/loss")[1:]
+    assert [step for step, _ in scalars(whole.settings, "stage1/loss")] == [1, 2, 3]
+    assert [step for step, _ in scalars(settings, "stage2/loss")] == [5, 6]
+
+
+def scalars(settings, tag):
+    """(step, value) pairs that tensorboard was told."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = (settings.output_dir / "logs" / settings.name).rglob("events.out.tfevents*")
+    log = EventAccumulator(str(events.parent)).Reload()
+    return [(event.step, event.value) for event in log.Scalars(tag)]
+
+
+def test_a_checkpoint_from_elsewhere_does_not_replace_a_finished_run(whole, tmp_path, tiny_sd):
+    held = {path: path.read_bytes() for path in whole.settings.output_dir.rglob("*") if path.is_file()}
+    kept = tmp_path / "step_000002.safetensors"
+    shutil.copy(whole.settings.output_dir / "checkpoints/pic/step_000002.safetensors", kept)
+    changes = {"run__resume_from_checkpoint": str(kept), "run__output_dir": str(whole.settings.output_dir)}
+    with pytest.raises(InputError, match="holds another run called pic"):
+        train(small_settings(tmp_path, tiny_sd, **changes), say=str)
+    assert held == {path: path.read_bytes() for path in held}
+
+
+@pytest.mark.parametrize("left", ["_sheet.png", "_lora.json", "_bundle.safetensors", "_diffusers"])
+def test_whatever_a_run_left_is_found_before_anything_is_trained(tmp_path, tiny_sd, left):
+    settings = small_settings(tmp_path, tiny_sd)
+    settings.output_dir.mkdir()
+    (settings.output_dir / f"pic{left}").touch()
+    with pytest.raises(InputError, match="holds another run called pic"):
+        train(settings, say=str)
+    with pytest.raises(ConfigError, match="cannot name a concept"):
+        train(small_settings(tmp_path, tiny_sd, run__output_name="p*c"), say=str)
+
+
+def test_a_config_written_by_hand_is_not_replaced(tmp_path, tiny_sd):
+    """One that a run has written, and that left nothing else, is."""
+    settings = small_settings(tmp_path, tiny_sd, stage1__steps=1, stage2__steps=0)
+    settings.output_dir.mkdir()
+    mine = settings.output_dir / "pic_config.toml"
+    for text in ("[stage1]\nsteps = 1  # as told\n", "not toml"):
+        mine.write_text(text)
+        with pytest.raises(InputError, match="pic_config.toml was not written by a run"):
+            train(settings, say=str)
+        assert mine.read_text() == text
+    mine.write_text(to_toml(small_settings(tmp_path, tiny_sd)))
+    train(settings, say=str)
+    assert load_settings(None, mine, {}) == settings
+
+
+def test_the_config_of_a_resumed_run_can_be_fed_back(whole, tmp_path, tiny_sd):
+    kept = str(whole.settings.output_dir / "checkpoints/pic/step_000004.safetensors")
+    settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=kept)
+    train(settings, say=str)
+    changes = {"run.output_dir": str(tmp_path / "anew"), "run.seed": 3}
+    again = load_settings(None, settings.output_dir / "pic_config.toml", changes)
+    assert not again.run.resume_from_checkpoint
+    train(again, say=str)
+
+
+def test_a_residual_that_starts_far_from_the_class_word_is_told(tmp_path, tiny_sd):
+    changes = {"concept__residual": True, "stage1__steps": 1, "stage2__steps": 0}
+    for std, told in ((1.0, 1), (0.001, 0)):
+        lines = list[str]()
+        settings = small_settings(tmp_path / str(std), tiny_sd, concept__init_std=std, **changes)
+        train(settings, say=lines.append)
+        assert sum("starts far from 'face'" in line for line in lines) == told
+
+
+def test_wandb_is_told_which_run_goes_on(tmp_path, tiny_sd, monkeypatch):
+    """The tracker is accelerate's, what it is given is ours: one id for a run and what goes on with it."""
+    told = []
+
+    class Run:
+        def __init__(self, *args, **options):
+            told.append(options)
+
+        def __getattr__(self, name):
+            return lambda *args, **options: None
+
+    module = SimpleNamespace(
+        init=Run, Image=lambda *a, **k: None, run=None, config=SimpleNamespace(update=lambda *a, **k: 0)
+    )
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    module.__spec__ = importlib.machinery.ModuleSpec("wandb", None)
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])
+    changes = {"run__report_to": "wandb", "run__checkpointing_steps": 1, "stage1__steps": 2, "stage2__steps": 0}
+    for folder, more in (("a", {}), ("a", {"run__resume_from_checkpoint": "latest"}), ("b", {})):
+        train(small_settings(tmp_path / folder, tiny_sd, **changes, **more), say=str)
+    first, second, third = (options["id"] for options in told)
+    assert first == second != third and first.startswith("pic-") and told[1]["resume"] == "allow"
 
 
 def test_both_stages_changed_what_they_train(whole):
@@ -192,6 +321,7 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
          {"run__resume_from_checkpoint": latest, "stage2__learning_rate": 0.1}),
         (ConfigError, "is of another picture or mask", {"run__resume_from_checkpoint": latest, "data__crop": "pad"}),
         (ConfigError, "stage1.semantic_weight has no effect", {"stage1__semantic_weight": 1.0}),
+        (ConfigError, "stage2.antithetic_noise has no effect while", {"stage2__antithetic_noise": True}),
         (ConfigError, "'to_z' names no layer of the unet", {"adapter__unet_targets": ["to_z"]}),
         (InputError, "class word 'ü' is unknown", {"data__class_word": "ü"}),
         (InputError, "placeholder 'cat' is a word", {"data__placeholder_token": "cat"}),

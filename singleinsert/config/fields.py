@@ -103,7 +103,8 @@ class ConceptSettings:
     num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
     clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model")
     init_std: float = setting(
-        1.0, "standard deviation per element of the first embedding (of the residual, if it is one)",
+        1.0, "standard deviation per element of the first embedding (of the residual, if it is one: 0.02 starts beside "
+        "the class word)",
         minimum=0, maximum=100,
     )  # fmt: skip
 

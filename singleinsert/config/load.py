@@ -18,6 +18,7 @@ import toml
 
 from singleinsert.config.fields import Settings
 from singleinsert.errors import ConfigError
+from singleinsert.files import FORBIDDEN_IN_NAMES
 
 Values = dict[str, Any]
 """Dotted key -> value, such as {"stage1.steps": 50}."""
@@ -227,18 +228,29 @@ def check_together(settings: Settings) -> None:
     if data.resolution % 8:
         nearest_size = round(data.resolution / 8) * 8
         raise ConfigError(f"data.resolution {data.resolution} is no multiple of 8: take {nearest_size}")
-    if not data.placeholder_token or data.placeholder_token != data.placeholder_token.strip():
-        raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be a word, without spaces around it")
+    if data.placeholder_token.split() != [data.placeholder_token]:
+        raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be one word, without spaces")
     if "{placeholder}" not in data.prompt and "{concept}" not in data.prompt:
         raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
     if "{placeholder}" in data.class_prompt or "{concept}" in data.class_prompt:
         raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
+    templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
+    for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
+        for text in texts:
+            _check_braces(key, text)
     if settings.stage1.steps + settings.stage2.steps == 0:
         raise ConfigError("stage1.steps and stage2.steps are both 0: there is nothing to train")
     for name in ("stage1", "stage2"):
         _check_stage(name, settings)
     if Path(run.output_name).name != run.output_name or "\\" in run.output_name:
         raise ConfigError(f"run.output_name {run.output_name!r} must be a file name: the folder is run.output_dir")
+
+
+def _check_braces(key: str, text: str) -> None:
+    known = ["concept", "placeholder", "class_word"]
+    for name in re.findall(r"\{([^{}]*)\}", text):
+        if name not in known:
+            raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, known)}")
 
 
 def _check_stage(name: str, settings: Settings) -> None:
@@ -261,6 +273,24 @@ def require(settings: Settings, **flags: str) -> None:
     for name, meaning in flags.items():
         if not getattr(settings.data, name):
             raise ConfigError(f"--{name} is missing: {meaning}")
+
+
+def check_name(settings: Settings) -> None:
+    """ConfigError where the result's files would refuse NAME, now and not when everything is trained."""
+    name, run = settings.name, settings.run
+    of = "run.output_name" if run.output_name else f"the name of {settings.data.image}"
+    if not name.strip() or set(name) & FORBIDDEN_IN_NAMES:
+        raise ConfigError(
+            f"{of}, {name!r}, cannot name a concept: none of {' '.join(sorted(FORBIDDEN_IN_NAMES))}; "
+            "give another --output_name"
+        )
+    lora = any(
+        stage.steps and {"unet", "text_encoder"} & {*stage.trains} for stage in (settings.stage1, settings.stage2)
+    )
+    if "bundle" in settings.save.formats and not lora:
+        raise ConfigError("save.formats bundle is an embedding with a LoRA, and no stage trains one: export webui")
+    if "bundle" in settings.save.formats and "." in name:
+        raise ConfigError(f"{of}, {name!r}, has a dot, where A1111 splits a bundle's name: give another --output_name")
 
 
 def nearest(name: str, known: Any) -> str:

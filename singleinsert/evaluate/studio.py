@@ -29,9 +29,8 @@ from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.training.accelerator import build_accelerator
 from singleinsert.training.checkpoint import checkpoint_path
 from singleinsert.training.files import RunFiles
-from singleinsert.training.loop import wants_bank
 from singleinsert.training.run import train
-from singleinsert.training.stages import stages_of
+from singleinsert.training.stages import stages_of, wants_bank
 
 SCHEDULER = "ddim"
 

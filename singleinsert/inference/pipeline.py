@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -76,7 +77,8 @@ class ConceptPipeline:
         names = [concept.name.lower() for concept in concepts]
         if len(set(names)) < len(names):
             raise InputError(
-                f"two concepts are called {max(names, key=names.count)}: a prompt could not tell them apart"
+                f"two concepts are called {max(names, key=names.count)}, and a prompt could not tell them apart: give "
+                "one another name by python -m singleinsert.export --output_name"
             )
         self.pipeline = build_pipeline(model, build_scheduler(scheduler, model.scheduler.config))
         load_loras(self.pipeline, model, self.concepts)
@@ -96,7 +98,9 @@ class ConceptPipeline:
     def names(self) -> list[ConceptName]:
         """What prompts may call the concepts."""
         return [
-            ConceptName(c.name, c.class_word, c.placeholder, weight, bool(c.lora))
+            ConceptName(
+                c.name, c.class_word, c.placeholder, weight, (c.lora_file or f"{c.name}_lora") if c.lora else ""
+            )
             for c, weight in zip(self.concepts, self.weights, strict=True)
         ]
 
@@ -163,7 +167,7 @@ class ConceptPipeline:
 
     def _conditions(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
         for picture in pictures:
-            self._check_size(picture)
+            self._check(picture)
         prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
         return {prompt: self.encode(prompt).cpu() for prompt in sorted(prompts)}
 
@@ -178,12 +182,15 @@ class ConceptPipeline:
             pipeline=self.pipeline,
         )  # fmt: skip
 
-    def _check_size(self, picture: Picture) -> None:
+    def _check(self, picture: Picture) -> None:
         for side in (picture.width, picture.height):
             if side is not None and (side < 8 or side % 8):
                 raise InputError(f"a picture of {side} pixels cannot be drawn: width and height are multiples of 8")
-        if picture.steps < 1:
-            raise InputError(f"{picture.steps} sampling steps: at least one is needed")
+        if not 1 <= picture.steps <= self.model.schedule.num_timesteps:
+            most = self.model.schedule.num_timesteps
+            raise InputError(f"{picture.steps} sampling steps: between 1 and {most}, the model's own, are needed")
+        if not math.isfinite(picture.guidance_scale):
+            raise InputError(f"a guidance scale of {picture.guidance_scale} is no number: 7.5 is usual, 1 is none")
 
     def _offload(self, kind: str, device: str) -> None:
         if kind not in OFFLOADS:

@@ -28,13 +28,13 @@ FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characte
 
 @dataclass(frozen=True)
 class ConceptName:
-    """What prompts may call a loaded concept, and how clients call it."""
+    """What prompts may call a loaded concept, and how clients call it. ``lora``: the stem of its file; "" for none."""
 
     name: str
     class_word: str
     placeholder: str = "*"
     weight: float = 1.0
-    has_lora: bool = True
+    lora: str = ""
 
 
 def slot(index: int) -> str:
@@ -83,7 +83,7 @@ def for_webui(resolved: str, concepts: Sequence[ConceptName]) -> str:
 
 def lora_tags(concepts: Sequence[ConceptName]) -> list[str]:
     """The WebUIs' tags for the concepts' LoRAs."""
-    return [f"<lora:{concept.name}_lora:{concept.weight:g}>" for concept in concepts if concept.has_lora]
+    return [f"<lora:{concept.lora}:{concept.weight:g}>" for concept in concepts if concept.lora]
 
 
 def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> None:

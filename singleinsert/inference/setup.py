@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,9 +33,12 @@ def _split_weight(spec: str) -> tuple[str, float]:
     if not colon or Path(spec).exists() or len(path) == 1:  # a drive letter's colon is none of ours
         return spec, 1.0
     try:
-        return path, float(number)
-    except ValueError as error:
-        raise InputError(f"--concept {spec}: the weight after the colon, '{number}', is no number") from error
+        weight = float(number)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise InputError(f"--concept {spec}: the weight after the colon, '{number}', is no number")
+    return path, weight
 
 
 def load_base(args: Namespace, concepts: Sequence[Artifact]) -> BaseModel:
@@ -120,7 +124,7 @@ def plan(lines: Sequence[PromptLine], args: Namespace, concepts: Sequence[Artifa
         picture = Picture(
             prompt=line.prompt,
             negative_prompt=args.negative_prompt if line.negative_prompt is None else line.negative_prompt,
-            steps=line.steps or args.num_inference_steps,
+            steps=args.num_inference_steps if line.steps is None else line.steps,
             guidance_scale=args.guidance_scale if line.guidance_scale is None else line.guidance_scale,
             width=first(line.width, args.width, trained_at),
             height=first(line.height, args.height, trained_at),

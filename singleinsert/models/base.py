@@ -124,6 +124,11 @@ def _load_folder_or_hub(
             safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
         )  # fmt: skip
     except Exception as error:  # diffusers, transformers, the hub: each has errors of its own
+        if "cached locally" in str(error):
+            raise ModelError(
+                f"{source}: the hub was not reached, and the model is not in its cache: give a folder in diffusers' "
+                "layout or a .safetensors file, or go online (without HF_HUB_OFFLINE)"
+            ) from error
         raise ModelError(f"{source}: cannot be loaded as Stable Diffusion 1.x or 2.x: {first_line(error)}") from error
 
 

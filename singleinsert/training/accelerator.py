@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import uuid
 from typing import Any
 
 import torch
 
 from singleinsert.errors import ConfigError, MissingPackageError
+from singleinsert.files import write_text
 from singleinsert.models.base import first_line
 from singleinsert.training.files import RunFiles
 
@@ -63,11 +65,15 @@ def choose_precision() -> str:
 
 
 def start_trackers(accelerator: Any, settings: Any, files: RunFiles) -> None:
-    """Open the trackers on the main process; a continued run goes on in the same wandb run."""
+    """Open the trackers on the main process; a continued run goes on in the same wandb run, any other begins one."""
     if not accelerator.log_with:
         return
     accelerator.project_configuration.logging_dir = str(files.logs)
-    wandb = {"name": files.name, "id": f"{files.name}-{settings.run.seed}", "resume": "allow", "dir": str(files.folder)}
+    known = files.wandb_id.read_text() if settings.run.resume_from_checkpoint and files.wandb_id.is_file() else ""
+    name = known or f"{files.name}-{uuid.uuid4().hex[:8]}"
+    if accelerator.is_main_process:
+        write_text(files.wandb_id, name)
+    wandb = {"name": files.name, "id": name, "resume": "allow", "dir": str(files.folder)}
     accelerator.init_trackers("singleinsert", init_kwargs={"wandb": wandb})
 
 

@@ -1,7 +1,8 @@
 """The frozen model's predictions of stage I, kept for stage II: a fifth of stage II's work is not done twice.
 
 They do not depend on what trains. Stage I's samples are independent and equally distributed, so a random selection of
-them without repetition is distributed like fresh draws; but stage II then sees noise that stage I has seen.
+them without repetition is distributed like fresh draws; but stage II then sees noise that stage I has seen. A stage II
+of more samples than stage I had sees each at most :data:`ROUNDS` times, and after that fresh draws.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.training.draws import PLAIN, Draws, Sampling, draw
 from singleinsert.training.seeds import named_generator
+
+ROUNDS = 2
+"""How often a prediction serves: preset ``mini``, whose stage I is short, was judged with two (docs/cost.md)."""
 
 
 class TeacherBank:
@@ -53,10 +57,14 @@ class TeacherBank:
             outputs = outputs.to(accelerator.device)
             self.outputs = outputs if accelerator.is_main_process else torch.zeros_like(outputs)
 
+    def serves(self, samples: range, batch: int) -> bool:
+        """Whether the bank has these samples of a stage with ``batch`` samples a step: a whole step's, or none."""
+        return self.outputs is not None and samples.start // batch < ROUNDS * self.samples // batch
+
     def draw(self, schedule: NoiseSchedule, shape: Sequence[int], samples: Sequence[int]) -> Draws:
         """The draws for ``samples`` of the stage that draws from the bank, with the outputs that belong to them.
 
-        Where that stage has more samples than the bank, they come round again in the same order.
+        They come round in the same order, as often as :meth:`serves` says.
         """
         outputs = self.outputs
         assert outputs is not None

@@ -5,7 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleinsert.errors import InputError
+from singleinsert.config.load import all_fields, read_values
+from singleinsert.errors import ConfigError, InputError
+
+RESULTS = (
+    "_artifact.safetensors", ".safetensors", "_lora.safetensors", ".json", "_lora.json", ".preview.png",
+    "_lora.preview.png", "_bundle.safetensors", "_diffusers", "_sheet.png",
+)  # fmt: skip
+"""How the names of a finished run's files end, in every format of :mod:`singleinsert.export`."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,10 @@ class RunFiles:
         return self.logs / "losses.csv"
 
     @property
+    def wandb_id(self) -> Path:
+        return self.logs / "wandb_id"
+
+    @property
     def config(self) -> Path:
         return self.folder / f"{self.name}_config.toml"
 
@@ -50,21 +61,36 @@ class RunFiles:
         """Make the folder.
 
         Args:
-            resuming: the run is asked to go on. checkpoint: from here, None where there is none yet.
+            resuming: the run is asked to go on. checkpoint: from here, None where there is none yet; one from
+                elsewhere begins a run here.
 
         Raises:
             InputError: it holds another run of this name and this is not its continuation, or it cannot be made.
         """
-        ends = ("_artifact.safetensors", ".safetensors", "_lora.safetensors", ".json", ".preview.png")
-        finished = any((self.folder / (self.name + end)).exists() for end in ends)
-        if not resuming and (finished or any(self.checkpoints.glob("*"))):
+        finished = any((self.folder / (self.name + end)).exists() for end in RESULTS)
+        continued = resuming and (checkpoint is None or checkpoint.resolve().parent == self.checkpoints.resolve())
+        if not continued and (finished or any(self.checkpoints.glob("*"))):
             raise InputError(
                 f"{self.folder} holds another run called {self.name}: choose another --output_name or --output_dir, "
                 "or go on with it by --resume_from_checkpoint latest"
             )
         if resuming and checkpoint is None and finished:
             raise InputError(f"{self.folder} holds the finished run {self.name}, without a checkpoint to go on from")
+        if not resuming and not self._config_is_ours():
+            raise InputError(
+                f"{self.config} was not written by a run, and this one would replace it: move it, or choose another "
+                "--output_name or --output_dir"
+            )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output folder {self.folder} cannot be made: {error.strerror}") from error
+
+    def _config_is_ours(self) -> bool:
+        """A run writes every key; what somebody wrote by hand seldom holds them all. True where none is there."""
+        if not self.config.exists():
+            return True
+        try:
+            return read_values(self.config).keys() == {key for key, _, _ in all_fields()}
+        except ConfigError:
+            return False

@@ -22,7 +22,7 @@ from singleinsert.training.memory import MicroBatch
 from singleinsert.training.progress import LossLog
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.signals import Interrupted, StopSignal
-from singleinsert.training.stages import Stage, build_lr_scheduler, build_optimizer, lora_targets
+from singleinsert.training.stages import Stage, build_lr_scheduler, build_optimizer, lora_targets, wants_bank
 from singleinsert.training.step import Conditions, Subject, training_step
 
 
@@ -160,7 +160,7 @@ class Loop:
 
     def _draw(self, stage: Stage, samples: range) -> Draws:
         schedule, shape = self.run.model.schedule, self.run.subject.latents.mean.shape[1:]
-        if self.bank and self.bank.outputs is not None and stage is not self.run.stages[0]:
+        if self.bank and stage is not self.run.stages[0] and self.bank.serves(samples, self._batch(stage)):
             return self.bank.draw(schedule, shape, samples)
         return draw(schedule, shape, self.run.settings.run.seed, stage.name, samples, self._sampling[stage.name])
 
@@ -296,13 +296,6 @@ class Loop:
         # a word that is given, even False, would win over TQDM_DISABLE
         hidden = {} if self.run.accelerator.is_local_main_process else {"disable": True}
         return tqdm(total=stage.steps, initial=self.step, desc=stage.name, dynamic_ncols=True, **hidden)
-
-
-def wants_bank(settings: Any, stages: Sequence[Stage]) -> bool:
-    """Does the first stage keep the frozen model's predictions for a later one?"""
-    first, *later = stages
-    frozen = first.objective.needs_frozen and any(stage.objective.needs_frozen for stage in later)
-    return frozen and settings.run.teacher_bank
 
 
 def sum_gradients(accelerator: Any, parameters: Sequence[nn.Parameter]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from singleinsert.adapters.lora import layer_paths
 from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import MINI_SD_NAME, Settings, to_toml
-from singleinsert.config.load import to_values
+from singleinsert.config.load import check_name, to_values
 from singleinsert.data.masks import MaskResult, check_mask, find_mask, write_mask
 from singleinsert.data.pictures import (
     Square,
@@ -35,11 +35,11 @@ from singleinsert.models.trigger import common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
 from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
 from singleinsert.training.files import RunFiles
-from singleinsert.training.loop import Loop, Run, wants_bank
+from singleinsert.training.loop import Loop, Run
 from singleinsert.training.samples import Sampler, save_png
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.sheet import SheetRow, make_sheet
-from singleinsert.training.stages import Stage, lora_targets, stages_of
+from singleinsert.training.stages import Stage, adamw_8bit, lora_targets, stages_of, wants_bank
 from singleinsert.training.step import Subject
 from singleinsert.training.switches import set_switches
 
@@ -91,9 +91,12 @@ def train(
         SingleInsertError: one line; Interrupted where a signal ended the run.
     """
     started = time.perf_counter() if started is None else started
+    check_name(settings)
     files = RunFiles(folder or settings.output_dir, settings.name)
     stages = stages_of(settings)
     accelerator = build_accelerator(settings, files)
+    if settings.run.use_8bit_adam:
+        adamw_8bit()  # or says now that it is missing
     speak = say if accelerator.is_main_process else _silent
     if note := common_word_note(settings.name):  # the name can still be changed now
         speak(f"note: {note}")
@@ -119,8 +122,8 @@ def train(
         speak(f"going on from {checkpoint}")
     sampler = Sampler(settings, accelerator, model, run.concept, files)
     if accelerator.is_main_process:
-        write_text(files.config, to_toml(settings))
         write_mask(found, files.folder, files.name)
+        write_text(files.config, resolved(settings))
     start_trackers(accelerator, settings, files)
     loop = Loop(
         run, sampler, state, lambda: speak(f"first step done {time.perf_counter() - started:.1f} s after the start")
@@ -191,7 +194,7 @@ def assemble(
     mask = area_resample(full_mask, (height, width)).to(accelerator.device)
     with torch.no_grad():
         frozen_class = encode(model.text_encoder, class_prompt, {}).to(model.device)
-    concept = make_concept(settings, model, square).to(model.text_encoder.device)
+    concept = make_concept(settings, model, square, say).to(model.text_encoder.device)
     identity = flatten(settings) | {"data.digest": digest(pixels, full_mask)}
     return Run(
         settings=settings, accelerator=accelerator, files=files, stages=stages, model=model, concept=concept,
@@ -200,10 +203,15 @@ def assemble(
     )  # fmt: skip
 
 
-def make_concept(settings: Settings, model: BaseModel, square: Square) -> Concept:
+def make_concept(settings: Settings, model: BaseModel, square: Square, say: Callable[[str], None]) -> Concept:
     """The config's concept, from generators named after the run's seed; it sees the whole training picture."""
     section, data = settings.concept, settings.data
     word = word_embeddings(model.tokenizer, model.text_encoder, data.class_word) if section.residual else None
+    if word is not None and section.init_std > (scale := float(word.std())):
+        say(
+            f"note: a residual of concept.init_std {section.init_std:g} starts far from '{data.class_word}', whose "
+            f"embedding has {scale:.2g}: 0.02 starts beside it"
+        )
     return build_concept(
         section.type,
         placeholder=data.placeholder_token,
@@ -233,7 +241,7 @@ def build_artifact(run: Run, loop: Loop, share: float) -> Artifact:
         "seed": settings.run.seed,
         "steps": {stage.name: stage.steps for stage in run.stages},
         "learning_rate": {stage.name: stage.settings.learning_rate for stage in run.stages},
-        "settings": to_toml(settings),
+        "settings": resolved(settings),
         "mask_share": share,
         "losses": last,
     }
@@ -276,6 +284,11 @@ def _sheet_row(run: Run, stage: Stage, sampler: Sampler) -> SheetRow:
     learnt = ", ".join(shown for name, shown in names.items() if name in stage.trains)
     title = {"stage1": "Stage I", "stage2": "Stage II"}.get(stage.name, stage.name)
     return SheetRow(f"{title}, {stage.steps} steps: {learnt}", pictures)
+
+
+def resolved(settings: Settings) -> str:
+    """The settings as TOML that can be fed back: what the run went on from is no part of it."""
+    return to_toml(replace(settings, run=replace(settings.run, resume_from_checkpoint="")))
 
 
 def flatten(settings: Settings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ def stages_of(settings: Any) -> list[Stage]:
     """The stages of a run's settings that have steps.
 
     Raises:
-        ConfigError: a loss term that could have no effect.
+        ConfigError: a loss term, or a way to draw timesteps, that could have no effect.
     """
     sections = {"stage1": settings.stage1, "stage2": settings.stage2}
     stages = [Stage(name, part, _objective(part)) for name, part in sections.items() if part.steps > 0]
@@ -46,7 +46,27 @@ def stages_of(settings: Any) -> list[Stage]:
                 f"{stage.name}.semantic_weight has no effect while the base model is unchanged: set it to 0, or let "
                 f"{stage.name}.trains include unet or text_encoder"
             )
+    if stages and wants_bank(settings, stages):
+        _refuse_own_draws(*stages)
     return stages
+
+
+def wants_bank(settings: Any, stages: Sequence[Stage]) -> bool:
+    """Does the first stage keep the frozen model's predictions for a later one?"""
+    first, *later = stages
+    frozen = first.objective.needs_frozen and any(stage.objective.needs_frozen for stage in later)
+    return frozen and settings.run.teacher_bank
+
+
+def _refuse_own_draws(first: Stage, second: Stage) -> None:
+    """A stage that draws from the first one's predictions has its timesteps and noise."""
+    for name in ("timestep_importance", "stratified_timesteps", "antithetic_noise"):
+        own = getattr(second.settings, name)
+        if own and own != getattr(first.settings, name):
+            raise ConfigError(
+                f"{second.name}.{name} has no effect while {second.name} draws from the predictions that {first.name} "
+                f"has kept: set {first.name}.{name}, or run.teacher_bank to false"
+            )
 
 
 def lora_targets(settings: Any) -> dict[str, tuple[str, ...]]:
@@ -62,6 +82,17 @@ def _objective(section: Any) -> Objective:
     return build(**{field.name: getattr(section, field.name) for field in dataclasses.fields(build)})
 
 
+def adamw_8bit() -> Any:
+    """bitsandbytes' class. MissingPackageError where the package is not there."""
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise MissingPackageError(
+            "use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the switch out"
+        ) from error
+    return AdamW8bit
+
+
 def build_optimizer(parameters: Iterable[nn.Parameter], stage: Stage, use_8bit_adam: bool) -> Any:
     """AdamW, or bitsandbytes' AdamW with 8-bit moments.
 
@@ -69,15 +100,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], stage: Stage, use_8bit_a
         MissingPackageError: 8-bit Adam is asked for and bitsandbytes is not there.
     """
     section = stage.settings
-    cls: Any = torch.optim.AdamW
-    if use_8bit_adam:
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError as error:
-            raise MissingPackageError(
-                "use_8bit_adam needs bitsandbytes: pip install bitsandbytes, or leave the switch out"
-            ) from error
-        cls = AdamW8bit
+    cls: Any = adamw_8bit() if use_8bit_adam else torch.optim.AdamW
     by_device: dict[torch.device, list[nn.Parameter]] = {}
     for parameter in parameters:
         by_device.setdefault(parameter.device, []).append(parameter)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ class MaskResult:
         source: where the mask came from, in words.
         share: covered share of the picture in (0, 1).
         notes: what the user should know, a sentence each.
+        file: the mask file, where it is one.
     """
 
     mask: Image.Image
@@ -48,6 +50,7 @@ class MaskResult:
     source: str
     share: float
     notes: tuple[str, ...] = ()
+    file: Path | None = None
 
     def overlay(self) -> Image.Image:
         """The mask over the picture, with boxes, scores and a caption that says the share."""
@@ -117,7 +120,7 @@ def find_mask(
     cleanup = Cleanup(smooth, fill_holes, min_part, padding, feather)
     if file:
         path = paired_mask(picture.path, file) if Path(file).is_dir() else Path(file)
-        return _given(picture, mask_from_file(path, picture), f"file {path}", cleanup)
+        return replace(_given(picture, mask_from_file(path, picture), f"file {path}", cleanup), file=path)
     region, dots = parse_box(box), parse_points(points)
     pointed, method = region is not None or bool(dots), backends.name if backends else backend
     if method == "alpha" or (method == "auto" and not pointed and has_alpha_mask(picture)):
@@ -232,13 +235,20 @@ def parse_points(points: Sequence[str | Point]) -> list[Point]:
 def write_mask(result: MaskResult, folder: Path, name: str, overwrite: bool = False) -> tuple[Path, Path]:
     """`NAME_mask.png`, which can be edited and given back with --mask, and `NAME_mask_overlay.png`, to look at.
 
+    A mask that was given back stays as it is, whatever was padded or feathered for training.
+
     Raises:
-        InputError: another mask is there that was edited since it was written; unless `overwrite`.
+        InputError: another mask is there that is not ours, or was edited since it was written; unless `overwrite`.
     """
     mask, shown = folder / f"{name}_mask.png", folder / f"{name}_mask_overlay.png"
-    edited = mask.exists() and shown.exists() and mask.stat().st_mtime_ns > shown.stat().st_mtime_ns
-    if edited and not overwrite and read_mask(mask).tobytes() != result.mask.tobytes():
-        raise InputError(f"{mask} was edited: use it with --mask {mask}, or move it away to have it made anew")
-    write_atomically(mask, result.mask.save)
+    written = mask.stat().st_mtime_ns if mask.exists() else 0
+    given = bool(written and result.file and mask.samefile(result.file))
+    edited = written and not (shown.exists() and shown.stat().st_mtime_ns >= written)
+    if edited and not given and not overwrite and read_mask(mask).tobytes() != result.mask.tobytes():
+        raise InputError(f"{mask} was edited or made by hand: use it with --mask {mask}, or move it away")
+    if not given:
+        write_atomically(mask, result.mask.save)
     write_atomically(shown, result.overlay().save)
+    if given:  # the user's it remains: newer than what is drawn of it
+        os.utime(shown, ns=(written - 1, written - 1))
     return mask, shown
