@@ -101,7 +101,7 @@ def test_sources_that_are_none(tmp_path):
         (tmp_path / "none", "no model folder"),
         ("model.ckpt", "pickle checkpoints are not loaded"),
         (tmp_path / "none.safetensors", "no checkpoint"),
-        ("nobody/no-such-model", "nobody/no-such-model: cannot be loaded"),
+        ("nobody/no-such-model", "nobody/no-such-model: the hub was not reached"),
     ):
         with pytest.raises(ModelError, match=message) as error:
             load_base_model(source)
