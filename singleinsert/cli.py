@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from singleinsert import __version__
 from singleinsert.config.load import declaration, parse_value, preset_names
@@ -53,7 +53,9 @@ FLAGS = {
 }
 """Flag of train_singleinsert.py -> key. A new knob goes to the config, not here: ``--set`` reaches all of them."""
 
-USERS_TO_MEND = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+USERS_TO_MEND = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR,
+)  # fmt: skip
 """Failures of the file system that are no bug."""
 
 
@@ -150,6 +152,13 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     return parser
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, without the page of usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message} (--help lists the flags)\n")
+
+
 def run_script(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], object], argv: Sequence[str] | None = None
 ) -> int:
@@ -180,9 +189,7 @@ def _fail(line: str, exit_code: int) -> int:
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     # no abbreviations: a flag that is added later must not change what a saved command means
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"singleinsert {__version__}")
     return parser
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from singleinsert.adapters.naming import LoraKey, parse_lora_key
 from singleinsert.adapters.weights import LoraWeights
-from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo, Lora, check, read_safetensors
+from singleinsert.artifact import HEADER_KEY, SUFFIX, Artifact, BaseInfo, Lora, check, read_safetensors
 from singleinsert.errors import InputError, ModelError
 
 BUNDLE_PREFIX = "bundle_emb."
@@ -201,7 +201,8 @@ def _from_folder(folder: Path, allow_pickle: bool) -> Artifact:
     artifact = _one([path for path, kind in kinds.items() if kind == "artifact"], folder, "artifacts")
     if artifact is not None:
         return Artifact.load(artifact)
-    embedding = _one([path for path, kind in kinds.items() if kind == "embedding"], folder, "embeddings")
+    plain = [path for path, kind in kinds.items() if kind == "embedding"]
+    embedding = _one(plain or [path for path, kind in kinds.items() if kind == "bundle"], folder, "embeddings")
     if embedding is None:
         raise InputError(f"{folder} holds no artifact and no embedding (.safetensors)")
     beside = embedding.with_name(f"{embedding.stem}_lora.safetensors")
@@ -221,9 +222,14 @@ def _one(paths: list[Path], folder: Path, what: str) -> Path | None:
 
 
 def _kind(path: Path) -> str:
-    """What a safetensors file is by its names: "artifact", "lora", "embedding", or "" for anything else."""
+    """What a safetensors file is: "artifact", "lora", "embedding", "bundle", or "" for anything else.
+
+    A damaged artifact is one too: what it holds must not be taken from the rounded files beside it without a word.
+    """
     from safetensors import SafetensorError, safe_open
 
+    if path.name.endswith(SUFFIX):
+        return "artifact"
     try:
         with safe_open(path, framework="pt") as file:
             keys, header = list(file.keys()), file.metadata() or {}
@@ -232,7 +238,7 @@ def _kind(path: Path) -> str:
     if HEADER_KEY in header and "embedding" in keys and "version" in header[HEADER_KEY]:
         return "artifact"
     if any(key.startswith(BUNDLE_PREFIX) for key in keys):
-        return "embedding"
+        return "bundle"
     if is_lora(keys):
         return "lora"
     return "embedding" if len(keys) == 1 else ""

@@ -121,6 +121,14 @@ def test_flags_are_not_abbreviated():
         training_parser().parse_args(["--stage1_lear", "1"])
 
 
+@pytest.mark.parametrize("words", [["--resolution", "abc"], ["--no_such_flag"], ["--preset"]])
+def test_a_wrong_command_line_is_one_line(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        training_parser().parse_args(words)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1 and words[0] in error
+
+
 def test_exit_codes(capsys):
     parser = training_parser()
 
@@ -141,6 +149,8 @@ def test_exit_codes(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[:3] == ["error: no", "saved", "stopped"]
     assert lines[3].startswith("error: out.bin: the disk is full")
+    assert run_script(parser, lambda args: Path("x" * 300).stat(), []) == 2
+    assert "file name too long" in capsys.readouterr().err
     with pytest.raises(RuntimeError):  # what is no user's mistake keeps its traceback
         run_script(parser, raising(RuntimeError("a bug")), [])
     with pytest.raises(FileNotFoundError):

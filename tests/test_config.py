@@ -136,6 +136,7 @@ def test_files_that_are_no_settings(tmp_path):
         ({"sample.prompts": ["*", "{concpt} in snow"]}, "sample.prompts '{concpt} in snow' holds {concpt}"),
         ({"data.prompt": "a face"}, "does not hold {placeholder}"),
         ({"data.class_prompt": "{placeholder} {class_word}"}, "names the concept"),
+        ({"data.class_prompt": "* {class_word}"}, "names the concept"),
         ({"stage1.steps": 0, "stage2.steps": 0}, "nothing to train"),
         ({"stage1.trains": []}, "stage1.trains is empty"),
         (
@@ -149,6 +150,10 @@ def test_what_does_not_go_together(overrides, message):
     with pytest.raises(ConfigError) as caught:
         load_settings(overrides=overrides)
     assert message in str(caught.value)
+
+
+def test_a_star_names_the_concept_as_it_does_in_every_prompt():
+    assert load_settings(overrides={"data.prompt": "a photo of * {class_word}"}).data.prompt.startswith("a photo of *")
 
 
 def test_a_stage_that_is_left_out_is_not_judged():
@@ -215,6 +220,9 @@ def test_names_follow_from_the_picture():
     ("overrides", "message"),
     [
         ({"run.output_name": "zo*l"}, "run.output_name, 'zo*l', cannot name a concept"),
+        ({"run.output_name": ".."}, "'..', cannot name a concept"),
+        ({"run.output_name": "a\nb"}, "'a\\nb', cannot name a concept"),
+        ({"run.output_name": "Concept"}, "'Concept', means something else in prompts"),
         ({"data.image": "in/Shot 12:30.png"}, "the name of in/Shot 12:30.png, 'Shot 12:30', cannot name a concept"),
         ({"run.output_name": "zo.v2", "save.formats": ["webui", "bundle"]}, "'zo.v2', has a dot"),
         ({"run.output_name": "zo", "save.formats": ["bundle"], "stage2.steps": 0}, "no stage trains one"),

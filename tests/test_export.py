@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tinyconcepts import CREATED, inject_lora, make_concept
 
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, ModelError
 from singleinsert.export import export
 from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
@@ -114,6 +114,19 @@ def test_our_own_loader_reads_every_format_back(formats, tiny_sd, tmp_path):
             one = back.lora[component][path]
             assert torch.equal(one.down, weights.down) and torch.equal(one.up, weights.up)
             assert one.alpha == pytest.approx(0.7, rel=1e-7)
+
+
+def test_a_folder_with_every_format_is_read_back(concept, tmp_path):
+    export(concept, tmp_path, formats=("webui", "diffusers", "bundle"), precision="fp32")
+    assert torch.equal(load_concept(tmp_path).embedding, concept.embedding)
+
+
+def test_a_damaged_artifact_is_not_replaced_by_the_rounded_files_beside_it(concept, tmp_path):
+    export(concept, tmp_path)
+    concept.save(tmp_path / "zork_artifact.safetensors")
+    (tmp_path / "zork_artifact.safetensors").write_bytes((tmp_path / "zork_artifact.safetensors").read_bytes()[:-100])
+    with pytest.raises(ModelError, match="may be cut short"):
+        load_concept(tmp_path)
 
 
 def test_layout_for_the_webuis(tiny_sd, tmp_path, preview):

@@ -15,8 +15,11 @@ import torch
 from PIL import Image
 from tinyconcepts import make_concept
 
+from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.export import export
 from singleinsert.export.__main__ import main as export_main
+from singleinsert.inference.setup import _recorded_base
+from singleinsert.models.base import MINI_SD
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -129,6 +132,7 @@ def test_artifact_exported_pair_and_other_base_folder_draw_the_same(here, tiny_s
 def test_the_webuis_text_names_the_files_that_are_there(here, tiny_sd):
     """A LoRA of another name; and a bundle, whose embedding A1111 knows by the name inside of it."""
     assert export_main(["anna", "--format", "bundle", "--output_dir", "bundled"]) == 0
+    assert export_main(["anna", "--format", "bundle", "--output_dir", "bundled/anna_bundle.safetensors"]) == 2
     shutil.copy("output/anna/anna_lora.safetensors", "other.safetensors")
     names = {
         "output/anna/anna.safetensors+other.safetensors": "other",
@@ -193,9 +197,12 @@ def test_offloading_needs_a_gpu(here, capsys, monkeypatch):
     assert "there is none" in capsys.readouterr().err
 
 
-def test_a_model_that_has_moved(here, capsys, tiny_sd):
-    from singleinsert.artifact import Artifact
+def test_exported_files_of_the_bundled_model_need_no_word_on_where_it_is():
+    nowhere = BaseInfo("sd1", "mini-sd", "epsilon", "")
+    assert _recorded_base([Artifact("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
 
+
+def test_a_model_that_has_moved(here, capsys, tiny_sd):
     artifact = Artifact.load(Path("output/anna/anna_artifact.safetensors"))
     gone = dataclasses.replace(artifact, base=dataclasses.replace(artifact.base, source="/gone/model"))
     gone.save(Path("gone_artifact.safetensors"))

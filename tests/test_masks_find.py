@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photos import astronaut_face, iou, solid, write_photo
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from singleinsert.config import MaskSettings
 from singleinsert.data.masks import find_mask, write_mask
@@ -18,8 +18,10 @@ from singleinsert.data.masks.candidates import Candidate, area, bounds, box_iou,
 from singleinsert.data.masks.cascade import FaceCascade, is_face
 from singleinsert.data.masks.find import parse_box, parse_points
 from singleinsert.data.masks.grabcut import GrabCut
+from singleinsert.data.masks.overlay import _edge
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import ConfigError, InputError
+from singleinsert.training.sheet import EDGE, mask_overlay
 
 
 @pytest.fixture(scope="session")
@@ -182,6 +184,7 @@ def test_hair_by_a_box_without_the_face(photos):
         ({"points": ("ten,20",)}, "point 'ten,20' is not x,y"),
         ({"points": ("10,20,2",)}, "point '10,20,2' is not"),
         ({"points": ("10",)}, "point '10' is not"),
+        ({"points": ("nan,20",)}, "point 'nan,20' is not"),
         ({"points": ("10,20,0",)}, "nothing marks the subject"),
         ({"backend": "grabcut"}, "GrabCut cannot look for 'cup'"),
     ],
@@ -301,7 +304,7 @@ def test_a_folder_of_masks_pairs_by_name(tmp_path):
 def test_the_alpha_channel_comes_before_any_search():
     alpha = candidate((10, 10, 60, 60)).mask
     picture = Picture(Image.new("RGB", (100, 80)), alpha, Path("cut.png"))
-    for backend in ("auto", "alpha"):
+    for backend in ("auto", "alpha", "mini", "grabcut"):
         result = find_mask(picture, "anything", backend=backend)
         assert result.mask == alpha and result.source == "the picture's alpha channel"
     with pytest.raises(InputError, match="no transparent part"):
@@ -355,6 +358,19 @@ def test_a_mask_made_by_hand_stays_as_it_is(tmp_path):
         assert Image.open(mask).tobytes() == hand.tobytes() and (tmp_path / "a_mask_overlay.png").is_file()
         with pytest.raises(InputError, match="made by hand"):
             write_mask(found, tmp_path, "a")
+
+
+@pytest.mark.parametrize("size", [(90, 70), (1300, 900)])
+def test_outlines_are_those_of_pils_rank_filters(size):
+    """Which take a minute on a photo of 12 megapixels."""
+    mask = Image.new("L", size)
+    ImageDraw.Draw(mask).ellipse((0, size[1] // 5, size[0] // 2, size[1] - 9), fill=255)
+    line = max(1, max(size) // 400)
+    thin = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(2 * line + 1)))
+    assert _edge(mask, line).tobytes() == thin.tobytes()
+    near, picture = max(1, max(size) // 160), Image.new("RGB", size, "teal")
+    wide = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * near + 1))) > np.asarray(mask)
+    assert np.array_equal((np.asarray(mask_overlay(picture, mask)) == EDGE).all(-1), wide)
 
 
 def test_small_pictures_are_shown_larger():

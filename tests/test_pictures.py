@@ -202,6 +202,15 @@ def test_the_crop_takes_picture_and_mask_alike():
     assert square.mask is not None and np.array_equal(np.asarray(square.mask), np.asarray(mask)[:, 40:100])
 
 
+def test_faint_specks_do_not_steer_the_crop():
+    """The noise that a JPEG leaves around a mask."""
+    mask = Image.new("L", (100, 40))
+    mask.paste(255, (10, 10, 20, 20))
+    clean = crop_to_square(Picture(Image.new("RGB", (100, 40)), None, Path("a.png")), mask, "zoom")
+    mask.putpixel((99, 0), 60)
+    assert crop_to_square(Picture(Image.new("RGB", (100, 40)), None, Path("a.png")), mask, "zoom").box == clean.box
+
+
 def test_padding_draws_the_edges_out_and_leaves_the_mask_empty():
     image, mask = two_colours(6, 4), Image.new("L", (6, 4), 255)
     square = crop_to_square(picture_of(image), mask, "pad")

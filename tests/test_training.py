@@ -145,6 +145,12 @@ def test_whatever_a_run_left_is_found_before_anything_is_trained(tmp_path, tiny_
     (settings.output_dir / f"pic{left}").touch()
     with pytest.raises(InputError, match="holds another run called pic"):
         train(settings, say=str)
+    if left == "_sheet.png":  # stopped before the clients' files were written
+        (settings.output_dir / "pic_artifact.safetensors").touch()
+        for again in ("", "latest"):
+            stopped = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=again)
+            with pytest.raises(InputError, match=r"python -m singleinsert.export .*pic_artifact.safetensors$"):
+                train(stopped, say=str)
     with pytest.raises(ConfigError, match="cannot name a concept"):
         train(small_settings(tmp_path, tiny_sd, run__output_name="p*c"), say=str)
 
@@ -233,12 +239,13 @@ def test_resuming_gives_the_same_numbers_across_the_stage_switch(whole, tmp_path
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_sd, signum):
+def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_sd, signum, capsys):
     settings = small_settings(tmp_path, tiny_sd)
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted, match="after stage1 step 1, .*go on with --resume_from_checkpoint latest") as stop:
         train(settings, say=lambda line: os.kill(os.getpid(), signum) if "first step" in line else None)
     assert stop.value.exit_code == 128 + signum
+    assert capsys.readouterr().err.count("finishing the step to save it; once more leaves at once") == 1
     assert signal.getsignal(signum) == before
     assert not (settings.output_dir / "pic_artifact.safetensors").exists()
     with pytest.raises(InputError, match="holds another run called pic"):
@@ -248,8 +255,10 @@ def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_s
 
 
 def test_latest_without_a_checkpoint_begins(whole, tmp_path, tiny_sd):
-    settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest")
-    assert_same(train(settings, say=str).artifact, whole.result.artifact)
+    settings, lines = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest"), list[str]()
+    assert_same(train(settings, say=lines.append).artifact, whole.result.artifact)
+    assert any(line.startswith("no checkpoint in") and line.endswith("beginning anew") for line in lines)
+    assert not any("no checkpoint" in line for line in whole.lines)
 
 
 @pytest.mark.parametrize(

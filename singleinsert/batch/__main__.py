@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert.batch.launch import stand_alone
-from singleinsert.cli import FLAGS, add_flags, overrides_from_args, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
 from singleinsert.errors import ConfigError, InputError, SingleInsertError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class BatchFailed(SingleInsertError):
 
 def batch_parser() -> argparse.ArgumentParser:
     """The flags of train_singleinsert.py, for every job, and the batch's own."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m singleinsert.batch", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

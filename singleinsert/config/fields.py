@@ -51,8 +51,9 @@ class DataSettings:
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
         "mask",
-        "how a picture becomes square: mask, the largest square, moved to hold the subject; zoom, the subject and "
-        "crop_padding around it; center; pad, the whole picture with its edges drawn out",
+        "how a picture becomes square: mask, the largest square, moved to hold the subject, beyond the edges "
+        "where that is longer; zoom, the subject and crop_padding around it; center; "
+        "pad, the whole picture with its edges drawn out",
     )
     crop_padding: float = setting(
         0.5, "zoom: margin on each side, as a share of the subject's longer side", minimum=0, maximum=10

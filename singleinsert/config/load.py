@@ -20,6 +20,9 @@ from singleinsert.config.fields import Settings
 from singleinsert.errors import ConfigError
 from singleinsert.files import FORBIDDEN_IN_NAMES
 
+FILLED_IN = ("concept", "placeholder", "class_word")
+"""What prompts may hold in braces."""
+
 Values = dict[str, Any]
 """Dotted key -> value, such as {"stage1.steps": 50}."""
 
@@ -230,9 +233,9 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"data.resolution {data.resolution} is no multiple of 8: take {nearest_size}")
     if data.placeholder_token.split() != [data.placeholder_token]:
         raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be one word, without spaces")
-    if "{placeholder}" not in data.prompt and "{concept}" not in data.prompt:
+    if not _names_the_concept(data.prompt, data.placeholder_token):
         raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
-    if "{placeholder}" in data.class_prompt or "{concept}" in data.class_prompt:
+    if _names_the_concept(data.class_prompt, data.placeholder_token):
         raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
     templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
     for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
@@ -247,10 +250,13 @@ def check_together(settings: Settings) -> None:
 
 
 def _check_braces(key: str, text: str) -> None:
-    known = ["concept", "placeholder", "class_word"]
     for name in re.findall(r"\{([^{}]*)\}", text):
-        if name not in known:
-            raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, known)}")
+        if name not in FILLED_IN:
+            raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, FILLED_IN)}")
+
+
+def _names_the_concept(prompt: str, placeholder: str) -> bool:
+    return "{placeholder}" in prompt or "{concept}" in prompt or not {"*", placeholder}.isdisjoint(prompt.split())
 
 
 def _check_stage(name: str, settings: Settings) -> None:
@@ -279,11 +285,13 @@ def check_name(settings: Settings) -> None:
     """ConfigError where the result's files would refuse NAME, now and not when everything is trained."""
     name, run = settings.name, settings.run
     of = "run.output_name" if run.output_name else f"the name of {settings.data.image}"
-    if not name.strip() or set(name) & FORBIDDEN_IN_NAMES:
+    if not name.strip(" .") or not name.isprintable() or set(name) & FORBIDDEN_IN_NAMES:
         raise ConfigError(
             f"{of}, {name!r}, cannot name a concept: none of {' '.join(sorted(FORBIDDEN_IN_NAMES))}; "
             "give another --output_name"
         )
+    if name.lower() in FILLED_IN:
+        raise ConfigError(f"{of}, {name!r}, means something else in prompts: give another --output_name")
     lora = any(
         stage.steps and {"unet", "text_encoder"} & {*stage.trains} for stage in (settings.stage1, settings.stage2)
     )

@@ -133,8 +133,13 @@ def crop_to_square(
     image = picture.image
     if mask is not None and mask.size != image.size:
         raise InputError(f"the mask is {mask.width}x{mask.height} but {picture.path} is {image.width}x{image.height}")
-    box = square_box(image.size, None if mask is None else mask.getbbox(), mode, padding)
+    box = square_box(image.size, None if mask is None else _bounds(mask), mode, padding)
     return Square(_cut(image, box, "edge"), None if mask is None else _cut(mask, box, "constant"), box)
+
+
+def _bounds(mask: Image.Image) -> Box | None:
+    """Of what is more subject than not; the noise around a JPEG's mask is no subject."""
+    return mask.point(lambda value: 255 if value >= 128 else 0).getbbox() or mask.getbbox()
 
 
 def square_box(size: tuple[int, int], subject: Box | None, mode: CropMode, padding: float) -> Box:

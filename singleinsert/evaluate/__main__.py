@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.batch.launch import stand_alone
-from singleinsert.cli import FLAGS, add_flags, overrides_from_args, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
 from singleinsert.errors import ConfigError
 
 OF_ONE_CONCEPT = (
@@ -34,7 +34,7 @@ OUTPUT = Path("output") / "evaluation"
 
 def evaluate_parser() -> argparse.ArgumentParser:
     """Three commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m singleinsert.evaluate", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

@@ -58,7 +58,6 @@ def export(
     if note := common_word_note(artifact.name):
         log.warning("note: %s", note)
     for path, write in paths.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write)
     return list(paths)
 

@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from singleinsert.cli import run_script
+from singleinsert.cli import Parser, run_script
 from singleinsert.errors import InputError
 from singleinsert.export import FORMATS
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line; building it imports nothing heavy."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="python -m singleinsert.export",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

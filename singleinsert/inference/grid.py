@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from singleinsert.data.typeface import typeface
 from singleinsert.training.sheet import wrap
 
 GAP, MARGIN, LINE, NARROWEST = 8, 16, 20, 320
@@ -24,8 +25,7 @@ def make_grid(
         row_captions: one for each row, wrapped to the row's width and cut after three lines.
         column_captions: at most as many as the longest row has pictures; empty for none.
     """
-    font = ImageFont.load_default(FONT_SIZE)
-    assert isinstance(font, ImageFont.FreeTypeFont)
+    font = typeface(*row_captions, *column_captions)(FONT_SIZE)
     tiles = [[_tile(picture) for picture in row] for row in pictures]
     tile_width = max(tile.width for row in tiles for tile in row)
     tile_height = max(tile.height for row in tiles for tile in row)

@@ -74,7 +74,7 @@ def _recorded_base(concepts: Sequence[Artifact]) -> str | Path:
     if not concepts:
         raise InputError(f"no --concept and no base model: {flag}")
     base = concepts[0].base
-    if base.name == MINI_SD_NAME and not Path(base.source).is_dir():
+    if base.name == MINI_SD_NAME and not (base.source and Path(base.source).is_dir()):
         return MINI_SD
     if not base.source:
         raise InputError(f"{concepts[0].name} does not say where its base model ({base.name}) is: {flag}")

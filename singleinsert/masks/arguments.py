@@ -7,12 +7,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from singleinsert.cli import Parser
 from singleinsert.config import MaskSettings, Settings, load_settings
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The parser of all three subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m singleinsert.masks",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -139,7 +139,7 @@ def check_folder(folder: Path, variant: str | None = None) -> None:
         raise ModelError(f"{folder} is no diffusers model: model_index.json is missing")
     try:
         kind = json.loads(index.read_text())["_class_name"]
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise ModelError(f"{index} cannot be read: {first_line(error)}") from error
     if kind != "StableDiffusionPipeline":
         raise ModelError(f"{folder} is a {kind}: only Stable Diffusion 1.x and 2.x are supported")

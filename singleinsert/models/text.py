@@ -56,7 +56,7 @@ def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> To
     length = tokenizer.model_max_length
     if len(ids) > length - 2:
         _refuse_lost_slots(prompt, slots, length)
-        log.warning("prompt cut to its first %d tokens of %d: %r", length - 2, len(ids), prompt)
+        log.warning("prompt cut to its first %d tokens of %d: %.80r", length - 2, len(ids), prompt)
         ids = ids[: length - 2]
     padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
     return TokenizedPrompt(
@@ -150,7 +150,8 @@ def _id_for_slots(tokenizer: Any) -> int:
 def _refuse_lost_slots(prompt: str, slots: list[Slot], length: int) -> None:
     lost = sorted({slot.placeholder for slot in slots if slot.position >= length - 1})
     if lost:
+        shown = [name if name.isprintable() else "a concept" for name in lost]  # a slot is no character to print
         raise InputError(
-            f"prompt too long: {', '.join(lost)} lies beyond the {length - 2} tokens that the text encoder reads: "
-            f"shorten it or move the placeholder to the front: {prompt!r}"
+            f"prompt too long: {', '.join(shown)} lies beyond the {length - 2} tokens that the text encoder reads: "
+            f"shorten it or move the placeholder to the front: {prompt[:80]!r}"
         )

@@ -69,13 +69,17 @@ class RunFiles:
         """
         finished = any((self.folder / (self.name + end)).exists() for end in RESULTS)
         continued = resuming and (checkpoint is None or checkpoint.resolve().parent == self.checkpoints.resolve())
-        if not continued and (finished or any(self.checkpoints.glob("*"))):
+        begun = any(self.checkpoints.glob("*"))
+        if not continued and (finished or begun):
             raise InputError(
-                f"{self.folder} holds another run called {self.name}: choose another --output_name or --output_dir, "
-                "or go on with it by --resume_from_checkpoint latest"
+                f"{self.folder} holds another run called {self.name}: choose another --output_name or --output_dir"
+                + (", or go on with it by --resume_from_checkpoint latest" if begun and not resuming else "")
+                + self._way_out()
             )
         if resuming and checkpoint is None and finished:
-            raise InputError(f"{self.folder} holds the finished run {self.name}, without a checkpoint to go on from")
+            raise InputError(
+                f"{self.folder} holds the finished run {self.name}, without a checkpoint to go on from{self._way_out()}"
+            )
         if not resuming and not self._config_is_ours():
             raise InputError(
                 f"{self.config} was not written by a run, and this one would replace it: move it, or choose another "
@@ -85,6 +89,11 @@ class RunFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output folder {self.folder} cannot be made: {error.strerror}") from error
+
+    def _way_out(self) -> str:
+        """For a run that was stopped between its artifact and the clients' files."""
+        lost = self.artifact.exists() and not (self.folder / f"{self.name}.safetensors").exists()
+        return f"; its files for the clients: python -m singleinsert.export {self.artifact}" if lost else ""
 
     def _config_is_ours(self) -> bool:
         """A run writes every key; what somebody wrote by hand seldom holds them all. True where none is there."""

@@ -103,6 +103,8 @@ def train(
     found, square = find_subject(settings, speak)
     resume = settings.run.resume_from_checkpoint
     checkpoint = find_checkpoint(resume, files.checkpoints) if resume else None
+    if resume and checkpoint is None:
+        speak(f"no checkpoint in {files.checkpoints} yet: beginning anew")
     files.check_free(bool(resume), checkpoint)
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from singleinsert.data.typeface import typeface
+
 TILE, GAP, MARGIN = 224, 14, 36
 PAPER, INK, SOFT, EDGE = "#ffffff", "#1d1d1f", "#74747a", (255, 72, 66)
 
@@ -29,6 +31,7 @@ def make_sheet(
     rows: Sequence[SheetRow],
 ) -> Image.Image:
     """Compose the sheet: source and mask on the left, prompts as columns and stages as rows beside them."""
+    face = typeface(title, subtitle, *prompts, *(row.caption for row in rows))
     columns, caption_height = max(1, len(prompts)), 46
     row_height = 30 + TILE + GAP
     left = MARGIN + TILE + 2 * GAP + 22
@@ -37,21 +40,21 @@ def make_sheet(
     height = top + caption_height + max(2, len(rows)) * row_height - GAP + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, MARGIN), title, fill=INK, font=_font(30))
-    pen.text((MARGIN, MARGIN + 40), subtitle, fill=SOFT, font=_font(15))
+    pen.text((MARGIN, MARGIN), title, fill=INK, font=face(30))
+    pen.text((MARGIN, MARGIN + 40), subtitle, fill=SOFT, font=face(15))
     subject = (("source", source), (mask_caption, mask_overlay(source, mask)))
     for i, (caption, shown) in enumerate(subject):
         y = top + caption_height + i * row_height
-        pen.text((MARGIN, y + 4), caption, fill=SOFT, font=_font(15))
+        pen.text((MARGIN, y + 4), caption, fill=SOFT, font=face(15))
         sheet.paste(_tile(shown), (MARGIN, y + 30))
     pen.line([(left - GAP - 12, top), (left - GAP - 12, height - MARGIN)], fill="#e3e3e8", width=1)
     for column, prompt in enumerate(prompts):
         x = left + column * (TILE + GAP)
-        for line, text in enumerate(wrap(prompt, TILE, _font(15), 2)):
-            pen.text((x, top + 4 + 19 * line), text, fill=INK, font=_font(15))
+        for line, text in enumerate(wrap(prompt, TILE, face(15), 2)):
+            pen.text((x, top + 4 + 19 * line), text, fill=INK, font=face(15))
     for i, row in enumerate(rows):
         y = top + caption_height + i * row_height
-        pen.text((left, y + 4), row.caption, fill=SOFT, font=_font(15))
+        pen.text((left, y + 4), row.caption, fill=SOFT, font=face(15))
         for column, picture in enumerate(row.pictures):
             if picture is not None:
                 sheet.paste(_tile(picture), (left + column * (TILE + GAP), y + 30))
@@ -63,9 +66,10 @@ def mask_overlay(source: Image.Image, mask: Image.Image) -> Image.Image:
     mask = mask.convert("L").resize(source.size)
     pale = Image.blend(source.convert("L").convert("RGB"), Image.new("RGB", source.size, "white"), 0.6)
     shown = Image.composite(source.convert("RGB"), pale, mask)
-    thickness = max(3, 2 * (max(source.size) // 160) + 1)
     hard = mask.point(lambda value: 255 if value >= 128 else 0)
-    edge = ImageChops.difference(hard.filter(ImageFilter.MaxFilter(thickness)), hard)
+    # a box blur's time does not grow with its radius: where it is above 0, something white is near
+    near = hard.filter(ImageFilter.BoxBlur(max(1, max(source.size) // 160))).point(lambda value: 255 if value else 0)
+    edge = ImageChops.difference(near, hard)
     return Image.composite(Image.new("RGB", source.size, EDGE), shown, edge)
 
 
@@ -95,9 +99,3 @@ def _tile(picture: Image.Image) -> Image.Image:
     resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     tile.paste(resized, ((TILE - size[0]) // 2, (TILE - size[1]) // 2))
     return tile
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    return font

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
 from typing import Any
@@ -38,4 +39,5 @@ class StopSignal:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
+        print("\nfinishing the step to save it; once more leaves at once, without", file=sys.stderr, flush=True)
         self.__exit__()

@@ -134,7 +134,7 @@ def check_mask(mask: Image.Image, name: str = "the mask") -> float:
     share = share_of(mask)
     pixels = int(np.count_nonzero(np.asarray(mask) >= 128))
     if share == 0 or pixels == 0:
-        raise InputError(f"{name} is empty (all black): the subject must be white")
+        raise InputError(f"{name} is empty (nothing in it is brighter than half): the subject must be white")
     if share < MIN_SHARE or pixels < MIN_PIXELS:
         raise InputError(f"{name} covers a speck of {pixels} pixels ({share:.3%} of the picture): too small to learn")
     if share > MAX_SHARE:

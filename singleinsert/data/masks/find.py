@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ def find_mask(
         return replace(_given(picture, mask_from_file(path, picture), f"file {path}", cleanup), file=path)
     region, dots = parse_box(box), parse_points(points)
     pointed, method = region is not None or bool(dots), backends.name if backends else backend
-    if method == "alpha" or (method == "auto" and not pointed and has_alpha_mask(picture)):
+    if method == "alpha" or (not pointed and has_alpha_mask(picture)):
         return _given(picture, mask_from_alpha(picture), "the picture's alpha channel", cleanup)
 
     if not all(on_subject for _, _, on_subject in dots):
@@ -222,7 +223,7 @@ def parse_points(points: Sequence[str | Point]) -> list[Point]:
         try:
             x, y = float(parts[0]), float(parts[1])
             on = {"1": True, "0": False}[parts[2].strip()] if len(parts) == 3 else True
-            if len(parts) > 3:
+            if len(parts) > 3 or not (math.isfinite(x) and math.isfinite(y)):
                 raise ValueError
         except (ValueError, IndexError, KeyError) as problem:
             raise InputError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from singleinsert.data.masks.candidates import Candidate
+from singleinsert.data.typeface import typeface
 
 LEAST_SIDE = 384
 """Smaller pictures are enlarged, or nothing could be written on them."""
@@ -41,7 +42,7 @@ def overlay(
     out = Image.composite(large, dark, large_mask)
     line = max(1, max(size) // 400)
     out.paste(TINT, mask=_edge(large_mask, line))
-    draw, font = ImageDraw.Draw(out), ImageFont.load_default(max(12, max(size) // 45))
+    draw, font = ImageDraw.Draw(out), typeface(*(c.label for c in candidates))(max(12, max(size) // 45))
     for index, candidate in enumerate(candidates):
         colour = TAKEN if index in chosen else OTHER
         box = [v * scale for v in candidate.box]
@@ -52,7 +53,9 @@ def overlay(
 
 def _edge(mask: Image.Image, width: int) -> Image.Image:
     solid = mask.point(lambda value: 255 if value >= 128 else 0)
-    return ImageChops.subtract(solid, solid.filter(ImageFilter.MinFilter(2 * width + 1)))
+    # a box blur's time does not grow with its radius: where it is whole, nothing black is near
+    inside = solid.filter(ImageFilter.BoxBlur(width)).point(lambda value: 255 if value == 255 else 0)
+    return ImageChops.subtract(solid, inside)
 
 
 def _label(
@@ -75,9 +78,10 @@ def captioned(image: Image.Image, text: str) -> Image.Image:
     """The picture with a line of text below it; the line shrinks until it fits."""
     draw = ImageDraw.Draw(image)
     size = max(12, max(image.size) // 40)
-    while size > 8 and draw.textlength(text, font=ImageFont.load_default(size)) > image.width - 8:
+    face = typeface(text)
+    while size > 8 and draw.textlength(text, font=face(size)) > image.width - 8:
         size -= 1
-    font = ImageFont.load_default(size)
+    font = face(size)
     out = Image.new("RGB", (image.width, image.height + size + 10), (0, 0, 0))
     out.paste(image, (0, 0))
     ImageDraw.Draw(out).text((4, image.height + 4), text, fill=(255, 255, 255), font=font)
