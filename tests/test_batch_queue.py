@@ -54,6 +54,14 @@ def test_jobs_are_taken_in_order_and_once(tmp_path):
     assert other.claim() is None  # what failed in this run is not tried again by it
 
 
+def test_who_comes_later_leaves_what_is_running_alone(tmp_path):
+    """Its results are missing because they are being made: to take it too would pull its folder from under it."""
+    Queue(tmp_path, "ab").claim()
+    later = Queue(tmp_path, "ab")
+    later.missing = {"a", "b"}
+    assert later.claim().name == "b" and later.claim() is None
+
+
 def test_many_at_once_get_each_job_once(tmp_path):
     names = [f"job{i}.v1" for i in range(20)]  # names may have dots
 

@@ -117,7 +117,8 @@ class Queue:
     def _wanted(self, name: str, state: State) -> bool:
         """Is the job to be done, and free?"""
         old = state.attempt <= self._before.get(name, 0)
-        return state.state == QUEUED or (old and (state.state == FAILED or name in self.missing))
+        lost = state.state == DONE and name in self.missing  # one that runs has no results yet, and is not lost
+        return state.state == QUEUED or (old and (state.state == FAILED or lost))
 
     def _state(self, name: str, attempt: int) -> State:
         if attempt == 0:
