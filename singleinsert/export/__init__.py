@@ -6,7 +6,6 @@ Formats: "webui" (A1111, Forge, ComfyUI, kohya, and diffusers too), "diffusers" 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +17,6 @@ if TYPE_CHECKING:  # --help must not wait for torch
     from PIL.Image import Image
 
     from singleinsert.artifact import Artifact
-
-log = logging.getLogger(__name__)
 
 FORMATS = ("webui", "diffusers", "bundle")
 
@@ -47,7 +44,6 @@ def export(
     format or precision is unknown, or the weights do not fit the precision.
     """
     from singleinsert.artifact import check
-    from singleinsert.models.trigger import common_word_note
 
     check(artifact, artifact.name)
     files = _files(artifact, formats, precision, preview, trigger_word or artifact.name)
@@ -55,8 +51,6 @@ def export(
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} is there already: choose another folder, or pass --overwrite")
-    if note := common_word_note(artifact.name):
-        log.warning("note: %s", note)
     for path, write in paths.items():
         write_atomically(path, write)
     return list(paths)

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image, UnidentifiedImageError
 
     from singleinsert.export import export
+    from singleinsert.models.trigger import common_word_note
     from singleinsert.pairs import load_concept, located
 
     artifact = load_concept(args.artifact, allow_pickle=args.allow_pickle)
@@ -63,6 +64,8 @@ def run(args: argparse.Namespace) -> None:
             ) from error
     if args.output_name:
         artifact = replace(artifact, name=args.output_name)
+    if note := common_word_note(artifact.name):
+        print(f"note: {note}", file=sys.stderr)
     for path in export(
         artifact, args.output_dir or folder, formats=args.formats, precision=args.save_precision,
         preview=preview, trigger_word=args.trigger_word, overwrite=args.overwrite,
