@@ -2,6 +2,7 @@
 
     python -m testbed.gate                500 pictures of the bundled model; exit code 1 if it fails
     python -m testbed.gate --model testbed/runs/snapshot --count 100 --guidance_scale 5
+    python -m testbed.gate --skip 500 --count 2000         on other captions than the gate's
     python -m testbed.gate --docs         also write the table and the samples of docs/mini-sd.md
 
 The judge reads every picture; an attribute counts where the caption named it and the style lets it show.
@@ -17,6 +18,7 @@ import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -169,17 +171,19 @@ def main() -> int:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("--model", type=Path, default=MODEL)
     p.add_argument("--count", type=int, default=500)
+    p.add_argument("--skip", type=int, default=0, help="captions to leave out first: 500 gives others than the gate's")
     p.add_argument("--guidance_scale", type=float, default=3.0)
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--out", type=Path, default=ROOT / "testbed" / "runs" / "gate")
     p.add_argument("--docs", action="store_true", help=f"write the result into {DOCS.name}")
     args = p.parse_args()
-    questions = [question(s) for s in held_out_scenes(args.count, GATE_START)]
+    questions = [question(s) for s in islice(held_out_scenes(args.skip + args.count, GATE_START), args.skip, None)]
     captions = [q.caption for q in questions]
     images = generate(load_pipeline(args.model), captions, args.guidance_scale, args.steps, args.seed)
     result = {
         "count": args.count,
+        "skip": args.skip,
         "steps": args.steps,
         "guidance_scale": args.guidance_scale,
         "seed": args.seed,
