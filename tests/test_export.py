@@ -15,14 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from tinyconcepts import CREATED, inject_lora, make_concept
 
+from singleinsert.artifact import SUFFIX
 from singleinsert.errors import InputError, ModelError
-from singleinsert.export import export
+from singleinsert.export import FORMATS, export
 from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
 from singleinsert.models.base import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 from singleinsert.pairs import load_concept
+from singleinsert.training.files import RESULTS
 
 SEED, STEPS = 3, 3
 
@@ -119,6 +121,11 @@ def test_our_own_loader_reads_every_format_back(formats, tiny_sd, tmp_path):
 def test_a_folder_with_every_format_is_read_back(concept, tmp_path):
     export(concept, tmp_path, formats=("webui", "diffusers", "bundle"), precision="fp32")
     assert torch.equal(load_concept(tmp_path).embedding, concept.embedding)
+
+
+def test_a_run_looks_for_every_name_that_an_export_writes(concept, tmp_path, preview):
+    export(concept, tmp_path, formats=FORMATS, preview=preview)
+    assert {path.name.removeprefix("zork") for path in tmp_path.iterdir()} == {*RESULTS} - {SUFFIX, "_sheet.png"}
 
 
 def test_a_damaged_artifact_is_not_replaced_by_the_rounded_files_beside_it(concept, tmp_path):

@@ -139,7 +139,12 @@ def crop_to_square(
 
 def _bounds(mask: Image.Image) -> Box | None:
     """Of what is more subject than not; the noise around a JPEG's mask is no subject."""
-    return mask.point(lambda value: 255 if value >= 128 else 0).getbbox() or mask.getbbox()
+    return solid(mask).getbbox() or mask.getbbox()
+
+
+def solid(mask: Image.Image) -> Image.Image:
+    """255 where a mask (mode "L") is more subject than not, else 0."""
+    return mask.point(lambda value: 255 if value >= 128 else 0)
 
 
 def square_box(size: tuple[int, int], subject: Box | None, mode: CropMode, padding: float) -> Box:

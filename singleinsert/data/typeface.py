@@ -14,7 +14,7 @@ SYSTEMS = (
 
 NO_LETTER = "\uffff"
 
-Typeface = Callable[[int], ImageFont.FreeTypeFont]
+Typeface = Callable[[float], ImageFont.FreeTypeFont]
 
 
 def typeface(*texts: str) -> Typeface:
@@ -34,7 +34,7 @@ def typeface(*texts: str) -> Typeface:
     return _own
 
 
-def _own(size: int) -> ImageFont.FreeTypeFont:
+def _own(size: float) -> ImageFont.FreeTypeFont:
     font = ImageFont.load_default(size)
     assert isinstance(font, ImageFont.FreeTypeFont)
     return font

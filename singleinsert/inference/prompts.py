@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleinsert.config.load import nearest
+from singleinsert.config.load import FILLED_IN, nearest
 from singleinsert.data.prompts import fill, read_prompt_file
 from singleinsert.errors import InputError
 from singleinsert.models.text import split_at_placeholders
@@ -92,7 +92,7 @@ def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> 
         return
     if found[0].lower().startswith("<lora:"):
         raise InputError(f"{found[0]} in the prompt {prompt!r} is a WebUI's: name the LoRA by --concept NAME:WEIGHT")
-    known = ["concept", "placeholder", "class_word", *(concept.name for concept in concepts)] if concepts else []
+    known = [*FILLED_IN, *(concept.name for concept in concepts)] if concepts else []
     hint = nearest(found[0][1:-1], known) if known else "; pass --concept to load one"
     raise InputError(f"{found[0]} in the prompt {prompt!r} names no loaded concept{hint}")
 

@@ -69,12 +69,16 @@ def start_trackers(accelerator: Any, settings: Any, files: RunFiles) -> None:
     if not accelerator.log_with:
         return
     accelerator.project_configuration.logging_dir = str(files.logs)
+    options = {} if settings.run.report_to == "tensorboard" else {"wandb": _wandb_run(accelerator, settings, files)}
+    accelerator.init_trackers("singleinsert", init_kwargs=options)
+
+
+def _wandb_run(accelerator: Any, settings: Any, files: RunFiles) -> dict[str, str]:
     known = files.wandb_id.read_text() if settings.run.resume_from_checkpoint and files.wandb_id.is_file() else ""
     name = known or f"{files.name}-{uuid.uuid4().hex[:8]}"
     if accelerator.is_main_process:
         write_text(files.wandb_id, name)
-    wandb = {"name": files.name, "id": name, "resume": "allow", "dir": str(files.folder)}
-    accelerator.init_trackers("singleinsert", init_kwargs={"wandb": wandb})
+    return {"name": files.name, "id": name, "resume": "allow", "dir": str(files.folder)}
 
 
 def _trackers(report_to: str) -> list[str]:

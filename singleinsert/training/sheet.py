@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from singleinsert.data.pictures import solid
 from singleinsert.data.typeface import typeface
 
 TILE, GAP, MARGIN = 224, 14, 36
@@ -66,7 +67,7 @@ def mask_overlay(source: Image.Image, mask: Image.Image) -> Image.Image:
     mask = mask.convert("L").resize(source.size)
     pale = Image.blend(source.convert("L").convert("RGB"), Image.new("RGB", source.size, "white"), 0.6)
     shown = Image.composite(source.convert("RGB"), pale, mask)
-    hard = mask.point(lambda value: 255 if value >= 128 else 0)
+    hard = solid(mask)
     # a box blur's time does not grow with its radius: where it is above 0, something white is near
     near = hard.filter(ImageFilter.BoxBlur(max(1, max(source.size) // 160))).point(lambda value: 255 if value else 0)
     edge = ImageChops.difference(near, hard)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from singleinsert.data.masks.candidates import Box, Candidate, Point, bounds, clip_box
+from singleinsert.data.pictures import solid
 from singleinsert.errors import InputError, MissingPackageError
 
 WORKING_SIDE = 256
@@ -116,7 +117,7 @@ def cut(
     found = _grab(cv2, np.asarray(small), trimap)
     soft = Image.fromarray(found * np.uint8(255)).resize(part.size, Image.Resampling.BILINEAR)
     mask = Image.new("L", image.size, 0)
-    mask.paste(soft.point(lambda value: 255 if value >= 128 else 0), region[:2])
+    mask.paste(solid(soft), region[:2])
     return mask
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from singleinsert.data.masks.candidates import Candidate
+from singleinsert.data.pictures import solid
 from singleinsert.data.typeface import typeface
 
 LEAST_SIDE = 384
@@ -52,10 +53,10 @@ def overlay(
 
 
 def _edge(mask: Image.Image, width: int) -> Image.Image:
-    solid = mask.point(lambda value: 255 if value >= 128 else 0)
+    hard = solid(mask)
     # a box blur's time does not grow with its radius: where it is whole, nothing black is near
-    inside = solid.filter(ImageFilter.BoxBlur(width)).point(lambda value: 255 if value == 255 else 0)
-    return ImageChops.subtract(solid, inside)
+    inside = hard.filter(ImageFilter.BoxBlur(width)).point(lambda value: 255 if value == 255 else 0)
+    return ImageChops.subtract(hard, inside)
 
 
 def _label(

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from singleinsert.data.typeface import typeface
 
 Point = tuple[float, float]
 ANCHORS = {"start": "lm", "middle": "mm", "end": "rm"}
@@ -100,7 +102,7 @@ def _draw(pen: ImageDraw.ImageDraw, part: Line | Dot | Text, scale: int) -> None
         r = part.radius * scale
         pen.ellipse([x - r, y - r, x + r, y + r], fill=part.color)
         return
-    font = ImageFont.load_default(part.size * scale)
+    font = typeface(part.text)(part.size * scale)
     pen.text((x, y), part.text, fill=part.color, font=font, anchor=ANCHORS[part.anchor])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from singleinsert.data.typeface import typeface
 from singleinsert.evaluation.columns import COLUMNS
 from singleinsert.evaluation.report.figure import Figure
 from singleinsert.evaluation.report.page import Load
@@ -103,8 +104,7 @@ def matrix(
     lefts = [MARGIN + LABEL + k * (TILE + GAP) + k // every * SPREAD for k in range(columns)]
     top = MARGIN + max(CAPTION, TILE) + GAP
     sheet = Image.new("RGB", (lefts[-1] + TILE + MARGIN, top + len(rows) * (TILE + GAP) + MARGIN - GAP), PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    assert isinstance(font, ImageFont.FreeTypeFont)
+    pen, font = ImageDraw.Draw(sheet), typeface(title, *captions, *(label for label, _ in rows))(14)
     sheet.paste(_tile(source), (MARGIN, MARGIN))
     pen.text((MARGIN + TILE + GAP, MARGIN), title, fill=SOFT, font=font)
     for left, caption in zip(lefts, captions, strict=True):
