@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> None:
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
 
     # heavy from here on: a wrong flag or preset was told before torch is imported
-    from singleinsert.data.masks import write_mask
     from singleinsert.export import export
+    from singleinsert.masks import write_mask
     from singleinsert.training.files import RunFiles
     from singleinsert.training.run import find_subject, train
 

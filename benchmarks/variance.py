@@ -32,8 +32,8 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from singleinsert.atomic import write_text  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
-from singleinsert.files import write_text  # noqa: E402
 from singleinsert.training import run as training  # noqa: E402
 from singleinsert.training.accelerator import build_accelerator  # noqa: E402
 from singleinsert.training.draws import Sampling  # noqa: E402

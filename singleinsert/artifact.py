@@ -18,8 +18,8 @@ from torch import Tensor
 
 from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.adapters.weights import LoraWeights
+from singleinsert.atomic import FORBIDDEN_IN_NAMES, write_atomically
 from singleinsert.errors import InputError, ModelError
-from singleinsert.files import FORBIDDEN_IN_NAMES, write_atomically
 
 SUFFIX = "_artifact.safetensors"
 HEADER_KEY = "singleinsert"

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 from singleinsert import __version__
+from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
 from singleinsert.errors import ConfigError, SingleInsertError
-from singleinsert.files import os_error
 
 FLAGS = {
     "pretrained_model_name_or_path": "model.pretrained_model_name_or_path",

@@ -17,8 +17,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from singleinsert.evaluation import backbones, lpips
-from singleinsert.evaluation.regions import mask_array, only
+from singleinsert.metrics import backbones, lpips
+from singleinsert.metrics.regions import mask_array, only
 
 from .backbones import captions
 from .dataset import held_out_scenes

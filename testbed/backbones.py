@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
 
-from singleinsert.evaluation.lpips import Lpips
-from singleinsert.evaluation.regions import FILL
+from singleinsert.metrics.lpips import Lpips
+from singleinsert.metrics.regions import FILL
 from singleinsert.models.base import ASSETS, MINI_SD
 
 from .common import HalfTrainer, device, run, to_tensor

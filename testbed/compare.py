@@ -26,8 +26,8 @@ from torch import Tensor
 from singleinsert.data.prompts import fill
 from singleinsert.errors import InputError
 from singleinsert.evaluate.cache import Cache
-from singleinsert.evaluation.prompt_lists import EditPrompt, load_prompts
-from singleinsert.evaluation.results import Results
+from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
+from singleinsert.evaluate.results import Results
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.base import MINI_SD, load_base_model
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from singleinsert.errors import InputError
-from singleinsert.evaluation.targets import Target
+from singleinsert.metrics.targets import Target
 
 from .judge import Judge
 from .labels import HEADS, attributes_of, head_of

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from singleinsert.evaluation.columns import PAPER
-from singleinsert.evaluation.report import FOLDER
-from singleinsert.evaluation.results import Results
-from singleinsert.evaluation.table import agreement, check_claims, markdown, paper_markdown, summarise
+from singleinsert.evaluate.columns import PAPER
+from singleinsert.evaluate.report import FOLDER
+from singleinsert.evaluate.results import Results
+from singleinsert.evaluate.table import agreement, check_claims, markdown, paper_markdown, summarise
 
 from .docs import IMAGES, ROOT, fill_block, save_picture
 

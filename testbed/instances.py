@@ -11,8 +11,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from singleinsert.evaluation.prompt_lists import EditPrompt
-from singleinsert.files import write_atomically, write_text
+from singleinsert.atomic import write_atomically, write_text
+from singleinsert.evaluate.prompt_lists import EditPrompt
 
 from .dataset import HELD_OUT_START
 from .labels import ACCESSORIES, visible

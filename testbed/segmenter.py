@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from singleinsert.data.masks.mini import FOLDER, MiniSegmenter, SegmenterNet, save_segmenter
+from singleinsert.masks.mini import FOLDER, MiniSegmenter, SegmenterNet, save_segmenter
 
 from .common import HalfTrainer, device, run, to_tensor
 from .dataset import held_out_scenes, training_seeds

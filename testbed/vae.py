@@ -35,9 +35,7 @@ def edges(x: Tensor) -> tuple[Tensor, Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., 1:] - x[..., :-1]
 
 
-def train_vae(
-    pictures: np.ndarray, folder: Path, steps: int, start: AutoencoderKL | None = None
-) -> AutoencoderKL:
+def train_vae(pictures: np.ndarray, folder: Path, steps: int, start: AutoencoderKL | None = None) -> AutoencoderKL:
     """L1 on pixels and on their differences, a slight KL; returns the averaged weights in float32."""
     dev = device()
     vae = (start or build_vae()).to(dev, memory_format=torch.channels_last).train()

@@ -13,7 +13,7 @@ import numpy as np
 from batches import ENVIRONMENT, write_jobs
 from PIL import Image
 
-from singleinsert.evaluation.results import Results, Sample
+from singleinsert.evaluate.results import Results, Sample
 
 PROMPTS = """title = "two"
 [[prompt]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from singleinsert.evaluation.regions import FILL, only
+from singleinsert.metrics.regions import FILL, only
 from testbed import backbone_scores, backbones
 from testbed.labels import HEADS
 from testbed.world.scene import Scene

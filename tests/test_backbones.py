@@ -14,8 +14,8 @@ from PIL import Image
 from tinybackbones import write_preprocessor, write_tiny_clip, write_tiny_vit
 
 from singleinsert.errors import InputError, ModelError
-from singleinsert.evaluation import lpips, metrics
-from singleinsert.evaluation.backbones import Preparation, load_clip, load_dino, load_lpips
+from singleinsert.metrics import lpips, scores
+from singleinsert.metrics.backbones import Preparation, load_clip, load_dino, load_lpips
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 48)) -> Image.Image:
@@ -45,7 +45,7 @@ def test_clip_is_transformers_own_model(clip_folder):
     assert torch.allclose(clip.images(pictures), out.image_embeds, atol=1e-5)
     assert torch.allclose(clip.texts(prompts), out.text_embeds, atol=1e-5)
     diagonal = out.logits_per_image.diagonal() / model.logit_scale.exp()
-    assert metrics.text_similarity(clip, pictures, prompts) == pytest.approx(diagonal.tolist(), abs=1e-5)
+    assert scores.text_similarity(clip, pictures, prompts) == pytest.approx(diagonal.tolist(), abs=1e-5)
     assert clip.name == f"CLIP {clip_folder.name}"
 
 
@@ -65,7 +65,7 @@ def test_clip_t_is_torchmetrics_clip_score(clip_folder, monkeypatch):
     clip = load_clip(str(clip_folder))
     for seed, prompt in enumerate(["a cat", "a photo of a red hat", "snow", "the dog wearing glasses"]):
         picture = noise(seed)
-        ours = metrics.text_similarity(clip, [picture], [prompt])[0]
+        ours = scores.text_similarity(clip, [picture], [prompt])[0]
         pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
         found, _ = functional._clip_score_update([pixels], [prompt], model, processor)
         assert 100 * ours == pytest.approx(found[0].item(), abs=1e-3)
@@ -213,7 +213,7 @@ def test_damaged_lpips_weights_are_named(tmp_path):
 
 @pytest.mark.parametrize("load", [load_clip, load_dino, load_lpips])
 def test_where_the_miniatures_are_missing_the_line_says_what_makes_them(load, tmp_path, monkeypatch):
-    monkeypatch.setattr("singleinsert.evaluation.backbones.MINI", tmp_path / "none")
-    monkeypatch.setattr("singleinsert.evaluation.lpips.MINI", tmp_path / "none")
+    monkeypatch.setattr("singleinsert.metrics.backbones.MINI", tmp_path / "none")
+    monkeypatch.setattr("singleinsert.metrics.lpips.MINI", tmp_path / "none")
     with pytest.raises(ModelError, match="is missing: .*python -m testbed.backbones makes it"):
         load("mini")

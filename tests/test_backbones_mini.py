@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from singleinsert.evaluation import backbones, metrics
-from singleinsert.evaluation.regions import Mask, mask_array
+from singleinsert.metrics import backbones, scores
+from singleinsert.metrics.regions import Mask, mask_array
 from testbed.world.captions import full_caption
 from testbed.world.features import EDITS
 from testbed.world.scene import Instance, Scene, draw
@@ -58,11 +58,11 @@ def dino() -> backbones.ImageEncoder:
     return backbones.load_dino("mini")
 
 
-def similarities(encoder, world, kind: str, region: metrics.Region) -> np.ndarray:
+def similarities(encoder, world, kind: str, region: scores.Region) -> np.ndarray:
     """(classes,) similarity of each original and what `kind` has for it."""
     found = []
     for (reference, reference_mask), (picture, mask) in zip(world["original"], world[kind], strict=True):
-        found += metrics.image_similarity(
+        found += scores.image_similarity(
             encoder, [picture], reference, masks=[mask], reference_mask=reference_mask, region=region
         )
     return np.asarray(found)
@@ -94,7 +94,7 @@ def test_the_background_is_about_the_place_whoever_is_there(name, world, request
         reference, reference_mask = world["original"][k]
         there = drawn(scene(first.instances[0].cls, 70 + k, first.background, 90 + k))
         elsewhere = world["same"][k]
-        found.append(metrics.image_similarity(
+        found.append(scores.image_similarity(
             encoder, [there[0], elsewhere[0]], reference, masks=[there[1], elsewhere[1]],
             reference_mask=reference_mask, region="background",
         ))  # fmt: skip
@@ -105,9 +105,9 @@ def test_the_background_is_about_the_place_whoever_is_there(name, world, request
 def test_clip_t_tells_the_right_prompt(clip, world):
     pictures = [picture for picture, _ in world["original"]]
     prompts = [full_caption(each) for each in world["scenes"]]
-    right = np.asarray(metrics.text_similarity(clip, pictures, prompts))
-    wrong = np.asarray(metrics.text_similarity(clip, pictures, prompts[1:] + prompts[:1]))
-    static = np.asarray(metrics.text_similarity(clip, [noise(k) for k in range(6)], prompts))
+    right = np.asarray(scores.text_similarity(clip, pictures, prompts))
+    wrong = np.asarray(scores.text_similarity(clip, pictures, prompts[1:] + prompts[:1]))
+    static = np.asarray(scores.text_similarity(clip, [noise(k) for k in range(6)], prompts))
     assert (right > wrong).all() and (right > static).all()
     assert right.mean() > static.mean() + 0.2
 
@@ -118,7 +118,7 @@ def test_diversity_tells_copies_from_samples():
     similar = [draw(scene("cat", 1, "snow", seed), masks=False).image for seed in (5, 6, 7)]
     different = [draw(scene(cls, 1, place, 5), masks=False).image for cls, place in
                  (("cat", "snow"), ("car", "jungle"), ("face", "beach"))]  # fmt: skip
-    values = [metrics.diversity(lpips, each) for each in (copies, similar, different)]
+    values = [scores.diversity(lpips, each) for each in (copies, similar, different)]
     assert values[0] == 0 and values[0] < values[1] < values[2]
     assert float(lpips([copies[0]], [noise(0)])) > values[1]
 
@@ -136,9 +136,9 @@ def test_lpips_grows_with_the_change():
 def test_sids_measures_tell_the_subject_from_noise_and_its_surroundings(clip, world):
     for k in range(6):
         reference, (same, _), (other, _) = world["original"][k], world["same"][k], world["noise"][k]
-        subject = metrics.subject_alignment(clip, [reference[0], same, other], [reference])
+        subject = scores.subject_alignment(clip, [reference[0], same, other], [reference])
         assert min(subject[:2]) > subject[2]
-        apart = metrics.non_subject_disentanglement(clip, [reference[0], same], [reference])
+        apart = scores.non_subject_disentanglement(clip, [reference[0], same], [reference])
         assert apart[0] < apart[1]  # the reference itself is the most entangled with its own surroundings
 
 
@@ -150,11 +150,11 @@ def test_identity_similarity_tells_the_concepts_apart(dino):
                      for place, seed in (("snow", 1), ("beach", 2)))  # fmt: skip
     reference_masks, masks = ([np.round(mask_array(d.masks[key])) for key in ("subject", "second")]
                               for d in (first, second))  # fmt: skip
-    found = metrics.identity_similarity(
+    found = scores.identity_similarity(
         dino, [second.image, noise(0)], first.image, masks=[masks, masks], reference_masks=reference_masks
     )
     assert found[0][0] > found[1][0] and found[0][1] > found[1][1]
-    swapped = metrics.identity_similarity(
+    swapped = scores.identity_similarity(
         dino, [second.image], first.image, masks=[masks[::-1]], reference_masks=reference_masks
     )
     assert sum(found[0]) > sum(swapped[0])

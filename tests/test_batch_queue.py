@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import pytest
 from batches import ENVIRONMENT
 
-from singleinsert.batch import queue as module
 from singleinsert.batch.local import clear_work, work_folder
 from singleinsert.batch.progress import progress_line, time_left
-from singleinsert.batch.queue import DONE, FAILED, LOST_LIMIT, QUEUED, RUNNING, Queue, State
+from singleinsert.work import queue as module
+from singleinsert.work.queue import DONE, FAILED, LOST_LIMIT, QUEUED, RUNNING, Queue, State
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from singleinsert.batch.queue import Queue
+from singleinsert.work.queue import Queue
 claim = Queue(Path(sys.argv[1]), ["a"]).claim()
 print(claim.attempt, flush=True)
 time.sleep(600)

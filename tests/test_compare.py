@@ -12,8 +12,8 @@ from PIL import Image
 
 from singleinsert.errors import InputError
 from singleinsert.evaluate.cache import Cache
-from singleinsert.evaluation.prompt_lists import EditPrompt, load_prompts
-from singleinsert.evaluation.results import Results, Sample
+from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
+from singleinsert.evaluate.results import Results, Sample
 from testbed import compare
 from testbed.compare import gallery, pictures_of, score, summary, table, true_drawings, with_article
 from testbed.instances import asked, expectations, held_out_instance, ideal, subjects, write_training_picture

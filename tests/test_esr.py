@@ -18,10 +18,10 @@ from PIL import Image
 from tinybackbones import write_tiny_vlm
 
 from singleinsert.errors import InputError, ModelError
-from singleinsert.evaluation.endpoint import EndpointError, EndpointJudge
-from singleinsert.evaluation.esr import load_judge, yes_or_no
-from singleinsert.evaluation.page import PageJudge, WaitingForPeople
-from singleinsert.evaluation.targets import Target
+from singleinsert.metrics.endpoint import EndpointError, EndpointJudge
+from singleinsert.metrics.esr import load_judge, yes_or_no
+from singleinsert.metrics.page import PageJudge, WaitingForPeople
+from singleinsert.metrics.targets import Target
 
 HAT, RED = Target("Is there a hat ?"), Target("Is the hat red ?", {"hat_color": "red"})
 
@@ -222,7 +222,7 @@ def test_the_page_does_not_say_whose_picture_it_is(tmp_path):
             PageJudge(folder)([pictures[k] for k in order], [[HAT]] * 8)
     shown = [item["picture"] for item in items_of(first)]
     assert shown == [item["picture"] for item in items_of(second)]  # whatever order they were asked in
-    from singleinsert.evaluation.page import data_address
+    from singleinsert.metrics.page import data_address
 
     assert shown != [data_address(p) for p in pictures]
     assert all(set(item) == {"id", "question", "picture"} for item in items_of(first))

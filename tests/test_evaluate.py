@@ -16,10 +16,10 @@ from PIL import Image
 
 from singleinsert.artifact import Artifact
 from singleinsert.evaluate.__main__ import main
+from singleinsert.evaluate.prompt_lists import load_prompts
+from singleinsert.evaluate.protocol import Protocol
+from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.scoring import Scorer
-from singleinsert.evaluation.prompt_lists import load_prompts
-from singleinsert.evaluation.protocol import Protocol
-from singleinsert.evaluation.results import Results
 
 UNITS = [(concept, method) for concept in ("a", "b") for method in ("first", "plain", "whole")]
 
@@ -213,7 +213,7 @@ def test_a_scorer_fills_every_column(tmp_path, monkeypatch):
     }
     masks = [np.ones((8, 8), np.float32)] * 3 + [None]
     monkeypatch.setattr(
-        "singleinsert.evaluation.regions.generated_masks", lambda pictures, *a, **k: masks[: len(pictures)]
+        "singleinsert.metrics.regions.generated_masks", lambda pictures, *a, **k: masks[: len(pictures)]
     )
     half = np.zeros((8, 8), np.float32)
     half[:4] = 1

@@ -8,10 +8,10 @@ from singleinsert.config import load_settings
 from singleinsert.config.load import to_values
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError
-from singleinsert.evaluation.columns import PAPER
-from singleinsert.evaluation.methods import load_methods, set_names
-from singleinsert.evaluation.prompt_lists import list_names, load_prompts, prompts_for
-from singleinsert.evaluation.protocol import load_protocol
+from singleinsert.evaluate.columns import PAPER
+from singleinsert.evaluate.methods import load_methods, set_names
+from singleinsert.evaluate.prompt_lists import list_names, load_prompts, prompts_for
+from singleinsert.evaluate.protocol import load_protocol
 from testbed.labels import HEADS, head_of
 
 MINI_CLASSES = ("face", "cat", "dog", "cup", "car", "tree")

@@ -13,9 +13,9 @@ import pytest
 from evaluations import made_up
 from PIL import Image
 
-from singleinsert.evaluation.report import Figure, write_report
-from singleinsert.evaluation.report.plots import scatter
-from singleinsert.evaluation.table import summarise
+from singleinsert.evaluate.report import Figure, write_report
+from singleinsert.evaluate.report.plots import scatter
+from singleinsert.evaluate.table import summarise
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_the_page_needs_nothing_else(report):
 
 
 def test_the_sample_sheet_shows_each_picture_in_its_place(report):
-    from singleinsert.evaluation.report.sheets import GAP, LABEL, MARGIN, TILE
+    from singleinsert.evaluate.report.sheets import GAP, LABEL, MARGIN, TILE
 
     page, _ = report
     _, load = made_up(page.parent.parent)
@@ -137,7 +137,7 @@ def test_the_docs_are_filled_by_a_command(tmp_path, monkeypatch, capsys):
 
 
 def test_every_set_of_methods_has_its_block_in_the_docs():
-    from singleinsert.evaluation.methods import set_names
+    from singleinsert.evaluate.methods import set_names
     from testbed.evaluation_docs import DOCS
 
     blocks = re.findall(r"<!-- ([\w-]+) -->", DOCS.read_text(encoding="utf-8"))

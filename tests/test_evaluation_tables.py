@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from singleinsert.errors import InputError
-from singleinsert.evaluation.bootstrap import Interval, bootstrap, paired, pareto_front
-from singleinsert.evaluation.results import Results, Sample
-from singleinsert.evaluation.table import agreement, best, check_claims, concept_means, markdown, summarise, summary_csv
+from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired, pareto_front
+from singleinsert.evaluate.results import Results, Sample
+from singleinsert.evaluate.table import agreement, best, check_claims, concept_means, markdown, summarise, summary_csv
 
 
 def test_bootstrap_of_two_values_by_hand():

@@ -39,8 +39,7 @@ def test_the_golden_loss_curve_of_the_bundled_model(preset: str, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "logs/golden-face/losses.csv") as file:
         rows = [
-            [row["stage"], int(row["step"]), *(float(row[term] or 0) for term in TERMS)]
-            for row in csv.DictReader(file)
+            [row["stage"], int(row["step"]), *(float(row[term] or 0) for term in TERMS)] for row in csv.DictReader(file)
         ]
     if os.environ.get("GOLDEN") == "write":
         FILE.write_text(json.dumps(json.loads(FILE.read_text()) | {preset: rows}, indent=1) + "\n")

@@ -13,23 +13,28 @@ ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
     ("errors",),
-    ("files",),
+    ("atomic",),
     ("config",),
     ("cli",),
     ("data",),
+    ("drawing",),
+    ("masks",),
     ("losses",),
     ("models",),
     ("concepts", "adapters"),
     ("artifact",),
-    ("pairs",),
+    ("interchange",),
     ("training",),
-    ("export", "inference", "evaluation", "masks"),
-    ("hooks", "batch", "ui"),
-    ("evaluate",),
+    ("export", "inference", "metrics", "work"),
+    ("hosts", "batch", "ui"),
+    ("hooks", "evaluate"),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
-PLAIN = ("errors", "files", "data", "losses", "models", "concepts", "adapters", "artifact", "pairs", "hooks")
+PLAIN = (
+    "errors", "atomic", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
+    "metrics", "hosts",
+)  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 
 OPTIONAL = (

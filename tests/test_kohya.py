@@ -25,7 +25,7 @@ from kohyastub import (
 from torch import nn
 
 from singleinsert.errors import ConfigError
-from singleinsert.hooks import concept_loss
+from singleinsert.hosts import concept_loss
 
 PLUGIN = Path(__file__).parents[1] / "integrations" / "kohya"
 CAPTION, CLASS = len("sks face"), len("face")  # the stub's token of a text is its length

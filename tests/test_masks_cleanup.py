@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from singleinsert.data.masks.cleanup import Cleanup, clean, cut_away, pad_and_feather, union
 from singleinsert.errors import ConfigError
+from singleinsert.masks.cleanup import Cleanup, clean, cut_away, pad_and_feather, union
 
 SIDE = 200
 OFF = Cleanup(smooth=0, fill_holes=False, min_part=0)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from singleinsert.data.masks.collection import INDEX, MaskSet, NamedMask, find_masks, load_masks, save_masks
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import InputError
+from singleinsert.masks.collection import INDEX, MaskSet, NamedMask, find_masks, load_masks, save_masks
 from testbed.dataset import held_out_scenes
 from testbed.world.scene import draw
 

@@ -12,10 +12,10 @@ import pytest
 from photos import astronaut_face, iou, write_photo
 from PIL import Image
 
-from singleinsert.data.masks.collection import load_masks
 from singleinsert.data.pictures import load_picture
 from singleinsert.masks.__main__ import main
 from singleinsert.masks.batch import class_words, list_pictures
+from singleinsert.masks.collection import load_masks
 from testbed.dataset import held_out_scenes
 from testbed.world.scene import draw
 
@@ -149,7 +149,7 @@ def test_a_folder_of_pictures(drawings, tmp_path, capsys):
     assert overlay[100, 100].sum() > overlay[300, 300].sum(), "the overlay shows the mask that was drawn"
 
     for name in names:  # what came out pairs with the pictures: kohya's conditioning_data_dir, and our --mask FOLDER
-        from singleinsert.data.masks import find_mask
+        from singleinsert.masks import find_mask
 
         assert find_mask(load_picture(pictures / f"{name}.png"), "x", file=out).source.endswith(f"{name}.png")
 

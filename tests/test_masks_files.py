@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from singleinsert.data.masks import check_mask, mask_from_alpha, mask_from_file, paired_mask, share_of
-from singleinsert.data.masks.files import has_alpha_mask
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import InputError
+from singleinsert.masks import check_mask, mask_from_alpha, mask_from_file, paired_mask, share_of
+from singleinsert.masks.files import has_alpha_mask
 
 SIZE = (40, 30)
 

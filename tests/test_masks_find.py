@@ -12,16 +12,16 @@ from photos import astronaut_face, iou, solid, write_photo
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from singleinsert.config import MaskSettings
-from singleinsert.data.masks import find_mask, write_mask
-from singleinsert.data.masks.backends import BACKENDS, Backends
-from singleinsert.data.masks.candidates import Candidate, area, bounds, box_iou, clip_box, drop_overlapping
-from singleinsert.data.masks.cascade import FaceCascade, is_face
-from singleinsert.data.masks.find import parse_box, parse_points
-from singleinsert.data.masks.grabcut import GrabCut
-from singleinsert.data.masks.overlay import _edge
 from singleinsert.data.pictures import Picture, load_picture
+from singleinsert.drawing.sheet import EDGE, mask_overlay
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.training.sheet import EDGE, mask_overlay
+from singleinsert.masks import find_mask, write_mask
+from singleinsert.masks.backends import BACKENDS, Backends
+from singleinsert.masks.candidates import Candidate, area, bounds, box_iou, clip_box, drop_overlapping
+from singleinsert.masks.cascade import FaceCascade, is_face
+from singleinsert.masks.find import parse_box, parse_points
+from singleinsert.masks.grabcut import GrabCut
+from singleinsert.masks.overlay import _edge
 
 
 @pytest.fixture(scope="session")

@@ -12,12 +12,12 @@ from photos import write_photo
 from PIL import Image
 from tinymasks import write_tiny_grounding_dino, write_tiny_sam
 
-from singleinsert.data.masks import find_mask
-from singleinsert.data.masks import grounded as module
-from singleinsert.data.masks.backends import Backends
-from singleinsert.data.masks.grounded import Grounded, detector_text, select_boxes
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import InputError, MissingPackageError, ModelError
+from singleinsert.masks import find_mask
+from singleinsert.masks import grounded as module
+from singleinsert.masks.backends import Backends
+from singleinsert.masks.grounded import Grounded, detector_text, select_boxes
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,10 @@ import torch
 from photos import iou
 from PIL import Image
 
-from singleinsert.data.masks import find_mask
-from singleinsert.data.masks.mini import (
+from singleinsert.data.pictures import Picture
+from singleinsert.errors import InputError, ModelError
+from singleinsert.masks import find_mask
+from singleinsert.masks.mini import (
     CONFIG,
     WEIGHTS,
     MiniSegmenter,
@@ -20,8 +22,6 @@ from singleinsert.data.masks.mini import (
     pixels,
     save_segmenter,
 )
-from singleinsert.data.pictures import Picture
-from singleinsert.errors import InputError, ModelError
 from testbed.dataset import held_out_scenes
 from testbed.world.scene import draw
 

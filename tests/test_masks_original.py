@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from singleinsert.data.masks import find_mask
-from singleinsert.data.masks.original import Original
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import InputError, MissingPackageError, ModelError
+from singleinsert.masks import find_mask
+from singleinsert.masks.original import Original
 
 SIZE = (100, 80)
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from singleinsert.errors import InputError
-from singleinsert.evaluation import metrics
-from singleinsert.evaluation.regions import FILL, centred, generated_masks, mask_array, only
+from singleinsert.metrics import scores
+from singleinsert.metrics.regions import FILL, centred, generated_masks, mask_array, only
 
 
 def flat(*colour: int, size: tuple[int, int] = (8, 8)) -> Image.Image:
@@ -55,7 +55,7 @@ def halves(left: tuple[int, int, int], right: tuple[int, int, int], size: int = 
 
 def test_whole_similarity_is_the_cosine():
     # (3, 4, 0) . (1, 0, 0) / 5 = 0.6; (0, 0, 1) . (1, 0, 0) = 0
-    found = metrics.image_similarity(MeanColour(), [flat(30, 40, 0), flat(0, 0, 9), flat(7, 0, 0)], flat(100, 0, 0))
+    found = scores.image_similarity(MeanColour(), [flat(30, 40, 0), flat(0, 0, 9), flat(7, 0, 0)], flat(100, 0, 0))
     assert found == pytest.approx([0.6, 0.0, 1.0], abs=1e-6)
 
 
@@ -69,10 +69,10 @@ def test_a_region_greys_the_other_one_in_both_pictures():
     grey = np.full(3, FILL)
     # mean colour of half subject and half grey; the factor 1/2 cancels in the cosine
     expected = cosine(np.array([200, 0, 0]) + grey, np.array([0, 200, 0]) + grey)
-    found = metrics.image_similarity(MeanColour(), [picture], reference, region="foreground", **kwargs)
+    found = scores.image_similarity(MeanColour(), [picture], reference, region="foreground", **kwargs)
     assert found == pytest.approx([expected], abs=1e-6)
     expected = cosine(np.array([0, 50, 250]) + grey, np.array([90, 90, 0]) + grey)
-    found = metrics.image_similarity(MeanColour(), [picture], reference, region="background", **kwargs)
+    found = scores.image_similarity(MeanColour(), [picture], reference, region="background", **kwargs)
     assert found == pytest.approx([expected], abs=1e-6)
 
 
@@ -100,32 +100,32 @@ def test_where_no_subject_was_found_the_foreground_scores_zero_and_the_backgroun
     reference, picture = halves((0, 200, 0), (90, 90, 0)), flat(90, 90, 64)
     kwargs = {"masks": [None, half_mask(), np.zeros((8, 8))], "reference_mask": half_mask()}
     pictures = [picture, reference, picture]
-    assert metrics.image_similarity(MeanColour(), pictures, reference, region="foreground", **kwargs) == (
+    assert scores.image_similarity(MeanColour(), pictures, reference, region="foreground", **kwargs) == (
         pytest.approx([0.0, 1.0, 0.0], abs=1e-6)
     )
-    found = metrics.image_similarity(MeanColour(), pictures, reference, region="background", **kwargs)
-    whole = metrics.image_similarity(MeanColour(), [picture], only(reference, half_mask(), "background"))
+    found = scores.image_similarity(MeanColour(), pictures, reference, region="background", **kwargs)
+    whole = scores.image_similarity(MeanColour(), [picture], only(reference, half_mask(), "background"))
     assert found == pytest.approx([whole[0], 1.0, whole[0]], abs=1e-6)
     none = {"masks": [None], "reference_mask": half_mask()}
-    assert metrics.image_similarity(MeanColour(), [picture], reference, region="foreground", **none) == [0.0]
+    assert scores.image_similarity(MeanColour(), [picture], reference, region="foreground", **none) == [0.0]
 
 
 def test_text_similarity_pairs_each_picture_with_its_prompt():
     pictures = [flat(30, 40, 0), flat(0, 0, 5)]
-    assert metrics.text_similarity(MeanColour(), pictures, ["1 0 0", "0 0 2"]) == pytest.approx([0.6, 1.0], abs=1e-6)
-    assert metrics.prompt_similarity(MeanColour(), pictures, ["0 1 0", "1 0 0"]) == pytest.approx([0.8, 0.0], abs=1e-6)
-    assert metrics.text_alignment(MeanColour(), pictures[:1], ["0 1 0"]) == pytest.approx([0.8], abs=1e-6)
+    assert scores.text_similarity(MeanColour(), pictures, ["1 0 0", "0 0 2"]) == pytest.approx([0.6, 1.0], abs=1e-6)
+    assert scores.prompt_similarity(MeanColour(), pictures, ["0 1 0", "1 0 0"]) == pytest.approx([0.8, 0.0], abs=1e-6)
+    assert scores.text_alignment(MeanColour(), pictures[:1], ["0 1 0"]) == pytest.approx([0.8], abs=1e-6)
 
 
 def test_diversity_is_the_mean_over_pairs():
     # |10 - 20|, |10 - 50|, |20 - 50| = 10, 40, 30
-    assert metrics.diversity(MeanDifference(), [flat(v, v, v) for v in (10, 20, 50)]) == pytest.approx(80 / 3)
-    assert metrics.diversity(MeanDifference(), [flat(7, 7, 7)] * 4) == 0.0
+    assert scores.diversity(MeanDifference(), [flat(v, v, v) for v in (10, 20, 50)]) == pytest.approx(80 / 3)
+    assert scores.diversity(MeanDifference(), [flat(7, 7, 7)] * 4) == 0.0
 
 
 def test_editing_success_scores_each_target():
     verdicts = [[True], [False], [True, True], [True, False], [False, False]]
-    assert metrics.editing_success(verdicts) == [1.0, 0.0, 1.0, 0.5, 0.0]
+    assert scores.editing_success(verdicts) == [1.0, 0.0, 1.0, 0.5, 0.0]
 
 
 def test_sid_compares_the_whole_picture_with_segments_of_the_reference():
@@ -133,18 +133,18 @@ def test_sid_compares_the_whole_picture_with_segments_of_the_reference():
     picture = flat(60, 80, 0)
     segment = np.asarray(centred(reference, mask), float).reshape(-1, 3).mean(0)
     expected = float(np.array([0.6, 0.8, 0]) @ segment / np.linalg.norm(segment))
-    found = metrics.subject_alignment(MeanColour(), [picture], [(reference, mask)])
+    found = scores.subject_alignment(MeanColour(), [picture], [(reference, mask)])
     assert found == pytest.approx([expected], abs=1e-6)
     # half (0, 0, 200), half grey: the mean is (64, 64, 164); 1 - (0.6 * 64 + 0.8 * 64) / |(64, 64, 164)|
     expected = 1 - 1.4 * 64 / np.linalg.norm([64, 64, 164])
-    both = metrics.non_subject_disentanglement(MeanColour(), [picture], [(reference, mask)] * 2)
+    both = scores.non_subject_disentanglement(MeanColour(), [picture], [(reference, mask)] * 2)
     assert both == pytest.approx([expected], abs=1e-6)
 
 
 def test_sid_averages_over_references():
     pairs = [(flat(200, 0, 0), half_mask()), (flat(0, 200, 0), half_mask())]
-    one = [metrics.subject_alignment(MeanColour(), [flat(9, 1, 1)], [pair])[0] for pair in pairs]
-    assert metrics.subject_alignment(MeanColour(), [flat(9, 1, 1)], pairs) == pytest.approx([sum(one) / 2])
+    one = [scores.subject_alignment(MeanColour(), [flat(9, 1, 1)], [pair])[0] for pair in pairs]
+    assert scores.subject_alignment(MeanColour(), [flat(9, 1, 1)], pairs) == pytest.approx([sum(one) / 2])
 
 
 def test_the_subject_segment_is_centred_and_fills_the_square():
@@ -160,7 +160,7 @@ def test_identity_similarity_has_a_column_for_each_concept():
     reference = halves((200, 0, 0), (0, 0, 200))
     left, right = half_mask(), 1 - half_mask()
     swapped = halves((0, 0, 200), (200, 0, 0))
-    found = metrics.identity_similarity(
+    found = scores.identity_similarity(
         MeanColour(), [reference, swapped], reference, masks=[[left, right], [right, None]],
         reference_masks=[left, right],
     )  # fmt: skip
@@ -179,18 +179,18 @@ def test_mask_arrays_keep_the_area():
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: metrics.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="foreground"), "masks"),
-        (lambda: metrics.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="sky"), "sky"),
-        (lambda: metrics.text_similarity(MeanColour(), [flat(1, 2, 3)], []), "1 pictures but 0 prompts"),
-        (lambda: metrics.diversity(MeanDifference(), [flat(1, 2, 3)]), "two samples"),
-        (lambda: metrics.editing_success([[True], []]), "target"),
+        (lambda: scores.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="foreground"), "masks"),
+        (lambda: scores.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="sky"), "sky"),
+        (lambda: scores.text_similarity(MeanColour(), [flat(1, 2, 3)], []), "1 pictures but 0 prompts"),
+        (lambda: scores.diversity(MeanDifference(), [flat(1, 2, 3)]), "two samples"),
+        (lambda: scores.editing_success([[True], []]), "target"),
         (lambda: only(flat(1, 2, 3), np.zeros((4, 8)), "foreground"), "does not fit"),
         (lambda: only(flat(1, 2, 3), np.full((8, 8), 2.0), "foreground"), "between 0 and 1"),
         (lambda: only(flat(1, 2, 3), np.full((8, 8), np.nan), "foreground"), "between 0 and 1"),
         (lambda: centred(flat(1, 2, 3), np.zeros((8, 8))), "empty"),
-        (lambda: metrics.subject_alignment(MeanColour(), [flat(1, 2, 3)], []), "reference"),
+        (lambda: scores.subject_alignment(MeanColour(), [flat(1, 2, 3)], []), "reference"),
         (
-            lambda: metrics.identity_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), masks=[[None]],
+            lambda: scores.identity_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), masks=[[None]],
                                                 reference_masks=[half_mask()] * 2),
             "2 masks",
         ),
@@ -203,9 +203,9 @@ def test_bad_input_gets_one_line(call, said):
 
 
 def test_no_pictures_no_numbers():
-    assert metrics.image_similarity(MeanColour(), [], flat(1, 2, 3)) == []
-    assert metrics.text_similarity(MeanColour(), [], []) == []
-    assert metrics.subject_alignment(MeanColour(), [], [(flat(1, 2, 3), half_mask())]) == []
+    assert scores.image_similarity(MeanColour(), [], flat(1, 2, 3)) == []
+    assert scores.text_similarity(MeanColour(), [], []) == []
+    assert scores.subject_alignment(MeanColour(), [], [(flat(1, 2, 3), half_mask())]) == []
 
 
 def test_masks_of_generated_pictures_come_from_the_masks_module():

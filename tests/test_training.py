@@ -18,12 +18,12 @@ from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings, to_toml
+from singleinsert.drawing.sheet import EDGE, TILE, _tile, mask_overlay
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from singleinsert.training.loop import Loop
 from singleinsert.training.progress import LossLog
 from singleinsert.training.run import find_subject, train
-from singleinsert.training.sheet import EDGE, TILE, _tile, mask_overlay
 from singleinsert.training.signals import Interrupted
 
 

@@ -2,8 +2,8 @@
 
 from PIL import ImageFont
 
-from singleinsert.data import typeface as typefaces
-from singleinsert.data.typeface import typeface
+from singleinsert.drawing import typeface as typefaces
+from singleinsert.drawing.typeface import typeface
 
 
 def test_other_letters_come_from_the_first_font_that_has_them(monkeypatch):

@@ -28,7 +28,7 @@ from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from singleinsert.hooks import BaseInfo, FrozenPredictor, concept_loss, lora_from_peft, mask_from_batch, save_lora
+from singleinsert.hosts import BaseInfo, FrozenPredictor, concept_loss, lora_from_peft, mask_from_batch, save_lora
 
 SD2_WIDTH = 1024
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -15,7 +15,7 @@ from library import train_util
 from torch import Tensor
 
 from singleinsert.errors import ConfigError, SingleInsertError
-from singleinsert.hooks import FrozenPredictor, concept_loss, mask_from_batch
+from singleinsert.hosts import FrozenPredictor, concept_loss, mask_from_batch
 
 TIMESTEP_WEIGHTS = (
     "min_snr_gamma", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "debiased_estimation_loss"

@@ -18,14 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleinsert.batch.launch import stand_alone
 from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
 from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.work.launch import stand_alone
 
 if TYPE_CHECKING:
     from singleinsert.batch.jobs import Job
-    from singleinsert.batch.queue import Queue
     from singleinsert.batch.store import Store
+    from singleinsert.work.queue import Queue
 
 OF_ONE_JOB = ("image", "mask", "mask_index", "box", "output_name", "resume_from_checkpoint", "mask_only")
 
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
     from singleinsert.batch.jobs import HIDDEN, read_jobs
     from singleinsert.batch.plan import check_folder_to_write
-    from singleinsert.batch.queue import Queue
     from singleinsert.batch.store import open_store
+    from singleinsert.work.queue import Queue
 
     folder = Path(args.output_dir or Path("output") / args.jobs.resolve().stem)
     check_folder_to_write(folder)
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
 def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]:
     """Compare what is asked with what is finished; what was finished and is no longer there is missing."""
     from singleinsert.batch.plan import conflicts
-    from singleinsert.batch.queue import DONE
+    from singleinsert.work.queue import DONE
 
     records = {job.name: store.record(job.name) for job in jobs}
     queue.missing = {n for n, s in queue.states().items() if s.state == DONE and records[n] is None}
@@ -139,9 +139,9 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     from singleinsert.batch.local import work_off
     from singleinsert.batch.plan import check_disk
     from singleinsert.batch.progress import counts, progress_line
-    from singleinsert.batch.queue import DONE, FAILED
     from singleinsert.batch.report import Report
     from singleinsert.batch.store import first_line
+    from singleinsert.work.queue import DONE, FAILED
 
     def say(line: str) -> None:
         print(prefix + line, flush=True)

@@ -12,9 +12,9 @@ from types import FrameType
 
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.progress import counts, progress_line
-from singleinsert.batch.queue import DONE, FAILED, QUEUED, RUNNING, Claim, Queue
 from singleinsert.batch.store import Store
 from singleinsert.batch.worker import INPUTS_END, Outcome, Task, Worker
+from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, Claim, Queue
 
 POLL = 2.0
 """Seconds between two looks at what others are doing."""

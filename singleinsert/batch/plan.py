@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.batch.jobs import HIDDEN, Job, Problem
-from singleinsert.batch.queue import DONE, FAILED, State
 from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, plain_values, read_inputs
 from singleinsert.config import MINI_SD_NAME
 from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.work.queue import DONE, FAILED, State
 
 LORA_MB_PER_RANK = 1.6
 """Of all attention layers of SD 2.1's UNet and text encoder in float32; SD 1.5 has half of it. Exports add the half."""
@@ -46,9 +46,9 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
-    from singleinsert.data.masks import mask_from_file
-    from singleinsert.data.masks.files import check_mask, paired_mask
     from singleinsert.data.pictures import load_picture
+    from singleinsert.masks import mask_from_file
+    from singleinsert.masks.files import check_mask, paired_mask
     from singleinsert.models.base import MINI_SD, check_folder
     from singleinsert.training.stages import stages_of
 

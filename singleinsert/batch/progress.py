@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from singleinsert.batch.queue import DONE, FAILED, QUEUED, RUNNING, State
+from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, State
 
 
 def counts(states: Mapping[str, State]) -> dict[str, int]:

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.progress import counts, duration
-from singleinsert.batch.queue import DONE, FAILED, Queue, State
 from singleinsert.batch.store import Store
+from singleinsert.work.queue import DONE, FAILED, Queue, State
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

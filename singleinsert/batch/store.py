@@ -44,7 +44,7 @@ class FolderStore:
             shutil.rmtree(work)  # another process finished the same job; it holds the same numbers
 
     def put_text(self, name: str, text: str) -> None:
-        from singleinsert.files import write_text
+        from singleinsert.atomic import write_text
 
         write_text(self.folder / name, text)
 

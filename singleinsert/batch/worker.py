@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from singleinsert.batch.queue import DONE, FAILED, this_host
+from singleinsert.atomic import write_text
 from singleinsert.batch.store import RECORD_END, Store
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
 from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError
-from singleinsert.files import write_text
+from singleinsert.work.queue import DONE, FAILED, this_host
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
@@ -215,7 +215,7 @@ def plain_values(settings: Settings) -> dict[str, Any]:
 
 def read_inputs(settings: Settings) -> dict[str, bytes]:
     """Contents of a job's picture and mask file, by key; what cannot be read is left out, the job will say so."""
-    from singleinsert.data.masks.files import paired_mask
+    from singleinsert.masks.files import paired_mask
 
     data, found = settings.data, dict[str, bytes]()
     for key, text in (("image", data.image), ("mask", data.mask)):

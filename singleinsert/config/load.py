@@ -16,9 +16,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import toml
 
+from singleinsert.atomic import FORBIDDEN_IN_NAMES
 from singleinsert.config.fields import Settings
 from singleinsert.errors import ConfigError
-from singleinsert.files import FORBIDDEN_IN_NAMES
 
 FILLED_IN = ("concept", "placeholder", "class_word")
 """What prompts may hold in braces."""

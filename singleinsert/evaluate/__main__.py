@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from singleinsert.batch.launch import stand_alone
 from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
 from singleinsert.errors import ConfigError
+from singleinsert.work.launch import stand_alone
 
 OF_ONE_CONCEPT = (
     "image", "mask", "mask_index", "box", "class_word", "output_name", "resume_from_checkpoint", "mask_only",
@@ -51,8 +51,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
 def _add_own(group: Any, choose: bool) -> None:
     from dataclasses import fields
 
-    from singleinsert.evaluation.methods import set_names
-    from singleinsert.evaluation.protocol import Protocol
+    from singleinsert.evaluate.methods import set_names
+    from singleinsert.evaluate.protocol import Protocol
 
     if choose:
         group.add_argument("--methods", required=True, metavar="SET", help=f"{', '.join(set_names())}, or a .toml file")
@@ -81,8 +81,8 @@ def evaluate(args: argparse.Namespace) -> None:
     """Plan, work, and, once everything is there, the results and their report."""
     from dataclasses import fields
 
-    from singleinsert.evaluation.methods import load_methods
-    from singleinsert.evaluation.protocol import Protocol, load_protocol
+    from singleinsert.evaluate.methods import load_methods
+    from singleinsert.evaluate.protocol import Protocol, load_protocol
 
     methods = load_methods(getattr(args, "methods", ABLATION))
     if args.rows:
@@ -137,8 +137,8 @@ def write_results(runner: Any, folder: Path, seconds: float, processes: int, say
 def report(folder: Path) -> Path:
     """Write the report of the results in ``folder``."""
     from singleinsert.evaluate.cache import Cache
-    from singleinsert.evaluation.report import write_report
-    from singleinsert.evaluation.results import Results
+    from singleinsert.evaluate.report import write_report
+    from singleinsert.evaluate.results import Results
 
     results = Results.load(folder)
     return write_report(results, folder, Cache(folder / results.facts["cache"]).load_picture)

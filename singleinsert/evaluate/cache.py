@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from singleinsert.artifact import Artifact
+from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import Settings
-from singleinsert.files import write_atomically
 from singleinsert.inference.pipeline import Picture
 from singleinsert.training.checkpoint import FREE, FREE_SECTIONS, STAGES
 from singleinsert.training.run import flatten

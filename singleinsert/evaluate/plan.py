@@ -15,11 +15,11 @@ from singleinsert.batch.jobs import Job, read_jobs
 from singleinsert.config import Settings
 from singleinsert.config.load import nearest
 from singleinsert.errors import ConfigError, InputError
+from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import key_of
-from singleinsert.evaluation import protocol as protocols
-from singleinsert.evaluation.methods import Method, MethodSet
-from singleinsert.evaluation.prompt_lists import EditPrompt, prompts_for
-from singleinsert.evaluation.protocol import Protocol
+from singleinsert.evaluate.methods import Method, MethodSet
+from singleinsert.evaluate.prompt_lists import EditPrompt, prompts_for
+from singleinsert.evaluate.protocol import Protocol
 from singleinsert.inference.pipeline import Picture
 from singleinsert.training.run import flatten
 

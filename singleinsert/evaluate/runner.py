@@ -14,21 +14,21 @@ from typing import Any
 from PIL import Image
 
 from singleinsert.artifact import Artifact
+from singleinsert.atomic import write_atomically, write_text
 from singleinsert.batch.local import POLL, stopped_by_signals
 from singleinsert.batch.progress import duration
-from singleinsert.batch.queue import DONE, FAILED, QUEUED, Claim, Queue
 from singleinsert.data.pictures import Square
 from singleinsert.errors import SingleInsertError
+from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
 from singleinsert.evaluate.plan import ConceptPlan, Plan
+from singleinsert.evaluate.results import Results, Sample
 from singleinsert.evaluate.scoring import Scorer
 from singleinsert.evaluate.studio import Studio
-from singleinsert.evaluation import protocol as protocols
-from singleinsert.evaluation.regions import mask_array
-from singleinsert.evaluation.results import Results, Sample
-from singleinsert.files import write_atomically, write_text
+from singleinsert.metrics.regions import mask_array
 from singleinsert.models.attention import heat_picture
 from singleinsert.training.run import find_subject, flatten
+from singleinsert.work.queue import DONE, FAILED, QUEUED, Claim, Queue
 
 HIDDEN, SCORES, REFERENCES, HEATS = ".work", "scores", "concepts", "heats"
 HEAT_PROMPTS = 2

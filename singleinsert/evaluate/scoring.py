@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from singleinsert.evaluation.prompt_lists import EditPrompt
-from singleinsert.evaluation.protocol import NONE, Protocol
+from singleinsert.evaluate.prompt_lists import EditPrompt
+from singleinsert.evaluate.protocol import NONE, Protocol
 
 Scores = list[tuple[dict[str, float], list[bool]]]
 """For each picture: values by column, and which of its prompt's targets were found."""
@@ -24,31 +24,31 @@ class Scorer:
 
     @cached_property
     def clip(self) -> Any:
-        from singleinsert.evaluation.backbones import load_clip
+        from singleinsert.metrics.backbones import load_clip
 
         return None if self.protocol.clip == NONE else load_clip(self.protocol.clip, self.device)
 
     @cached_property
     def dino(self) -> Any:
-        from singleinsert.evaluation.backbones import load_dino
+        from singleinsert.metrics.backbones import load_dino
 
         return None if self.protocol.dino == NONE else load_dino(self.protocol.dino, self.device)
 
     @cached_property
     def lpips(self) -> Any:
-        from singleinsert.evaluation.backbones import load_lpips
+        from singleinsert.metrics.backbones import load_lpips
 
         return None if self.protocol.lpips == NONE else load_lpips(self.protocol.lpips, self.device)
 
     @cached_property
     def judge(self) -> Any:
-        from singleinsert.evaluation.esr import load_judge
+        from singleinsert.metrics.esr import load_judge
 
         return None if self.protocol.judge == NONE else load_judge(self.protocol.judge, self.device)
 
     @cached_property
     def backends(self) -> Any:
-        from singleinsert.data.masks.backends import Backends
+        from singleinsert.masks.backends import Backends
 
         return None if self.protocol.masks == NONE else Backends(self.protocol.masks)
 
@@ -70,8 +70,8 @@ class Scorer:
         Args:
             reference: the training picture, square, of the pictures' size. reference_mask: (h, w) in [0, 1].
         """
-        from singleinsert.evaluation import metrics
-        from singleinsert.evaluation.regions import generated_masks
+        from singleinsert.metrics import scores
+        from singleinsert.metrics.regions import generated_masks
 
         columns: dict[str, Sequence[float]] = {}
         if self.backends is not None and (self.clip is not None or self.dino is not None):
@@ -82,20 +82,20 @@ class Scorer:
                 if encoder is None:
                     continue
                 for end, region in (("f", "foreground"), ("b", "background")):
-                    found = metrics.image_similarity(encoder, pictures, reference, region=region, **regions)  # type: ignore[arg-type]
+                    found = scores.image_similarity(encoder, pictures, reference, region=region, **regions)  # type: ignore[arg-type]
                     columns[f"{name}-{end}"] = found
         if self.clip is not None:
             references = [(reference, reference_mask)]
-            columns["SA"] = metrics.subject_alignment(self.clip, pictures, references)
-            columns["NSD"] = metrics.non_subject_disentanglement(self.clip, pictures, references)
+            columns["SA"] = scores.subject_alignment(self.clip, pictures, references)
+            columns["NSD"] = scores.non_subject_disentanglement(self.clip, pictures, references)
             texts = [prompt.without_concept(class_word) for prompt in prompts]
-            columns["CLIP-T"] = metrics.text_similarity(self.clip, pictures, texts)
+            columns["CLIP-T"] = scores.text_similarity(self.clip, pictures, texts)
         if self.lpips is not None:
             columns |= self._diversity(pictures, prompts)
         targets: Sequence[list[bool]] = [[] for _ in pictures]
         if self.judge is not None:
             targets = self.judge(pictures, [list(prompt.targets) for prompt in prompts])
-            columns["ESR"] = metrics.editing_success(targets)
+            columns["ESR"] = scores.editing_success(targets)
         return [
             ({name: float(values[i]) for name, values in columns.items()}, [bool(found) for found in targets[i]])
             for i in range(len(pictures))
@@ -103,12 +103,12 @@ class Scorer:
 
     def _diversity(self, pictures: Sequence[Image.Image], prompts: Sequence[EditPrompt]) -> dict[str, Sequence[float]]:
         """DIV of a prompt stands with each of its pictures, so that means over pictures are means over prompts."""
-        from singleinsert.evaluation import metrics
+        from singleinsert.metrics import scores
 
         groups: dict[str, list[Image.Image]] = {}
         for picture, prompt in zip(pictures, prompts, strict=True):
             groups.setdefault(prompt.text, []).append(picture)
         if any(len(group) < 2 for group in groups.values()):
             return {}
-        values = {text: metrics.diversity(self.lpips, group) for text, group in groups.items()}
+        values = {text: scores.diversity(self.lpips, group) for text, group in groups.items()}
         return {"DIV": [values[prompt.text] for prompt in prompts]}

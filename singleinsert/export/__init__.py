@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from singleinsert.atomic import write_atomically
 from singleinsert.errors import InputError
-from singleinsert.files import write_atomically
 
 if TYPE_CHECKING:  # --help must not wait for torch
     from PIL.Image import Image

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image, UnidentifiedImageError
 
     from singleinsert.export import export
+    from singleinsert.interchange import load_concept, located
     from singleinsert.models.trigger import common_word_note
-    from singleinsert.pairs import load_concept, located
 
     artifact = load_concept(args.artifact, allow_pickle=args.allow_pickle)
     place = located(args.artifact)

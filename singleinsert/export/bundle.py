@@ -11,7 +11,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
 from singleinsert.export.metadata import lora_header
 from singleinsert.export.tensors import embedding_tensor, kohya_tensors
-from singleinsert.pairs import BUNDLE_PREFIX
+from singleinsert.interchange import BUNDLE_PREFIX
 
 
 def bundle_files(artifact: Artifact, precision: str, preview: Image | None) -> dict[str, Callable[[Path], None]]:

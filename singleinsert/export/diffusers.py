@@ -13,7 +13,7 @@ from pathlib import Path
 from singleinsert.artifact import Artifact
 from singleinsert.export.metadata import embedding_header
 from singleinsert.export.tensors import embedding_tensor, peft_metadata, peft_tensors
-from singleinsert.pairs import ADAPTER_METADATA_KEY, DIFFUSERS_EMBEDDING, DIFFUSERS_LORA
+from singleinsert.interchange import ADAPTER_METADATA_KEY, DIFFUSERS_EMBEDDING, DIFFUSERS_LORA
 
 
 def diffusers_files(artifact: Artifact, precision: str, trigger_word: str) -> dict[str, Callable[[Path], None]]:

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert import __version__
+from singleinsert.atomic import write_atomically
+from singleinsert.drawing.grid import make_grid
 from singleinsert.errors import InputError
-from singleinsert.files import write_atomically
-from singleinsert.inference.grid import make_grid
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
 from singleinsert.inference.prompts import for_webui, lora_tags, resolve

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, PngImagePlugin
 
-from singleinsert.files import write_atomically
+from singleinsert.atomic import write_atomically
 
 PARAMETERS, OWN = "parameters", "singleinsert"
 

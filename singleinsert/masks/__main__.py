@@ -21,8 +21,8 @@ from singleinsert.masks.arguments import build_parser, settings_of
 
 def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) -> int:
     """One picture."""
-    from singleinsert.data.masks import find_mask, write_mask
     from singleinsert.data.pictures import load_picture
+    from singleinsert.masks import find_mask, write_mask
 
     words = args.class_word or ([settings.data.class_word] if settings.data.class_word else [])
     if not words:
@@ -42,9 +42,9 @@ def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) 
 def _find_several(
     picture: Any, words: list[str], folder: Path, args: argparse.Namespace, options: dict[str, Any]
 ) -> int:
-    from singleinsert.data.masks.collection import INDEX, find_masks, save_masks
-    from singleinsert.data.masks.files import share_of
-    from singleinsert.files import write_atomically
+    from singleinsert.atomic import write_atomically
+    from singleinsert.masks.collection import INDEX, find_masks, save_masks
+    from singleinsert.masks.files import share_of
 
     named: dict[str, str] = {}
     for word in words:

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from singleinsert.atomic import write_atomically, write_text
 from singleinsert.config import Settings
-from singleinsert.data.masks import Backends, find_mask
-from singleinsert.data.masks.overlay import captioned, contact_sheet
 from singleinsert.data.pictures import load_picture
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.files import write_atomically, write_text
+from singleinsert.masks import Backends, find_mask
+from singleinsert.masks.overlay import captioned, contact_sheet
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SHOWN = "overlays"

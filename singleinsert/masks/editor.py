@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from singleinsert.data.masks import Backends, check_mask, mask_from_file
-from singleinsert.data.masks.candidates import Point
-from singleinsert.data.masks.cleanup import Cleanup, clean
-from singleinsert.data.masks.overlay import overlay
+from singleinsert.atomic import write_atomically
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import MissingPackageError, SingleInsertError
-from singleinsert.files import write_atomically
+from singleinsert.masks import Backends, check_mask, mask_from_file
+from singleinsert.masks.candidates import Point
+from singleinsert.masks.cleanup import Cleanup, clean
+from singleinsert.masks.overlay import overlay
 
 PAINT = (255, 40, 200)
 OPACITY = 150

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from singleinsert.atomic import write_text
 from singleinsert.errors import ConfigError, MissingPackageError
-from singleinsert.files import write_text
 from singleinsert.models.base import first_line
 from singleinsert.training.files import RunFiles
 

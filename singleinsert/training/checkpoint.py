@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from singleinsert.atomic import write_atomically
 from singleinsert.errors import ConfigError, InputError, ModelError
-from singleinsert.files import write_atomically
 
 LATEST = "latest"
 _NAME = re.compile(r"step_(\d+)\.safetensors$")

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from singleinsert.atomic import write_atomically
 from singleinsert.errors import SingleInsertError
-from singleinsert.files import write_atomically
 
 INTERVAL = 10  # steps between two looks at the device; on the CPU a look costs nothing
 

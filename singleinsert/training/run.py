@@ -13,10 +13,10 @@ from PIL import Image
 
 from singleinsert.adapters.lora import layer_paths
 from singleinsert.artifact import Artifact, BaseInfo
+from singleinsert.atomic import write_text
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import MINI_SD_NAME, Settings, to_toml
 from singleinsert.config.load import check_name, to_values
-from singleinsert.data.masks import MaskResult, check_mask, find_mask, write_mask
 from singleinsert.data.pictures import (
     Square,
     area_resample,
@@ -26,8 +26,9 @@ from singleinsert.data.pictures import (
     mask_to_tensor,
 )
 from singleinsert.data.prompts import fill
+from singleinsert.drawing.sheet import SheetRow, make_sheet
 from singleinsert.errors import ConfigError
-from singleinsert.files import write_text
+from singleinsert.masks import MaskResult, check_mask, find_mask, write_mask
 from singleinsert.models.base import MINI_SD, BaseModel, load_base_model
 from singleinsert.models.latents import encode_image
 from singleinsert.models.text import check_words, encode, tokenize, word_embeddings
@@ -38,7 +39,6 @@ from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.samples import Sampler, save_png
 from singleinsert.training.seeds import named_generator
-from singleinsert.training.sheet import SheetRow, make_sheet
 from singleinsert.training.stages import Stage, adamw_8bit, lora_targets, stages_of, wants_bank
 from singleinsert.training.step import Subject
 from singleinsert.training.switches import set_switches

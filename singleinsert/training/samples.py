@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from singleinsert.atomic import write_atomically
 from singleinsert.concepts import Concept
 from singleinsert.data.prompts import fill
-from singleinsert.files import write_atomically
 from singleinsert.models.base import BaseModel
 from singleinsert.models.sampling import decode_latents, sample_latents
 from singleinsert.models.text import encode, tokenize

@@ -68,9 +68,7 @@ class Canvas:
         self._draw.line(xy, fill=color, width=w, joint="curve")
         self._label.line(xy, fill=self.part, width=w, joint="curve")
 
-    def arc(
-        self, x: float, y: float, rx: float, ry: float, a0: float, a1: float, color: Color, width: float
-    ) -> None:
+    def arc(self, x: float, y: float, rx: float, ry: float, a0: float, a1: float, color: Color, width: float) -> None:
         """Arc from angle a0 to a1 (degrees, clockwise from 3 o'clock)."""
         steps = 14
         angles = [math.radians(a0 + (a1 - a0) * i / steps) for i in range(steps + 1)]

@@ -263,7 +263,7 @@ def _dog(p: Pen, f: Features, e: Features, turn: int) -> None:
 def _cup(p: Pen, f: Features, e: Features, turn: int) -> None:
     color = tint(COLORS[f["color"]], f)
     mark = (250, 240, 225) if f["color"] not in ("white", "yellow", "pink") else (200, 40, 60)
-    w, h = ((13, 20) if f["shape"] == "tall" else (19, 14.5))
+    w, h = (13, 20) if f["shape"] == "tall" else (19, 14.5)
     w, h = w + f["width"], h + f["height"]
     cy, side = 38, -1 if turn < 0 else 1
     c = p.part(BODY)

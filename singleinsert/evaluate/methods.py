@@ -1,0 +1,152 @@
+"""Methods to compare, as data: each is what it changes in a preset's settings. Sets of them are TOML files.
+
+    title = "..."
+
+    [[method]]
+    name = "stage1-baseline"           # of files
+    label = "baseline"                 # of rows in tables, under a group's heading
+    group = "Stage I"
+    note = "..."                       # a line for the reader; may be left out
+    settings.stage1.objective = "full_image"
+    preset.mini.stage1.steps = 100     # more, where the preset is mini
+    not_with = ["mini"]                # presets with which this method cannot be had
+    paper = { ESR = 0.19 }             # published values, by column
+
+    [[claim]]
+    says = "..."
+    column = "ESR"
+    of = "stage1-fg-bg"
+    against = "stage1-fg"
+    direction = "up"                   # or "down"
+
+A claim is what is said of two rows, to be checked against what is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from singleinsert.config import Settings
+from singleinsert.config.load import check_together, checked_value, from_values, nearest, preset_names, to_values
+from singleinsert.errors import ConfigError
+from singleinsert.evaluate.columns import COLUMNS
+from singleinsert.evaluate.lists import check_keys, names_in, read_list
+
+FOLDER = Path(__file__).resolve().parent / "methods"
+KEYS = ("name", "label", "group", "note", "settings", "preset", "not_with", "paper")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of a table.
+
+    Attributes:
+        settings: ``{"section.key": value}`` over the preset. for_preset: more of them, by preset.
+        paper: published values by column.
+    """
+
+    name: str
+    label: str
+    group: str = ""
+    note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    for_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    not_with: tuple[str, ...] = ()
+    paper: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def full_label(self) -> str:
+        return f"{self.group}: {self.label}" if self.group else self.label
+
+    def applied(self, base: Settings, preset: str) -> Settings:
+        """``base`` with what the method changes. ConfigError where that does not go together."""
+        changes = {**self.settings, **self.for_preset.get(preset, {})}
+        settings = from_values(to_values(base) | changes)
+        try:
+            check_together(settings)
+        except ConfigError as problem:
+            raise ConfigError(f"method {self.name}: {problem}") from problem
+        return settings
+
+
+@dataclass(frozen=True)
+class MethodSet:
+    """Methods that are compared with each other, in the order of their rows."""
+
+    name: str
+    title: str
+    methods: tuple[Method, ...]
+    claims: tuple[Mapping[str, str], ...] = ()
+
+    def with_preset(self, preset: str) -> MethodSet:
+        """Without those that cannot be had with ``preset``."""
+        return self.only([m.name for m in self.methods if preset not in m.not_with])
+
+    def only(self, names: Collection[str]) -> MethodSet:
+        """The methods of these names, and the claims about them. ConfigError for a name that is none."""
+        for name in names:
+            if name not in {method.name for method in self.methods}:
+                raise ConfigError(f"no method {name!r}{nearest(name, [method.name for method in self.methods])}")
+        claims = tuple(claim for claim in self.claims if {claim["of"], claim["against"]} <= set(names))
+        return replace(self, methods=tuple(m for m in self.methods if m.name in names), claims=claims)
+
+
+def set_names() -> list[str]:
+    """The sets that come with the package."""
+    return names_in(FOLDER)
+
+
+def load_methods(source: str | Path) -> MethodSet:
+    """A set by its name or file.
+
+    Raises:
+        ConfigError: no such set, an unknown key or setting, two methods of one name; one line.
+    """
+    path, table = read_list(source, FOLDER, "set of methods", "method", ("claim",))
+    methods = tuple(_method(row, f"{path} method {i}") for i, row in enumerate(table["method"], start=1))
+    names = [method.name for method in methods]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path}: two methods are called {max(names, key=names.count)}")
+    claims = tuple(_claim(row, names, f"{path} claim {i}") for i, row in enumerate(table.get("claim", []), start=1))
+    return MethodSet(path.stem, str(table["title"]), methods, claims)
+
+
+def _claim(row: Any, names: Collection[str], where: str) -> dict[str, str]:
+    keys = ("says", "column", "of", "against", "direction")
+    check_keys(row, keys, keys, where)
+    for key, known in (("column", COLUMNS), ("of", names), ("against", names), ("direction", ("up", "down"))):
+        if row[key] not in known:
+            raise ConfigError(f"{where}: {key} {row[key]!r}{nearest(str(row[key]), known)}")
+    return dict(row)
+
+
+def _method(row: Any, where: str) -> Method:
+    check_keys(row, KEYS, ("name", "label"), where)
+    name = str(row["name"])
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ConfigError(f"{where}: name {name!r} must be a file name")
+    presets = row.get("preset", {})
+    check_keys(presets, tuple(preset_names()), (), f"{where} preset")
+    return Method(
+        name=name, label=str(row["label"]), group=str(row.get("group", "")), note=str(row.get("note", "")),
+        settings=dict(_settings(row.get("settings", {}), where)),
+        for_preset={key: dict(_settings(table, f"{where} preset.{key}")) for key, table in presets.items()},
+        not_with=tuple(row.get("not_with", ())), paper=_paper(row.get("paper", {}), where),
+    )  # fmt: skip
+
+
+def _settings(table: Mapping[str, Any], where: str, section: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        full = f"{section}.{key}" if section else key
+        if isinstance(value, dict):
+            yield from _settings(value, where, full)
+        else:
+            yield full, checked_value(full, value, where=where)
+
+
+def _paper(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    check_keys(values, tuple(COLUMNS), (), f"{where} paper")
+    return {key: float(value) for key, value in values.items()}

@@ -1,0 +1,84 @@
+"""How methods are compared: concepts, prompts, seeds, and what measures the pictures. As TOML; flags win over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from singleinsert.errors import ConfigError
+from singleinsert.evaluate.lists import check_keys, read_toml
+from singleinsert.evaluate.prompt_lists import AUTO
+
+FOLDER = Path(__file__).resolve().parent / "protocols"
+NONE, MINI = "none", "mini"
+PAPER = "paper"
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is asked of every method. Sampling steps, guidance and first seed are the preset's [sample]."""
+
+    concepts: str = _option(
+        "", "a folder of pictures (class by folder, masks beside them) or a list of jobs, as singleinsert.batch takes; "
+        "or python:MODULE:FUNCTION that writes such a folder",
+    )  # fmt: skip
+    prompts: str = _option(AUTO, "a prompt list's name or file; auto: the one of the concept's class")
+    seeds: int = _option(10, "pictures per prompt")
+    prompt_limit: int = _option(0, "take the first so many prompts of a class; 0: all")
+    concept_limit: int = _option(0, "take the first so many concepts; 0: all")
+    batch_size: int = _option(4, "pictures drawn at a time")
+    masks: str = _option("grounded", "mask backend that finds the subject in the pictures drawn")
+    clip: str = _option("openai/clip-vit-base-patch32", "CLIP: hub id, folder, or mini; none: not measured")
+    dino: str = _option("facebook/dino-vits16", "DINO, likewise")
+    lpips: str = _option("alex", "LPIPS, likewise")
+    judge: str = _option(NONE, "judge of editing success, see docs/evaluation.md; none: not measured")
+    attention: int = _option(2, "concepts whose cross-attention is drawn")
+
+
+def load_protocol(preset: str, **given: Any) -> Protocol:
+    """The protocol that goes with a preset, the paper's where it has none, changed by what is ``given`` (not None).
+
+    Raises:
+        ConfigError: an unknown key or a wrong type in the file, a number below its least.
+    """
+    path = FOLDER / f"{preset}.toml"
+    path = path if path.is_file() else FOLDER / f"{PAPER}.toml"
+    table = read_toml(path)
+    check_keys(table, tuple(f.name for f in fields(Protocol)), (), str(path))
+    protocol = Protocol(**table | {key: value for key, value in given.items() if value is not None})
+    for f in fields(Protocol):
+        value: Any = getattr(protocol, f.name)
+        kind = type(f.default)
+        if type(value) is not kind:
+            raise ConfigError(f"{f.name} must be {'a number' if kind is int else 'a text'}, not {value!r}")
+        least: int = 1 if f.name in ("seeds", "batch_size") else 0
+        if isinstance(value, int) and value < least:
+            raise ConfigError(f"{f.name} is {value}, but must be at least {least}")
+    return protocol
+
+
+def measures(protocol: Protocol) -> dict[str, str]:
+    """What the scores of given pictures hang on: names, and the bundled miniatures' own bytes."""
+    names = {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
+    return names | ({MINI: _mini_digest()} if MINI in names.values() else {})
+
+
+@cache
+def _mini_digest() -> str:
+    from singleinsert.metrics.backbones import MINI as FOLDER_OF_MINI
+    from singleinsert.models.base import MINI_SD
+
+    files = [p for folder in (FOLDER_OF_MINI, MINI_SD / "segmenter") for p in sorted(folder.rglob("*")) if p.is_file()]
+    return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+
+def to_values(protocol: Protocol) -> dict[str, Any]:
+    return dataclasses.asdict(protocol)

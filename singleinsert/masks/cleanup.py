@@ -1,0 +1,101 @@
+"""Mask clean-up: opening and closing, holes, crumbs, padding, feathering, and the subtraction of parts.
+
+Every length is a share of the picture's shorter side, so that one setting fits all sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageChops, ImageFilter
+
+from singleinsert.errors import ConfigError
+from singleinsert.masks.grabcut import import_cv2
+
+
+@dataclass(frozen=True)
+class Cleanup:
+    """What is done to a found mask, in this order.
+
+    Attributes:
+        smooth: radius of an opening and a closing: whiskers and cracks go. 0 = off.
+        fill_holes: background that the subject encloses becomes subject.
+        min_part: pieces smaller than this share of the largest are dropped; 1 keeps the largest alone, 0 all.
+        padding: grows the mask by this much; negative shrinks it.
+        feather: softens the edge; the standard deviation of the blur.
+    """
+
+    smooth: float = 0.003
+    fill_holes: bool = True
+    min_part: float = 0.05
+    padding: float = 0.0
+    feather: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("smooth", 0, 0.1), ("min_part", 0, 1), ("padding", -0.5, 0.5), ("feather", 0, 0.25)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"mask {name} is {getattr(self, name)}: it must be from {low} to {high}")
+
+
+def clean(mask: Image.Image, options: Cleanup) -> Image.Image:
+    """A found mask (mode "L", cut at one half) after all of `options`."""
+    solid = np.asarray(mask) >= 128
+    radius = options.smooth * min(mask.size)
+    if radius >= 0.5:
+        solid = _resize_by(_resize_by(_resize_by(_resize_by(solid, -radius), radius), radius), -radius)
+    if options.fill_holes:
+        solid = _fill_holes(solid)
+    solid = _drop_small(solid, options.min_part)
+    return pad_and_feather(Image.fromarray(solid.astype(np.uint8) * 255), options)
+
+
+def pad_and_feather(mask: Image.Image, options: Cleanup) -> Image.Image:
+    """The last two steps alone: all that is done to a mask which the user drew. Unchanged where both are 0."""
+    side = min(mask.size)
+    if abs(options.padding) * side >= 0.5:
+        solid = _resize_by(np.asarray(mask) >= 128, options.padding * side)
+        mask = Image.fromarray(solid.astype(np.uint8) * 255)
+    return mask.filter(ImageFilter.GaussianBlur(options.feather * side)) if options.feather > 0 else mask
+
+
+def cut_away(mask: Image.Image, parts: Sequence[Image.Image]) -> Image.Image:
+    """The mask without the parts (each mode "L", same size): hair without the face."""
+    for part in parts:
+        mask = ImageChops.multiply(mask, ImageChops.invert(part))
+    return mask
+
+
+def union(masks: Sequence[Image.Image]) -> Image.Image:
+    """The brightest of the masks at each pixel; at least one mask."""
+    out = masks[0]
+    for mask in masks[1:]:
+        out = ImageChops.lighter(out, mask)
+    return out
+
+
+def _resize_by(solid: np.ndarray, radius: float) -> np.ndarray:
+    """Grown by `radius` pixels, or shrunk where it is negative. Outside of the picture is unknown, not background."""
+    if solid.all() or not solid.any():
+        return solid
+    cv2 = import_cv2()
+    source = solid if radius < 0 else ~solid
+    distance = cv2.distanceTransform(source.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return distance > -radius if radius < 0 else distance <= radius
+
+
+def _fill_holes(solid: np.ndarray) -> np.ndarray:
+    """Background that does not reach the picture's border becomes subject."""
+    _, pieces = import_cv2().connectedComponents((~solid).astype(np.uint8), connectivity=4)
+    border = np.unique(np.concatenate([pieces[0], pieces[-1], pieces[:, 0], pieces[:, -1]]))
+    return solid | ~np.isin(pieces, border)
+
+
+def _drop_small(solid: np.ndarray, min_part: float) -> np.ndarray:
+    count, pieces = import_cv2().connectedComponents(solid.astype(np.uint8), connectivity=8)
+    if count < 3 or min_part <= 0:
+        return solid
+    sizes = np.bincount(pieces.ravel())
+    sizes[0] = 0
+    return np.isin(pieces, np.flatnonzero(sizes >= min_part * sizes.max()))

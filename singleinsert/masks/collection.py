@@ -1,0 +1,194 @@
+"""Several named masks of one picture in one folder: a face, its hair and its clothes, or the objects of a scene.
+
+The folder holds `masks.toml` and one PNG per mask. The masks may overlap; `MaskSet.disjoint` cuts them apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from singleinsert.atomic import write_atomically, write_text
+from singleinsert.data.pictures import Picture
+from singleinsert.errors import InputError
+from singleinsert.masks.backends import Backends
+from singleinsert.masks.cleanup import cut_away, union
+from singleinsert.masks.files import check_mask, read_mask, share_of
+from singleinsert.masks.find import find_mask
+from singleinsert.masks.overlay import captioned, contact_sheet, overlay
+
+INDEX = "masks.toml"
+FORMAT_VERSION = 1
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class NamedMask:
+    """One of a picture's masks.
+
+    Attributes:
+        name: letters, digits, - and _; its file is `NAME.png`.
+        class_word: what the subject is one of.
+        mask: mode "L", the picture's size.
+        source: where it came from, in words.
+    """
+
+    name: str
+    class_word: str
+    mask: Image.Image
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """The named masks of one picture, in order.
+
+    Attributes:
+        picture: the picture's file name, for the reader.
+        size: (width, height) of the picture and of every mask.
+        masks: at least one.
+    """
+
+    picture: str
+    size: tuple[int, int]
+    masks: tuple[NamedMask, ...]
+
+    def __post_init__(self) -> None:
+        names = [each.name for each in self.masks]
+        if not names:
+            raise InputError(f"no masks for {self.picture}")
+        for each in self.masks:
+            if not NAME.fullmatch(each.name):
+                raise InputError(f"mask name {each.name!r}: letters, digits, - and _ only, it becomes a file name")
+            if each.mask.size != self.size:
+                (mw, mh), (w, h) = each.mask.size, self.size
+                raise InputError(f"mask {each.name} is {mw}x{mh}, the picture {w}x{h}")
+        if double := next((name for name in names if [n.lower() for n in names].count(name.lower()) > 1), None):
+            raise InputError(f"two masks are named {double}: give each its own name")
+
+    def __getitem__(self, name: str) -> NamedMask:
+        """The mask of that name; InputError with the names there are."""
+        for each in self.masks:
+            if each.name == name:
+                return each
+        raise InputError(f"no mask {name!r}, only {', '.join(each.name for each in self.masks)}")
+
+    def union(self) -> Image.Image:
+        """All masks together, mode "L"."""
+        return union([each.mask for each in self.masks])
+
+    def background(self) -> Image.Image:
+        """What no mask covers, mode "L"."""
+        return ImageChops.invert(self.union())
+
+    def overlaps(self) -> dict[tuple[str, str], float]:
+        """Pairs of masks that share pixels, with the shared part of the smaller one, in (0, 1]."""
+        out = {}
+        for i, a in enumerate(self.masks):
+            for b in self.masks[i + 1 :]:
+                shared = share_of(ImageChops.darker(a.mask, b.mask))
+                if shared > 0:
+                    out[a.name, b.name] = shared / min(share_of(a.mask), share_of(b.mask))
+        return out
+
+    def disjoint(self) -> MaskSet:
+        """The same masks without what an EARLIER one covers: order face before hair before clothes.
+
+        Raises:
+            InputError: nothing worth training is left of one.
+        """
+        out: list[NamedMask] = []
+        for each in self.masks:
+            cut = cut_away(each.mask, [earlier.mask for earlier in out])
+            check_mask(cut, f"mask {each.name} without {', '.join(e.name for e in out) or 'anything'}")
+            out.append(replace(each, mask=cut))
+        return replace(self, masks=tuple(out))
+
+    def sheet(self, picture: Picture) -> Image.Image:
+        """Every mask over the picture with its name and share, as a contact sheet."""
+        return contact_sheet(
+            [
+                captioned(
+                    overlay(picture.image, each.mask), f"{each.name}: {each.class_word}, {share_of(each.mask):.1%}"
+                )
+                for each in self.masks
+            ],
+            side=384,
+        )
+
+
+def save_masks(masks: MaskSet, folder: Path) -> None:
+    """Writes the PNGs, then the index; a folder without its index is not read."""
+    lines = [f"version = {FORMAT_VERSION}", f"picture = {_toml(masks.picture)}", f"size = {list(masks.size)}"]
+    for each in masks.masks:
+        write_atomically(folder / f"{each.name}.png", each.mask.save)
+        lines += ["", "[[mask]]", f"name = {_toml(each.name)}", f"class_word = {_toml(each.class_word)}"]
+        lines += [f"source = {_toml(each.source)}", f"share = {share_of(each.mask):.6f}"]
+    write_text(folder / INDEX, "\n".join(lines) + "\n")
+
+
+def _toml(text: str) -> str:
+    # A JSON string without escaped surrogates is a TOML basic string.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def load_masks(folder: str | Path) -> MaskSet:
+    """The masks of a folder that `save_masks` wrote; PNGs edited since are taken as they are now.
+
+    Raises:
+        InputError: no index, an index that says something else, a PNG missing, empty or of another size.
+    """
+    index = Path(folder) / INDEX
+    try:
+        content = tomllib.loads(index.read_text(encoding="utf-8"))
+    except FileNotFoundError as problem:
+        raise InputError(f"{folder} holds no {INDEX}: it is not a folder of masks") from problem
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
+        raise InputError(f"{index} cannot be read: {problem}") from problem
+    if content.get("version") != FORMAT_VERSION:
+        raise InputError(f"{index} is of version {content.get('version')!r}; this program reads {FORMAT_VERSION}")
+    try:
+        size = (int(content["size"][0]), int(content["size"][1]))
+        masks = tuple(_load_one(Path(folder), entry) for entry in content["mask"])
+        loaded = MaskSet(str(content["picture"]), size, masks)
+    except (KeyError, IndexError, TypeError, ValueError) as problem:
+        raise InputError(f"{index} lacks {problem}: write it anew with python -m singleinsert.masks") from problem
+    for each in loaded.masks:
+        check_mask(each.mask, f"mask {Path(folder) / each.name}.png")
+    return loaded
+
+
+def _load_one(folder: Path, entry: Mapping[str, Any]) -> NamedMask:
+    name = str(entry["name"])
+    if not NAME.fullmatch(name):
+        raise InputError(f"{folder / INDEX}: mask name {name!r} is not a plain file name")
+    return NamedMask(name, str(entry["class_word"]), read_mask(folder / f"{name}.png"), str(entry.get("source", "")))
+
+
+def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> MaskSet:
+    """One mask per name, all with one backend, which is opened once and freed.
+
+    Args:
+        picture: as `load_picture` gives it.
+        words: mask name -> class word (or "class word|part to cut away|...").
+        options: as of `find_mask`, except `file`, `box`, `points` and `backends`.
+
+    Raises:
+        InputError: one of them was not found.
+    """
+    opening = {key: options.pop(key) for key in ("threshold", "detector", "segmenter", "device") if key in options}
+    found = []
+    with Backends(options.pop("backend", "auto"), **opening) as backends:
+        for name, text in words.items():
+            word, *parts = [part.strip() for part in text.split("|")]
+            cut = (*options.get("subtract", ()), *parts)
+            result = find_mask(picture, word, **{**options, "subtract": cut, "backends": backends})
+            found.append(NamedMask(name, word, result.mask, result.source))
+    return MaskSet(picture.path.name, picture.image.size, tuple(found))

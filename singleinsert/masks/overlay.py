@@ -1,0 +1,102 @@
+"""Pictures of what was found: the mask over the picture, boxes with scores, the covered share; contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from singleinsert.data.pictures import solid
+from singleinsert.drawing.typeface import typeface
+from singleinsert.masks.candidates import Candidate
+
+LEAST_SIDE = 384
+"""Smaller pictures are enlarged, or nothing could be written on them."""
+
+TINT = (255, 40, 200)
+TAKEN, OTHER = (60, 255, 60), (255, 220, 60)
+
+
+def overlay(
+    image: Image.Image,
+    mask: Image.Image,
+    candidates: Sequence[Candidate] = (),
+    chosen: Sequence[int] = (),
+    caption: str = "",
+) -> Image.Image:
+    """The picture with all but the subject darkened, the mask's edge drawn, and every candidate's box and score.
+
+    Args:
+        image: RGB. mask: mode "L", the same size.
+        candidates: their boxes are drawn with index and score; those of `chosen` in green.
+        caption: a line below the picture.
+
+    Returns:
+        RGB, the picture's size (enlarged to 384 pixels at least) and, with a caption, a bar below it.
+    """
+    scale = max(1, -(-LEAST_SIDE // max(image.size)))
+    size = (image.width * scale, image.height * scale)
+    large = image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
+    large_mask = mask.resize(size, Image.Resampling.NEAREST)
+    dark = Image.blend(large, Image.new("RGB", size, (20, 20, 30)), 0.65)
+    out = Image.composite(large, dark, large_mask)
+    line = max(1, max(size) // 400)
+    out.paste(TINT, mask=_edge(large_mask, line))
+    draw, font = ImageDraw.Draw(out), typeface(*(c.label for c in candidates))(max(12, max(size) // 45))
+    for index, candidate in enumerate(candidates):
+        colour = TAKEN if index in chosen else OTHER
+        box = [v * scale for v in candidate.box]
+        draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour, width=line)
+        _label(draw, (box[0], box[1]), f"{index}: {candidate.label} {candidate.score:.2f}", colour, font, size)
+    return captioned(out, caption) if caption else out
+
+
+def _edge(mask: Image.Image, width: int) -> Image.Image:
+    hard = solid(mask)
+    # a box blur's time does not grow with its radius: where it is whole, nothing black is near
+    inside = hard.filter(ImageFilter.BoxBlur(width)).point(lambda value: 255 if value == 255 else 0)
+    return ImageChops.subtract(hard, inside)
+
+
+def _label(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    colour: tuple[int, int, int],
+    font: Any,
+    size: tuple[int, int],
+) -> None:
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+    width, height = right - left + 6, bottom - top + 6
+    x = min(max(at[0], 0), max(0, size[0] - width))
+    y = at[1] - height if at[1] >= height else at[1]
+    draw.rectangle((x, y, x + width, y + height), fill=(0, 0, 0))
+    draw.text((x + 3 - left, y + 3 - top), text, fill=colour, font=font)
+
+
+def captioned(image: Image.Image, text: str) -> Image.Image:
+    """The picture with a line of text below it; the line shrinks until it fits."""
+    draw = ImageDraw.Draw(image)
+    size = max(12, max(image.size) // 40)
+    face = typeface(text)
+    while size > 8 and draw.textlength(text, font=face(size)) > image.width - 8:
+        size -= 1
+    font = face(size)
+    out = Image.new("RGB", (image.width, image.height + size + 10), (0, 0, 0))
+    out.paste(image, (0, 0))
+    ImageDraw.Draw(out).text((4, image.height + 4), text, fill=(255, 255, 255), font=font)
+    return out
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int = 5, side: int = 256) -> Image.Image:
+    """Pictures in rows, each shrunk to fit a square of `side` pixels; at least one picture."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = Image.new("RGB", (columns * (side + 6) + 6, rows * (side + 6) + 6), "white")
+    for number, image in enumerate(images):
+        small = image.copy()
+        small.thumbnail((side, side))
+        x, y = 6 + number % columns * (side + 6), 6 + number // columns * (side + 6)
+        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
+    return sheet

@@ -1,0 +1,231 @@
+"""The queue: what is to be done, by whom it is being done, and how it went, all of it on disk.
+
+Each try at a job is one file, ``state/NAME.001.json``, ``NAME.002.json``, ...  Making the next one, which only one
+process can (O_EXCL), is how a job is claimed; while the job runs, the file's time is touched again and again; at the
+end its text says how it went. No file is ever taken away from anyone, so that there is nothing to race for: who finds
+that the holder of 001 is gone makes 002. Works on any shared folder; clocks of machines may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from singleinsert.atomic import write_text
+
+QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
+HEARTBEAT = 5.0
+"""Seconds between two signs of life."""
+STALE = 60.0
+"""Seconds without one after which a holder on another machine counts as gone. Here, its process is looked up."""
+LOST_LIMIT = 3
+"""So many workers in a row that a job may take down with it; then it has failed."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a job stands. ``attempt`` counts from 1, 0 where there was none; ``record`` is the last one's text."""
+
+    state: str
+    attempt: int
+    record: Mapping[str, Any]
+    lost: int = 0
+
+    @property
+    def reason(self) -> str:
+        return str(self.record.get("reason", ""))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to do a job, held by this process until :meth:`Queue.finish`."""
+
+    name: str
+    attempt: int
+    path: Path
+    started: float
+
+
+def this_host() -> str:
+    """The machine and, where there are such, the name space in which this process's number means something."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+class Queue:
+    """The jobs of a batch.
+
+    Failures from before this object was made are to be tried again; what fails later has failed.
+
+    Args:
+        folder: where the states are kept, made with the first of them.
+        names: the jobs, in the order in which they are wanted.
+
+    Attributes:
+        missing: jobs that are done and whose results were taken away since; to be set by who knows.
+    """
+
+    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+        self.folder, self.names = folder, list(names)
+        self.missing: set[str] = set()
+        self._before = self._attempts()
+        self._seen: dict[Path, tuple[int, float]] = {}
+        self._heart = Heart()
+
+    def states(self) -> dict[str, State]:
+        """Every job's state now."""
+        attempts = self._attempts()
+        return {name: self._state(name, attempts.get(name, 0)) for name in self.names}
+
+    def claim(self, prefer: Callable[[str], bool] = lambda name: False) -> Claim | None:
+        """The next job that nobody has, those that ``prefer`` names first; None where there is none now."""
+        states = self.states()
+        for name in sorted(self.names, key=lambda name: not prefer(name)):
+            state = states[name]
+            if not self._wanted(name, state):
+                continue
+            claim = self._take(name, state.attempt + 1)
+            if claim is not None and state.lost >= LOST_LIMIT:
+                reason = f"took {state.lost} workers down with it, each killed without a word (out of memory?)"
+                self.finish(claim, FAILED, reason)
+            elif claim is not None:
+                return claim
+        return None
+
+    def settled(self) -> bool:
+        """Is nothing left to do, nor being done?"""
+        return not any(s.state == RUNNING or self._wanted(name, s) for name, s in self.states().items())
+
+    def finish(self, claim: Claim, state: str, reason: str = "", log: str = "") -> None:
+        """Write how the job went; it is then nobody's."""
+        self._heart.leave(claim.path)
+        seconds = round(time.time() - claim.started, 1)
+        record = _holder(claim.started) | {"state": state, "reason": reason, "seconds": seconds}
+        if log:
+            write_text(claim.path.with_suffix(".log"), log)
+        write_text(claim.path, json.dumps(record, indent=1) + "\n")
+
+    def _wanted(self, name: str, state: State) -> bool:
+        """Is the job to be done, and free?"""
+        old = state.attempt <= self._before.get(name, 0)
+        lost = state.state == DONE and name in self.missing  # one that runs has no results yet, and is not lost
+        return state.state == QUEUED or (old and (state.state == FAILED or lost))
+
+    def _state(self, name: str, attempt: int) -> State:
+        if attempt == 0:
+            return State(QUEUED, 0, {})
+        path = self._path(name, attempt)
+        record = _read(path)
+        if record.get("state") != RUNNING and "state" in record:
+            return State(record["state"], attempt, record)
+        if self._alive(path, record):
+            return State(RUNNING, attempt, record)
+        return State(QUEUED, attempt, record, self._lost_since_start(name, attempt))
+
+    def _lost_since_start(self, name: str, attempt: int) -> int:
+        lost = 0
+        while attempt > self._before.get(name, 0) and _read(self._path(name, attempt)).get("state") == RUNNING:
+            attempt, lost = attempt - 1, lost + 1
+        return lost
+
+    def _alive(self, path: Path, record: Mapping[str, Any]) -> bool:
+        """Is its holder? A record that cannot be read was made by someone who wrote no further, on any machine."""
+        if record.get("host") == this_host():
+            return _process_lives(record["pid"], record["born"])
+        try:
+            touched = path.stat().st_mtime_ns
+        except OSError:
+            return True
+        now = time.monotonic()
+        known, since = self._seen.setdefault(path, (touched, now))
+        if known != touched:
+            self._seen[path] = (touched, now)
+        return known != touched or now - since < STALE
+
+    def _take(self, name: str, attempt: int) -> Claim | None:
+        path, started = self._path(name, attempt), time.time()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return None
+        with os.fdopen(handle, "w") as file:
+            json.dump(_holder(started) | {"state": RUNNING}, file)
+        self._heart.keep(path)
+        return Claim(name, attempt, path, started)
+
+    def _attempts(self) -> dict[str, int]:
+        """Number of the last try at each job."""
+        last: dict[str, int] = {}
+        for entry in os.scandir(self.folder) if self.folder.is_dir() else ():
+            name, _, number = entry.name.removesuffix(".json").rpartition(".")
+            if entry.name.endswith(".json") and number.isdigit() and not entry.name.startswith("."):
+                last[name] = max(last.get(name, 0), int(number))
+        return last
+
+    def _path(self, name: str, attempt: int) -> Path:
+        return self.folder / f"{name}.{attempt:03d}.json"
+
+
+class Heart:
+    """Touches the files of what this process holds, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._paths: set[Path] = set()
+        self._thread: threading.Thread | None = None
+
+    def keep(self, path: Path) -> None:
+        self._paths.add(path)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
+
+    def leave(self, path: Path) -> None:
+        self._paths.discard(path)
+
+    def _beat(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT)
+            for path in tuple(self._paths):
+                try:
+                    os.utime(path)
+                except OSError:  # a network folder that is away for a moment
+                    continue
+
+
+def _holder(started: float) -> dict[str, Any]:
+    import psutil
+
+    born = psutil.Process().create_time()
+    return {"host": this_host(), "pid": os.getpid(), "born": born, "started": round(started, 1)}
+
+
+def _process_lives(pid: int, born: float) -> bool:
+    """Is there that process, and not another one that was given its number since?"""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - born) < 2 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record; {} where it is empty or half of one, as a process leaves it that is killed while it makes it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
