@@ -21,3 +21,9 @@ class ModelError(SingleInsertError):
 
 class MissingPackageError(SingleInsertError):
     """An optional package is not installed; names the pip command."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says anything, for messages of one line; its type where none does."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)

@@ -21,7 +21,7 @@ from singleinsert.export import FORMATS, export
 from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
 from singleinsert.interchange import load_concept
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 from singleinsert.training.files import RESULTS

@@ -12,8 +12,8 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors",),
-    ("atomic",),
+    ("errors", "terms"),
+    ("atomic", "dtypes"),
     ("config",),
     ("cli",),
     ("data",),
@@ -26,13 +26,14 @@ FLOORS = (
     ("interchange",),
     ("training",),
     ("export", "inference", "metrics", "work"),
+    ("insert",),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "atomic", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
+    "errors", "terms", "atomic", "dtypes", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
     "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""

@@ -12,7 +12,7 @@ from singleinsert.errors import InputError, ModelError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.prompts import ConceptName, PromptLine, for_webui, lora_tags, prompt_lines, resolve, slot
 from singleinsert.inference.schedulers import NOT_FOR_SAMPLE_PREDICTION, SCHEDULERS
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.concepts import build_concept
 from singleinsert.losses import FullImage, SingleInsert
-from singleinsert.models.base import load_base_model
 from singleinsert.models.latents import LatentDistribution
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.text import encode, tokenize
 from singleinsert.training.bank import TeacherBank
 from singleinsert.training.draws import Draws, draw

@@ -10,14 +10,15 @@ from tinymodels import CONCEPT_WIDTH, hashed
 
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact, BaseInfo
-from singleinsert.models.base import BaseModel, load_base_model
+from singleinsert.models.families.sd import StableDiffusion
+from singleinsert.models.loading import load_base_model
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 CREATED = 1_700_000_000
 
 
-def inject_lora(model: BaseModel, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
+def inject_lora(model: StableDiffusion, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
     """The training core's own adapters in ``model``, with both matrices of every layer set by formula."""
     adapters = LoraAdapters.inject(
         model.unet, model.text_encoder, rank=rank, alpha=alpha, unet_targets=UNET_TARGETS,

@@ -12,7 +12,7 @@ from torch import nn
 from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.artifact import Artifact
 from singleinsert.errors import ModelError
-from singleinsert.models.base import BaseModel
+from singleinsert.models.family import Family
 
 
 def adapter_name(index: int) -> str:
@@ -20,7 +20,7 @@ def adapter_name(index: int) -> str:
     return f"concept{index}"
 
 
-def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) -> None:
+def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> None:
     """Put every concept's LoRA into the pipeline's UNet and text encoder, by diffusers' own loader.
 
     Raises:
@@ -28,7 +28,6 @@ def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) ->
     """
     for concept in concepts:
         check_fits(concept, model)
-    loaders = {"unet": pipeline.load_lora_into_unet, "text_encoder": pipeline.load_lora_into_text_encoder}
     for index, concept in enumerate(concepts):
         for component in COMPONENTS:
             layers = concept.lora.get(component)
@@ -37,31 +36,29 @@ def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) ->
             tensors, config = _peft_form(component, layers, model.dtype)
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
-                loaders[component](
-                    tensors, network_alphas=None, adapter_name=adapter_name(index), metadata=config,
-                    **{component: getattr(model, component)},
-                )  # fmt: skip
+                model.load_lora(pipeline, component, tensors, config, adapter_name(index))
 
 
-def set_weights(model: BaseModel, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:
+def set_weights(model: Family, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:
     """Scale each concept's LoRA. A layer's update is the sum of ``weight * alpha / rank * up @ down``."""
     for component in COMPONENTS:
         active = {adapter_name(i): w for i, w in enumerate(weights) if concepts[i].lora.get(component)}
-        for layer in _lora_layers(getattr(model, component)):
+        for layer in _lora_layers(model.parts[component]):
             layer.set_adapter([name for name in active if name in layer.lora_A])
             for name, weight in active.items():
                 layer.set_scale(name, weight)
 
 
-def check_fits(concept: Artifact, model: BaseModel) -> None:
+def check_fits(concept: Artifact, model: Family) -> None:
     """ModelError, in one line, where the concept's vectors or LoRA are for another kind of model."""
-    if concept.width != model.text_width:
+    width = next(iter(model.embedding_widths.values()))
+    if concept.width != width:
         raise ModelError(
             f"{concept.name} was trained for {concept.base.name} (vectors of width {concept.width}), and "
-            f"{model.name} takes {model.text_width}: give its own model as --pretrained_model_name_or_path"
+            f"{model.model_name} takes {width}: give its own model as --pretrained_model_name_or_path"
         )
     for component in COMPONENTS:
-        modules = dict(getattr(model, component).named_modules())
+        modules = dict(model.parts[component].named_modules())
         for path, weights in concept.lora.get(component, {}).items():
             module = modules.get(path)
             if not isinstance(module, nn.Linear | nn.Conv2d) or module.weight.shape[:2] != (
@@ -69,8 +66,8 @@ def check_fits(concept: Artifact, model: BaseModel) -> None:
                 weights.down.shape[1],
             ):
                 raise ModelError(
-                    f"the LoRA of {concept.name} does not fit {model.name}: {component}.{path} is missing there or "
-                    "of another size: give the model it was trained on as --pretrained_model_name_or_path"
+                    f"the LoRA of {concept.name} does not fit {model.model_name}: {component}.{path} is missing there "
+                    "or of another size: give the model it was trained on as --pretrained_model_name_or_path"
                 )
 
 
