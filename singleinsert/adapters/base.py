@@ -55,6 +55,12 @@ class Adapters(ABC):
             ConfigError: a target that names no layer, one line.
         """
 
+    @classmethod
+    def check(cls, parts: Mapping[str, nn.Module], targets: Targets) -> None:
+        """ConfigError where a target names no layer, before anything has trained."""
+        for part, names in targets.items():
+            target_paths(parts[part], part, names)
+
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """``("<part>.<module path>.<own name>", parameter), ...``: everything that may train, float32."""
@@ -109,12 +115,6 @@ def target_paths(model: nn.Module, part: str, targets: Sequence[str]) -> list[st
             known = sorted({path.split(".")[-1] for path in layers if not path[-1].isdigit()} | {"to_out.0"})
             raise ConfigError(f"adapter targets: {target!r} names no layer of the {part}; there are {', '.join(known)}")
     return [path for path in layers if any(_matches(path, target) for target in targets)]
-
-
-def check_targets(parts: Mapping[str, nn.Module], targets: Targets) -> None:
-    """ConfigError where a target names no layer, before anything has trained."""
-    for part, names in targets.items():
-        target_paths(parts[part], part, names)
 
 
 def _matches(path: str, target: str) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from singleinsert.adapters.base import AdapterOptions, Adapters, target_paths
+from singleinsert.adapters.base import AdapterOptions, Adapters, Targets, target_paths
 from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 
 EVERYTHING = ("*",)
@@ -71,6 +71,11 @@ class FullAdapters(Adapters):
             setattr(module, own, master)
             parametrize.register_parametrization(module, own, _Master(original), unsafe=True)
         return adapters
+
+    @classmethod
+    def check(cls, parts: Mapping[str, nn.Module], targets: Targets) -> None:
+        for part, names in targets.items():
+            _module_paths(parts[part], part, tuple(names))
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for name, (module, own) in self.masters.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from singleinsert.adapters.base import check_targets
+from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
 from singleinsert.config import MINI_SD_NAME, Settings
@@ -88,7 +88,8 @@ def train(
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
     model = (load or load_model)(settings, accelerator)
-    check_targets(model.parts, adapter_options(settings, model).targets)  # and not when the second stage begins
+    # now, and not when the second stage begins
+    adapter_class(settings.adapter.type).check(model.parts, adapter_options(settings, model).targets)
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)

@@ -43,6 +43,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
     adapted = False
     for stage in stages:
+        _refuse_without_effect(stage)
         adapted |= bool(stage.trains & WEIGHT_ROLES)
         if stage.objective.needs_class and not adapted:
             raise ConfigError(
@@ -52,6 +53,19 @@ def stages_of(settings: Settings) -> list[Stage]:
     if stages and wants_bank(settings, stages):
         _refuse_own_draws(*stages)
     return stages
+
+
+def _refuse_without_effect(stage: Stage) -> None:
+    """A setting of another objective that somebody has set is no setting of this one."""
+    own = {field.name for field in dataclasses.fields(stage.objective)}  # type: ignore[arg-type]
+    known = {field.name for build in OBJECTIVES.values() for field in dataclasses.fields(build)}  # type: ignore[arg-type]
+    defaults = getattr(Settings(), stage.name)
+    for name in sorted(known - own):
+        if getattr(stage.settings, name) != getattr(defaults, name):
+            raise ConfigError(
+                f"{stage.name}.{name} has no effect with {stage.name}.objective {stage.settings.objective}: leave it "
+                "out"
+            )
 
 
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
