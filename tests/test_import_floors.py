@@ -33,8 +33,8 @@ FLOORS = (
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "terms", "atomic", "dtypes", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
-    "metrics", "hosts",
+    "errors", "terms", "atomic", "dtypes", "data", "drawing", "losses", "models", "concepts", "adapters",
+    "artifact", "interchange", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

@@ -30,6 +30,7 @@ from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
 from singleinsert.training.samples import Sampler
+from singleinsert.training.signals import Interrupted
 from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, wants_bank
 from singleinsert.training.switches import set_switches
 from singleinsert.training.texts import PromptBook
@@ -106,6 +107,9 @@ def train(
         loop.train()
         artifact = build_artifact(run, loop, material)
         preview = write_results(run, loop, artifact, sampler, material)
+    except Interrupted:  # all processes, after the same step; one that leaves with its group open may be aborted
+        accelerator.state.destroy_process_group()
+        raise
     finally:
         loop.adapters.eject()
         for tracker in accelerator.trackers:
