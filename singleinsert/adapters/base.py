@@ -18,6 +18,15 @@ Targets = Mapping[str, Sequence[str]]
 """Ends of the paths of the layers to change, by part of the model; () leaves a part alone."""
 
 
+EVERYTHING = ("*",)
+"""As a part's targets: every parameter of it, for adapters that can change any."""
+ATTENTION: Mapping[str, tuple[str, ...]] = {
+    "denoiser": ("to_q", "to_k", "to_v", "to_out.0"),
+    "text": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+"""All attention layers of diffusers' denoisers and transformers' text encoders, by role."""
+
+
 @dataclass(frozen=True)
 class AdapterOptions:
     """What an adapter may be told.
@@ -41,6 +50,8 @@ class Adapters(ABC):
     """
 
     kind: ClassVar[str]
+    own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION
+    """Layers that it changes where the settings name none, by role."""
 
     parts: dict[str, nn.Module] = field(default_factory=dict)
 

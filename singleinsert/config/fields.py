@@ -149,16 +149,18 @@ class ConceptSettings:
 class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora", "full"] = setting(
-        "lora", "kind of adapter: lora; full: the weights themselves, exported as a LoRA of network_dim"
-    )
+    type: Literal["lora", "full", "kv", "svd"] = setting(
+        "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
+        "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
+        "network_dim",
+    )  # fmt: skip
     network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
     network_alpha: float = setting(4.0, "scale: the update counts alpha / rank times", minimum=1e-3)
     denoiser_targets: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out.0"), "layers of the denoiser, by the end of their path"
+        (), "layers of the denoiser, by the end of their path; empty: the adapter's own, for lora all attention layers"
     )
     text_targets: tuple[str, ...] = setting(
-        ("q_proj", "k_proj", "v_proj", "out_proj"), "layers of the text encoders, by the end of their path"
+        (), "layers of the text encoders, by the end of their path; empty: the adapter's own"
     )
 
 

@@ -187,8 +187,9 @@ def _nearest_key(key: str, known: list[str]) -> str:
 def checked_value(key: str, value: Any, where: str = "") -> Any:
     """``value`` in the type of ``key``. ConfigError where it is of another type or out of range."""
     field, hint = declaration(key, where)
-    if field.metadata["several"] and isinstance(value, str):
-        value = (value,) if value else ()
+    if field.metadata["several"] and isinstance(value, str | list | tuple):
+        # an empty text, such as a shell's unset variable, names nothing, and not this folder
+        value = [item for item in ((value,) if isinstance(value, str) else value) if item != ""]
     value = _typed(f"{_at(where)}{key}", value, hint)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from singleinsert.adapters import adapter_class
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.config import Settings, StageSettings
 from singleinsert.errors import ConfigError, MissingPackageError
@@ -90,7 +91,8 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
     """What the run's adapter is told: layer targets of the parts that some stage trains, () for the others."""
     wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
     adapter, parts = settings.adapter, model.trainable_parts
-    targets = {"denoiser": adapter.denoiser_targets, "text": adapter.text_targets}
+    own = adapter_class(adapter.type).own_targets
+    targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
     return AdapterOptions(
         {part: names if role in wanted else () for role, names in targets.items() for part in parts[role]},
         adapter.network_dim,
