@@ -248,6 +248,12 @@ def test_names_that_the_files_would_refuse(overrides, message):
     check_name(load_settings(overrides={"run.output_name": "zo.v2 \u00fc", "save.formats": ["webui", "diffusers"]}))
 
 
+def test_an_empty_text_in_place_of_a_picture_names_none():
+    """And not the folder that the command is run in, which Path("") is."""
+    for empty in ("", [""], []):
+        assert load_settings(overrides={"data.image": empty}).data.image == ()
+
+
 def test_what_a_run_cannot_do_without():
     with pytest.raises(ConfigError, match="--class_word is missing: such as face"):
         require(load_settings(overrides={"data.image": "me.jpg"}), image="the picture", class_word="such as face")
