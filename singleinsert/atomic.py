@@ -11,9 +11,6 @@ from pathlib import Path
 
 from singleinsert.errors import InputError
 
-FORBIDDEN_IN_NAMES = frozenset('/\\:<>"|?*{}')
-"""No concept's name holds these: it is a file name, a word of prompts, and a part of ``<lora:...>``."""
-
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it into place.

@@ -21,3 +21,8 @@ class ModelError(SingleInsertError):
 
 class MissingPackageError(SingleInsertError):
     """An optional package is not installed; names the pip command."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line with text of what an error says; its type's name where it says nothing, as ``MemoryError()``."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

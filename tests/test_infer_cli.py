@@ -199,7 +199,7 @@ def test_offloading_needs_a_gpu(here, capsys, monkeypatch):
 
 def test_exported_files_of_the_bundled_model_need_no_word_on_where_it_is():
     nowhere = BaseInfo("sd1", "mini-sd", "epsilon", "")
-    assert _recorded_base([Artifact("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
+    assert _recorded_base([Artifact.of_one_concept("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
 
 
 def test_a_model_that_has_moved(here, capsys, tiny_sd):

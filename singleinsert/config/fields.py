@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from singleinsert.errors import ConfigError
+from singleinsert.names import safe_trigger
 
 MINI_SD_NAME = "mini-sd"
 """Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
@@ -249,8 +250,8 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """NAME of the output files: ``run.output_name``, or the picture's file name without its suffix."""
-        name = self.run.output_name or Path(self.data.image).stem
+        """NAME of the output files: ``run.output_name``, or the picture's file name as a word."""
+        name = self.run.output_name or safe_trigger(Path(self.data.image).stem)
         if not name:
             raise ConfigError("--output_name is missing, and there is no --image to take it from")
         return name

@@ -15,7 +15,7 @@ from singleinsert.data.prompts import NOVEL_VIEWS
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, prompt_lines
-from singleinsert.interchange import load_concept
+from singleinsert.locate import load_concept
 from singleinsert.models.base import MINI_SD, BaseModel, load_base_model
 
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -250,9 +250,9 @@ def build_artifact(run: Run, loop: Loop, share: float) -> Artifact:
     # a relative path means nothing elsewhere, or worse: a hub id
     source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
     base = BaseInfo(model.family, model.name, model.schedule.prediction_type, source)
-    return Artifact(
+    return Artifact.of_one_concept(
         name=run.files.name, placeholder=settings.data.placeholder_token, class_word=settings.data.class_word,
-        embedding=embedding, lora=loop.adapters.state(), base=base, metadata=metadata,
+        embeddings=embedding, lora=loop.adapters.state(), base=base, metadata=metadata,
     )  # fmt: skip
 
 
