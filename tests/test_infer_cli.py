@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tinyconcepts import make_concept
+from tinyconcepts import make_concept, with_embedding
 
 from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.export import export
@@ -53,7 +53,8 @@ def folder(tiny_sd, tmp_path_factory):
     anna.save(folder / "output" / "anna" / "anna_artifact.safetensors")
     export(anna, folder / "output" / "anna", precision="fp32")
     export(hat, folder / "output" / "hat", precision="fp32")
-    dataclasses.replace(anna, embedding=torch.zeros(1, 48), lora={}).save(folder / "wide_artifact.safetensors")
+    wide = with_embedding(dataclasses.replace(anna, update=None), torch.zeros(1, 48))
+    wide.save(folder / "wide_artifact.safetensors")
     return folder
 
 

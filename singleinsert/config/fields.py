@@ -253,7 +253,7 @@ class Settings:
         """NAME of the output files: ``run.output_name``, or the picture's file name as a word."""
         name = self.run.output_name or safe_trigger(Path(self.data.image).stem)
         if not name:
-            raise ConfigError("--output_name is missing, and there is no --image to take it from")
+            raise ConfigError("--output_name is missing, and there is no --image whose name could be taken for it")
         return name
 
     @property
