@@ -29,29 +29,14 @@ def run(args: argparse.Namespace) -> None:
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
 
     # heavy from here on: a wrong flag or preset was told before torch is imported
-    from singleinsert.export import export
-    from singleinsert.masks import write_mask
-    from singleinsert.training.files import RunFiles
-    from singleinsert.training.run import find_subject, train
+    from singleinsert.insert import insert_concepts, write_masks
 
     if args.mask_only:
-        RunFiles(settings.output_dir, settings.name).check_free(False, None)
-        found, _ = find_subject(settings, print)
-        print(*write_mask(found, settings.output_dir, settings.name), sep="\n")
+        print(*write_masks(settings, print), sep="\n")
         return
-    trained = train(settings, started=STARTED)
-    if trained.is_main_process:
-        save = settings.save
-        written = export(
-            trained.artifact,
-            settings.output_dir,
-            formats=save.formats,
-            precision=save.save_precision,
-            preview=trained.preview,
-            trigger_word=save.trigger_word,
-            overwrite=bool(settings.run.resume_from_checkpoint),
-        )
-        print(*written, trained.sheet, sep="\n")
+    inserted = insert_concepts(settings, started=STARTED)
+    if inserted.files:
+        print(*inserted.files, inserted.trained.sheet, sep="\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.concepts import ImageConcept
 from singleinsert.losses import SingleInsert, Views
-from singleinsert.models.base import BaseModel
+from singleinsert.models.families.sd import StableDiffusion
 from singleinsert.models.text import TokenizedPrompt
 
 
@@ -35,7 +35,7 @@ class Authors:
         prompt: with one slot for the concept. class_prompt: without.
     """
 
-    model: BaseModel
+    model: StableDiffusion
     unet_copy: nn.Module
     concept: ImageConcept
     adapters: LoraAdapters

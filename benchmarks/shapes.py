@@ -22,7 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
-from singleinsert.models.base import ASSETS, BaseModel
+from singleinsert.models.bundled import ASSETS
+from singleinsert.models.families.sd import StableDiffusion
 from singleinsert.models.latents import LatentDistribution, encode_image
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.single_file import clip_tokenizer
@@ -95,7 +96,7 @@ class AdamW8bit(torch.optim.Optimizer):
                     state[f"absmax{moment}"] = torch.zeros(-(-size // 256), device=parameter.device)
 
 
-def meta_model(settings: Settings, family: str) -> BaseModel:
+def meta_model(settings: Settings, family: str) -> StableDiffusion:
     """The model's parts on "meta", frozen, in the run's precision."""
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from diffusers.utils import logging
@@ -112,7 +113,7 @@ def meta_model(settings: Settings, family: str) -> BaseModel:
     for part in (unet, vae, text_encoder):
         part.requires_grad_(False).eval().to(dtype)
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-    model = BaseModel(
+    model = StableDiffusion(
         tokenizer=clip_tokenizer(family), text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler,
         schedule=NoiseSchedule.from_scheduler(scheduler), family="sd1", source=family, name=family,
     )  # fmt: skip
@@ -120,7 +121,7 @@ def meta_model(settings: Settings, family: str) -> BaseModel:
     return model
 
 
-def make_concept(settings: Settings, model: BaseModel) -> Concept:
+def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
     from accelerate import init_empty_weights
 
     section = settings.concept
@@ -134,7 +135,7 @@ def make_concept(settings: Settings, model: BaseModel) -> Concept:
         )  # fmt: skip
 
 
-def inject(settings: Settings, model: BaseModel) -> LoraAdapters:
+def inject(settings: Settings, model: StableDiffusion) -> LoraAdapters:
     targets = lora_targets(settings)
     return LoraAdapters.inject(
         model.unet, model.text_encoder, rank=settings.adapter.network_dim, alpha=settings.adapter.network_alpha,
@@ -155,7 +156,7 @@ def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def build_run(settings: Settings, model: BaseModel, concept: Concept, stages: list[Stage]) -> Run:
+def build_run(settings: Settings, model: StableDiffusion, concept: Concept, stages: list[Stage]) -> Run:
     data = settings.data
     side = data.resolution // model.vae_scale_factor
     mean, std = (torch.empty(1, model.unet.config.in_channels, side, side) for _ in range(2))
@@ -179,7 +180,7 @@ def fill(bank: TeacherBank, run: Run) -> None:
     bank._order = list(range(bank.samples))
 
 
-def encode_once(settings: Settings, model: BaseModel) -> None:
+def encode_once(settings: Settings, model: StableDiffusion) -> None:
     """What a run encodes before its first step: the picture, in float32, and the class prompt."""
     with mock.patch.object(nn.Module, "to", lambda part, *_: part):  # fake parameters cannot be cast as others are
         encode_image(model.vae, torch.empty(1, 3, settings.data.resolution, settings.data.resolution))

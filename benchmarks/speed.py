@@ -41,7 +41,7 @@ from singleinsert.cli import overrides_from_args, run_script, training_parser  #
 from singleinsert.config import Settings, load_settings  # noqa: E402
 from singleinsert.data.pictures import image_to_tensor  # noqa: E402
 from singleinsert.export import export  # noqa: E402
-from singleinsert.models.base import ASSETS  # noqa: E402
+from singleinsert.models.bundled import ASSETS  # noqa: E402
 from singleinsert.models.single_file import clip_tokenizer  # noqa: E402
 from singleinsert.training import run as training  # noqa: E402
 from singleinsert.training.accelerator import build_accelerator  # noqa: E402

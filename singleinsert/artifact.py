@@ -22,13 +22,12 @@ from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.names import problem_with_name
 from singleinsert.tensorfile import read_safetensors, write_safetensors
+from singleinsert.terms import PREDICTION_TYPES
 
 SUFFIX = "_artifact.safetensors"
 HEADER_KEY = "singleinsert"
 FORMAT_VERSION = 2
 FAMILIES = ("sd1", "sd2", "sdxl")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-UPDATE_KINDS = ("lora",)
 LARGEST_CHANGE = 1e6
 """No weight of a model is near it: what changes one by more is damage, and every picture with it would be black."""
 
@@ -105,7 +104,7 @@ class Artifact:
         if isinstance(embeddings, Tensor):
             embeddings = {TEXT_ENCODER: embeddings}
         concept = TrainedConcept(name, placeholder, class_word, embeddings)
-        return cls(name, (concept,), WeightUpdate(lora) if lora else None, base, metadata or {}, lora_file)
+        return cls(name, (concept,), WeightUpdate("lora", lora) if lora else None, base, metadata or {}, lora_file)
 
     # of a single concept
 
@@ -204,7 +203,10 @@ class Artifact:
         """What the header says, and the embeddings by key; as format 1 wherever that can hold it."""
         header = {"version": 1, "name": self.name, "base": asdict(self.base), "metadata": self.metadata}
         if self.update is not None:
-            header |= {"update": {"kind": self.update.kind, "digest": self.update.digest(), "of": self.update.origin}}
+            update = self.update
+            header |= {"update": {
+                "kind": update.kind, "digest": update.digest(), "error": update.error, "of": update.origin,
+            }}  # fmt: skip
         if len(self.concepts) == 1 and set(self.widths) == {TEXT_ENCODER}:
             only = self.concepts[0]
             header |= {"placeholder": only.placeholder, "class_word": only.class_word}
@@ -253,8 +255,6 @@ def check(artifact: Artifact, where: str) -> None:
         raise ModelError(f"{where}: base model '{family}' with prediction type '{prediction}' is not supported")
     for concept in artifact.concepts:
         _check_embeddings(concept, artifact, f"{where}: embedding of {concept.name}")
-    if artifact.update is not None and artifact.update.kind not in UPDATE_KINDS:
-        raise ModelError(f"{where}: an update of kind '{artifact.update.kind}' is none of {', '.join(UPDATE_KINDS)}")
     for component, layers in artifact.lora.items():
         if component not in COMPONENTS:
             raise ModelError(f"{where}: LoRA on '{component}', which is none of {', '.join(COMPONENTS)}")
@@ -323,12 +323,13 @@ def _concepts_of(content: Mapping[str, Any], tensors: dict[str, Tensor]) -> tupl
     return concepts
 
 
-def _update_of(described: Mapping[str, str] | None, tensors: Mapping[str, Tensor]) -> WeightUpdate | None:
+def _update_of(described: Mapping[str, Any] | None, tensors: Mapping[str, Tensor]) -> WeightUpdate | None:
     """The update in ``tensors``; its digest must be the one that the header tells, where it does."""
     lora = _lora_of(tensors)
     if not lora and not described:
         return None
-    update = WeightUpdate(lora, **({"kind": described["kind"], "origin": described["of"]} if described else {}))
+    told = described or {"kind": "lora", "error": 0, "of": ""}  # before format 2 nothing was told
+    update = WeightUpdate(str(told["kind"]), lora, float(told["error"]), str(told["of"]))
     if described and described["digest"] != update.digest():
         raise ValueError("weights that are not those which were saved")
     return update

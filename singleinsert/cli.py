@@ -73,7 +73,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config_file", metavar="FILE", type=Path, help="TOML; wins over --preset, flags win over it")
     for flag, key in FLAGS.items():
         field, hint = declaration(key)
-        parser.add_argument(f"--{flag}", help=field.metadata["help"].replace("%", "%%"), **_argument(key, hint))
+        options = _argument(key, hint) if not field.metadata["several"] else {"action": "append", "metavar": "TEXT"}
+        parser.add_argument(f"--{flag}", help=field.metadata["help"].replace("%", "%%"), **options)
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE",
         help="any other setting, as docs/configuration.md lists them; repeatable",

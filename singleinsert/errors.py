@@ -24,5 +24,6 @@ class MissingPackageError(SingleInsertError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line with text of what an error says; its type's name where it says nothing, as ``MemoryError()``."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of an error's text that says anything, for messages of one line; its type where none does."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if line), type(error).__name__)

@@ -75,7 +75,7 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
     described = describe(header, where, next(iter(embeddings.values())))
     artifact = _assembled(embedding_file, embeddings, described)
     if lora:
-        artifact = replace(artifact, update=WeightUpdate(lora, origin=described.origin))
+        artifact = replace(artifact, update=WeightUpdate("lora", lora, origin=described.origin))
     if of_lora is not None and of_lora.name != DIFFUSERS_LORA:  # which every such folder has
         artifact = replace(artifact, lora_file=of_lora.stem)
     check(artifact, where)

@@ -27,7 +27,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, ViTConfig, ViTMod
 
 from singleinsert.metrics.lpips import Lpips
 from singleinsert.metrics.regions import FILL
-from singleinsert.models.base import ASSETS, MINI_SD
+from singleinsert.models.bundled import ASSETS, MINI_SD
 
 from .common import HalfTrainer, device, run, to_tensor
 from .judge_training import Job, augment, contrastive, describe, scene_of, training_jobs

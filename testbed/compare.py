@@ -29,7 +29,8 @@ from singleinsert.evaluate.cache import Cache
 from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
 from singleinsert.evaluate.results import Results
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
-from singleinsert.models.base import MINI_SD, load_base_model
+from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.loading import load_base_model
 
 from .docs import IMAGES, ROOT, fill_block, save_picture
 from .instances import asked, expectations, ideal, subjects

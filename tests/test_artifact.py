@@ -76,9 +76,9 @@ def test_what_cannot_be_is_not_written(artifact, tmp_path):
         "2 dimensions of float32": with_embedding(artifact, artifact.embedding.half()),
         r"shape \(8,\)": with_embedding(artifact, artifact.embedding[0]),
         "ranks differ": replace(
-            artifact, update=WeightUpdate({"unet": {"a": LoraWeights(layer.down, layer.up[:, :1], 1.0)}})
+            artifact, update=WeightUpdate("lora", {"unet": {"a": LoraWeights(layer.down, layer.up[:, :1], 1.0)}})
         ),
-        "LoRA on 'vae'": replace(artifact, update=WeightUpdate({"vae": {"a": layer}})),
+        "LoRA on 'vae'": replace(artifact, update=WeightUpdate("lora", {"vae": {"a": layer}})),
         "not supported": replace(artifact, base=BaseInfo("flux", "x")),
     }
     for message, one in bad.items():

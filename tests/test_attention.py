@@ -20,7 +20,7 @@ from singleinsert.models.attention import (
     token_probabilities,
     word_positions,
 )
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.text import tokenize
 
 

@@ -12,8 +12,10 @@ from tinymodels import CONCEPT_WIDTH, tiny_models
 
 from singleinsert.errors import ModelError
 from singleinsert.models import base, single_file
-from singleinsert.models.base import ASSETS, family_of, load_base_model, short_name
+from singleinsert.models.bundled import ASSETS
+from singleinsert.models.families.sd import name_of
 from singleinsert.models.latents import encode_image
+from singleinsert.models.loading import load_base_model, short_name
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 
@@ -126,7 +128,7 @@ def test_the_bundled_configs_are_of_the_true_size():
             vae = AutoencoderKL.from_config(AutoencoderKL.load_config(ASSETS / family / "vae"))
         assert sum(p.numel() for p in unet.parameters()) == parameters
         assert sum(p.numel() for p in vae.parameters()) == 83_653_863
-        assert family_of(CLIPTextConfig.from_pretrained(ASSETS / family / "text_encoder")) == family
+        assert name_of(CLIPTextConfig.from_pretrained(ASSETS / family / "text_encoder")) == family
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.store import FolderStore, UrlStore
 from singleinsert.batch.worker import LOW_MEMORY, Task, Worker, out_of_memory, read_inputs
 from singleinsert.config import load_settings
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.training import run as training
 from singleinsert.training.signals import Interrupted
 

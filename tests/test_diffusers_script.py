@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors import safe_open
 
-from singleinsert.models.base import MINI_SD
+from singleinsert.models.bundled import MINI_SD
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "integrations" / "diffusers"))
 

@@ -11,7 +11,7 @@ from tinymodels import hashed
 
 from singleinsert.config import StageSettings
 from singleinsert.losses import SingleInsert
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.timesteps import TimestepDensity
 from singleinsert.training.bank import TeacherBank

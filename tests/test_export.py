@@ -22,7 +22,7 @@ from singleinsert.export import FORMATS, export
 from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
 from singleinsert.locate import load_concept
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 from singleinsert.training.files import RESULTS
@@ -95,7 +95,7 @@ def test_round_trip_through_diffusers_is_exact(
     assert np.array_equal(webui, wanted)
     both = tmp_path / "zork_diffusers"  # here alpha / rank is multiplied into the up weights before they are rounded
     baked = {c: {path: w.baked() for path, w in layers.items()} for c, layers in concept.lora.items()}
-    rounded = replace(concept, update=WeightUpdate(baked)).rounded(dtype)
+    rounded = replace(concept, update=WeightUpdate("lora", baked)).rounded(dtype)
     wanted_baked = np.asarray(trained_picture(folder, rounded, rank, rank, targets))
     assert np.array_equal(diffusers_picture(folder, both, both), wanted_baked)
     assert abs(wanted_baked.astype(int) - wanted).mean() < 1  # of 255

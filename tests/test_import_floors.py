@@ -12,9 +12,9 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors",),
+    ("errors", "terms"),
     ("names",),
-    ("atomic",),
+    ("atomic", "dtypes"),
     ("tensorfile",),
     ("config",),
     ("cli",),
@@ -29,14 +29,15 @@ FLOORS = (
     ("locate",),
     ("training",),
     ("export", "inference", "metrics", "work"),
+    ("insert",),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "names", "atomic", "tensorfile", "data", "drawing", "losses", "models", "concepts", "adapters",
-    "artifact", "interchange", "locate", "metrics", "hosts",
+    "errors", "terms", "names", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models", "concepts",
+    "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

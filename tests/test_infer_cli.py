@@ -19,7 +19,7 @@ from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.export import export
 from singleinsert.export.__main__ import main as export_main
 from singleinsert.inference.setup import _recorded_base
-from singleinsert.models.base import MINI_SD
+from singleinsert.models.bundled import MINI_SD
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

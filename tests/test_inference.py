@@ -12,7 +12,7 @@ from singleinsert.errors import InputError, ModelError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.prompts import ConceptName, PromptLine, for_webui, lora_tags, prompt_lines, resolve, slot
 from singleinsert.inference.schedulers import NOT_FOR_SAMPLE_PREDICTION, SCHEDULERS
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
 
@@ -237,11 +237,13 @@ def test_what_does_not_fit_is_one_line(anna, hat, tiny_sd, model):
     wide = with_embedding(anna, torch.zeros(1, 48))
     elsewhere = dataclasses.replace(
         anna,
-        update=WeightUpdate({"unet": {"mid_block.nothing": LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}}),
+        update=WeightUpdate(
+            "lora", {"unet": {"mid_block.nothing": LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}}
+        ),
     )
     path = next(iter(anna.lora["unet"]))
     other_size = dataclasses.replace(
-        anna, update=WeightUpdate({"unet": {path: LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}})
+        anna, update=WeightUpdate("lora", {"unet": {path: LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}})
     )
     wrong = [
         (ModelError, "vectors of width 48.*takes 32", {"concepts": [wide]}),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from tinymodels import CONCEPT_WIDTH, hashed, tiny_models
 
+from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.errors import ConfigError
 
@@ -23,10 +24,9 @@ def models(pristine):
     return {name: copy.deepcopy(pristine[name]) for name in ("unet", "text_encoder")}
 
 
-def inject(models, rank=4, alpha=4.0, seed=0, **targets):
-    targets = {"unet_targets": UNET_TARGETS, "text_encoder_targets": TEXT_TARGETS} | targets
-    generator = torch.Generator().manual_seed(seed)
-    return LoraAdapters.inject(**models, rank=rank, alpha=alpha, generator=generator, **targets)
+def inject(models, rank=4, alpha=4.0, seed=0, kind=LoraAdapters, **targets):
+    targets = {"unet": UNET_TARGETS, "text_encoder": TEXT_TARGETS} | targets
+    return kind.inject(models, AdapterOptions(targets, rank, alpha), torch.Generator().manual_seed(seed))
 
 
 def outputs(models):
@@ -75,7 +75,7 @@ def test_the_output_is_that_of_merged_weights(models):
     merged = copy.deepcopy(models)
     adapters = inject(models, rank=2, alpha=6.0)
     train_a_little(adapters)
-    for component, layers in adapters.state().items():
+    for component, layers in adapters.state().lora.items():
         for path, lora in layers.items():
             assert lora.alpha == 6.0 and lora.rank == 2
             weight = merged[component].get_submodule(path).weight
@@ -120,7 +120,7 @@ def test_targets(models):
     for targets in ({"unet_targets": ("to_q", "to_x")}, {"text_encoder_targets": ("to_q",)}):
         with pytest.raises(ConfigError, match="names no layer of the"):
             inject(models, **targets)
-    adapters = inject(models, unet_targets=("to_k", "proj_in"), text_encoder_targets=())
+    adapters = inject(models, unet=("to_k", "proj_in"), text_encoder=())
     assert set(adapters.state()) == {"unet"}
     train_a_little(adapters)
     assert outputs(models)[1].isfinite().all()

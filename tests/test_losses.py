@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from singleinsert.losses import OBJECTIVES, FullImage, SingleInsert, Views
-from singleinsert.losses.diffusion import masked_mse, timestep_weight
+from singleinsert.losses import OBJECTIVES, FullImage, SingleInsert, Views, all_terms
+from singleinsert.losses.diffusion import masked_mse
+from singleinsert.models.schedule import NoiseSchedule
 
 
 def latents(*values: float) -> torch.Tensor:
@@ -20,32 +21,32 @@ def views(**changes) -> Views:
         "x0_class": latents(2, 2, 2, 2),
         "x0_frozen": latents(1, 1, 1, 1),
         "mask": latents(0.5, 0, 1, 0),
-        "snr": torch.tensor([3.0]),
+        "weight": torch.tensor([1.0]),
     }
     return Views(**(given | changes))
 
 
 def test_terms_by_hand():
     # fg: (0.5*1 + 0*4 + 1*9 + 0*16) / 4 = 9.5/4;  bg: (0.5*0 + 1*1 + 0*4 + 1*9) / 4 = 10/4;  sm: (2-1)^2 = 1
-    terms = SingleInsert(semantic_weight=1.0).terms(views())
+    terms = all_terms(SingleInsert(semantic_weight=1.0), views())
     assert {name: term.item() for name, term in terms.items()} == {
         "foreground": 2.375, "background": 2.5, "semantic": 1.0,
     }  # fmt: skip
 
 
 def test_weights_multiply_and_zero_leaves_out():
-    terms = SingleInsert(foreground_weight=2.0, background_weight=0.5, semantic_weight=3.0).terms(views())
+    terms = all_terms(SingleInsert(foreground_weight=2.0, background_weight=0.5, semantic_weight=3.0), views())
     assert [term.item() for term in terms.values()] == [4.75, 1.25, 3.0]
     only_foreground = SingleInsert(background_weight=0.0)
     assert not only_foreground.needs_frozen and not only_foreground.needs_class
-    assert set(only_foreground.terms(views(x0_frozen=None, x0_class=None))) == {"foreground"}
+    assert set(all_terms(only_foreground, views(x0_frozen=None, x0_class=None))) == {"foreground"}
     assert SingleInsert().needs_frozen and not SingleInsert().needs_class
     assert SingleInsert(background_weight=0.0, semantic_weight=1.0).needs_frozen
 
 
 def test_area_normalisation_divides_by_the_share_of_the_mask():
     # mask mean 1.5/4 = 0.375, of its complement 0.625: 2.375/0.375 and 2.5/0.625
-    terms = SingleInsert(mask_normalization="area").terms(views())
+    terms = all_terms(SingleInsert(mask_normalization="area"), views())
     assert terms["foreground"].item() == pytest.approx(2.375 / 0.375)
     assert terms["background"].item() == pytest.approx(4.0)
 
@@ -55,7 +56,9 @@ def test_area_normalisation_divides_by_the_share_of_the_mask():
     [("x0", 0, 1.0), ("epsilon", 0, 3.0), ("v", 0, 4.0), ("x0", 2.0, 2.0), ("epsilon", 2.0, 2.0), ("v", 5.0, 3.0)],
 )
 def test_spaces_are_weights_of_the_x0_error(space, gamma, weight):
-    terms = SingleInsert(loss_space=space, min_snr_gamma=gamma, semantic_weight=1.0).terms(views())
+    # snr 3 is abar 3/4
+    given = NoiseSchedule(torch.tensor([0.75]), "epsilon").weight(torch.tensor([0]), space, gamma)
+    terms = all_terms(SingleInsert(semantic_weight=1.0), views(weight=given))
     assert [term.item() for term in terms.values()] == pytest.approx([2.375 * weight, 2.5 * weight, weight])
 
 
@@ -72,15 +75,16 @@ def test_the_space_weights_are_true_of_real_latents():
     snr = (abar / (1 - abar)).flatten()
     assert torch.allclose((eps_hat - noise).square().mean(dim=(1, 2, 3)), snr * error, rtol=1e-12)
     assert torch.allclose((v_hat - v).square().mean(dim=(1, 2, 3)), (1 + snr) * error, rtol=1e-12)
-    assert torch.equal(timestep_weight(snr, "v"), 1 + snr.float())
+    schedule, rows = NoiseSchedule(abar.flatten(), "epsilon"), torch.tensor([0, 1])
+    assert torch.equal(schedule.weight(rows, "v"), 1 + snr) and torch.equal(schedule.weight(rows, "epsilon"), snr)
 
 
 def test_full_image_ignores_mask_and_class():
-    # (1 + 4 + 9 + 16) / 4 = 7.5, times snr 3 in the epsilon space
+    # (1 + 4 + 9 + 16) / 4 = 7.5, times the weight it is given
     objective = OBJECTIVES["full_image"]()
     assert not objective.needs_class and not objective.needs_frozen
-    assert objective.terms(views(x0_class=None, x0_frozen=None))["full_image"].item() == 22.5
-    assert FullImage(loss_space="x0").terms(views())["full_image"].item() == 7.5
+    assert all_terms(objective, views(x0_class=None, x0_frozen=None))["full_image"].item() == 7.5
+    assert all_terms(FullImage(), views(weight=torch.tensor([3.0])))["full_image"].item() == 22.5
 
 
 def test_terms_are_per_sample_and_float32_from_half():
@@ -92,7 +96,7 @@ def test_terms_are_per_sample_and_float32_from_half():
 def test_no_gradient_reaches_the_frozen_prediction():
     frozen = latents(1, 1, 1, 1).requires_grad_()
     concept, class_ = latents(1, 2, 3, 4).requires_grad_(), latents(2, 2, 2, 2).requires_grad_()
-    terms = SingleInsert(semantic_weight=1.0).terms(views(x0_frozen=frozen, x0_concept=concept, x0_class=class_))
+    terms = all_terms(SingleInsert(semantic_weight=1.0), views(x0_frozen=frozen, x0_concept=concept, x0_class=class_))
     sum(terms.values()).sum().backward()
     assert frozen.grad is None
     # d/dx of (m x^2 + (1-m)(x-1)^2)/4 = (m x + (1-m)(x-1))/2

@@ -21,9 +21,8 @@ from singleinsert.export import export
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.interchange import load_pair
 from singleinsert.locate import load_concept
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
 
 SEED, STEPS = 3, 3
 PROMPT = "{catty} and {muggy}"
@@ -116,7 +115,6 @@ def test_what_cannot_be_an_artifact(scene, tmp_path):
         "means something else": replace(scene, concepts=(replace(catty, name="concept"), muggy)),
         "does not go with the others": replace(scene, concepts=(catty, replace(muggy, embeddings=wide))),
         "which no model has": replace(scene, concepts=(replace(catty, embeddings={"t5": wide["text_encoder"]}),)),
-        "none of lora": replace(scene, update=replace(scene.update, kind="magic")),
         "not texts": replace(scene, concepts=(replace(catty, class_word=3), muggy)),
     }
     for message, one in bad.items():
@@ -208,10 +206,9 @@ def test_diffusers_draws_both_with_one_lora(scene, tiny_sd, tmp_path):
             weights = scene.lora[component][path].baked()
             parameter.copy_(weights.down if key.endswith(".down") else weights.up)
         slots = {f"<{concept.name}>": concept.num_vectors for concept in scene.concepts}
-        vectors = {f"<{concept.name}>": concept.embeddings["text_encoder"] for concept in scene.concepts}
-        prompt = tokenize(model.tokenizer, "<catty> cat and <muggy> mug", slots)
-        condition = encode(model.text_encoder, prompt, vectors)
-        negative = encode(model.text_encoder, tokenize(model.tokenizer, "", {}), {})
+        vectors = {f"<{concept.name}>": concept.embeddings for concept in scene.concepts}
+        condition = model.encode(model.tokenize("<catty> cat and <muggy> mug", slots), vectors)
+        negative = model.encode(model.tokenize("", {}), {})
     (wanted,) = sample_images(model, condition, negative, [torch.Generator().manual_seed(SEED)], steps=STEPS)
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     pipe.scheduler = DDIMScheduler.from_config(model.scheduler.config)
@@ -256,7 +253,7 @@ def test_two_weights_or_contents_of_one_lora_are_refused(scene, tiny_sd):
     with pytest.raises(InputError, match="kitchencatty has the weight 1 and kitchenmuggy 0.5.*share one LoRA"):
         ConceptPipeline(load_base_model(tiny_sd), scene.parts(), [1.0, 0.5])
     changed = {c: {p: replace(w, up=w.up * 2) for p, w in layers.items()} for c, layers in scene.lora.items()}
-    other = replace(scene.part("muggy"), update=WeightUpdate(changed, origin=scene.update.key))
+    other = replace(scene.part("muggy"), update=WeightUpdate("lora", changed, origin=scene.update.key))
     with pytest.raises(InputError, match="learnt with one LoRA, and its weights in their files differ"):
         ConceptPipeline(load_base_model(tiny_sd), [scene.part("catty"), other])
 
@@ -269,20 +266,20 @@ def test_weights_that_no_picture_survives(weight, scene, tiny_sd):
 
 def test_prompts_take_handles_and_whole_names(scene, tiny_sd):
     pipeline = ConceptPipeline(load_base_model(tiny_sd), [scene])
-    wanted = pipeline.encode(PROMPT)
+    wanted = pipeline.encode(PROMPT).states
     for prompt in (
         "{kitchencatty} and {kitchenmuggy}",
         "<CATTY> cat and <muggy> mug",
         "{catty} and <kitchenmuggy> mug",
     ):
-        assert torch.equal(pipeline.encode(prompt), wanted), prompt
+        assert torch.equal(pipeline.encode(prompt).states, wanted), prompt
     with pytest.raises(InputError, match="{mugy} .*did you mean muggy"):
         pipeline.encode("{mugy}")
     garden = make_scene(tiny_sd, "garden")
     both = ConceptPipeline(load_base_model(tiny_sd), [scene, garden])
     with pytest.raises(InputError, match="'catty' could be kitchencatty or gardencatty"):
         both.encode("{catty}")
-    assert both.encode("{gardencatty} and {kitchenmuggy}").shape[0] == 1
+    assert both.encode("{gardencatty} and {kitchenmuggy}").batch == 1
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,21 @@ import torch
 from tinymodels import CONCEPT_WIDTH, hashed
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from singleinsert.adapters.base import NO_ADAPTERS, AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.concepts import build_concept
+from singleinsert.data.subject import Frame
 from singleinsert.losses import FullImage, SingleInsert
-from singleinsert.models.base import load_base_model
 from singleinsert.models.latents import LatentDistribution
+from singleinsert.models.loading import load_base_model
 from singleinsert.models.text import encode, tokenize
 from singleinsert.training.bank import TeacherBank
 from singleinsert.training.draws import Draws, draw
-from singleinsert.training.step import Conditions, Subject, training_step
+from singleinsert.training.prompting import StepPrompt
+from singleinsert.training.step import EncodedPicture, training_step
+from singleinsert.training.texts import ConceptSet, PromptBook, StepConditions
 
-NONE = LoraAdapters({}, {})
+NONE = NO_ADAPTERS
 SHAPE = (4, 16, 16)
 PROMPTS = ("a photo of * face", "a photo of a face")
 
@@ -29,26 +33,30 @@ def model(make_tiny_sd, request):
     return load_base_model(make_tiny_sd(getattr(request, "param", "epsilon")))
 
 
-def subject() -> Subject:
+ASKED = StepPrompt(0, ("it",), PROMPTS[0], PROMPTS[1], PROMPTS[1])
+FRAME = Frame.whole((32, 32))
+
+
+def subject() -> EncodedPicture:
     mask = torch.zeros(1, 1, 16, 16)
     mask[:, :, 4:12, 3:13] = 1.0
     mask[:, :, 12] = 0.25
-    return Subject(LatentDistribution(hashed((1, *SHAPE), 1), 0.1 * hashed((1, *SHAPE), 2).abs()), mask)
+    latents = LatentDistribution(hashed((1, *SHAPE), 1), 0.1 * hashed((1, *SHAPE), 2).abs())
+    return EncodedPicture(latents, {"it": mask}, FRAME, {"it": mask})
 
 
 def concept():
     return build_concept(
-        "vector", placeholder="*", num_vectors=1, width=CONCEPT_WIDTH, class_embedding=None, pixels=None,
+        "vector", placeholder="*", num_vectors=1, widths={"text_encoder": CONCEPT_WIDTH}, class_embedding=None, pixels=None,
         generator=torch.Generator().manual_seed(0), init_std=1.0,
     )  # fmt: skip
 
 
 def inject(model, alpha=8.0):
     """LoRA whose up matrices are no longer zero."""
-    adapters = LoraAdapters.inject(
-        model.unet, model.text_encoder, rank=2, alpha=alpha, unet_targets=("to_k", "to_q", "to_v", "to_out.0"),
-        text_encoder_targets=("q_proj", "v_proj"), generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    targets = {"unet": ("to_k", "to_q", "to_v", "to_out.0"), "text_encoder": ("q_proj", "v_proj")}
+    options = AdapterOptions(targets, rank=2, alpha=alpha)
+    adapters = LoraAdapters.inject(model.parts, options, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for i, (_, parameter) in enumerate(adapters.named_parameters()):
             parameter.copy_(0.1 * hashed(tuple(parameter.shape), i))
@@ -56,18 +64,21 @@ def inject(model, alpha=8.0):
 
 
 def conditions_of(model, part, adapters):
-    prompt = tokenize(model.tokenizer, PROMPTS[0], {"*": 1})
-    class_prompt = tokenize(model.tokenizer, PROMPTS[1], {})
-    with torch.no_grad(), adapters.disabled():
-        frozen_class = encode(model.text_encoder, class_prompt, {})
-    return Conditions.encode(model, part, prompt, class_prompt if adapters.layers else None, frozen_class)
+    concepts = ConceptSet({"it": part})
+    book = PromptBook(model, concepts, {"it": "face"})
+    return StepConditions(book, concepts, adapters, [ASKED], [FRAME], tunes_text="text_encoder" in adapters.parts)
+
+
+def step(draws, conditions, model, adapters, objective, keep=None):
+    asked = [ASKED] * len(draws.t)
+    return training_step(draws, asked, [subject()], conditions, model, adapters, objective, keep)
 
 
 def run(model, part, adapters, objective, draws, keep=None):
     """Mean of each term over the batch, gradients accumulated as the loop does."""
     conditions = conditions_of(model, part, adapters)
     means = {}
-    for terms in training_step(draws, subject(), conditions, model, adapters, objective, keep):
+    for terms in step(draws, conditions, model, adapters, objective, keep):
         for name, term in terms.items():
             assert term.shape == draws.t.shape and term.dtype == torch.float32
             means[name] = term.mean().item()
@@ -91,13 +102,13 @@ def restated(model, original, part, draws):
             return (x_t - (1 - abar).sqrt() * out) / abar.sqrt()
         return abar.sqrt() * x_t - (1 - abar).sqrt() * out if kind == "v_prediction" else out
 
-    with_concept = x0_hat(model, {"*": part.vectors()}, PROMPTS[0])
+    with_concept = x0_hat(model, {"*": part.vectors()["text_encoder"]}, PROMPTS[0])
     tuned_class = x0_hat(model, {}, PROMPTS[1])
     with torch.no_grad():
         frozen = x0_hat(original, {}, PROMPTS[1])
     return {
-        "foreground": (given.mask * (with_concept - x0) ** 2).mean(),
-        "background": ((1 - given.mask) * (with_concept - frozen) ** 2).mean(),
+        "foreground": (given.masks["it"] * (with_concept - x0) ** 2).mean(),
+        "background": ((1 - given.masks["it"]) * (with_concept - frozen) ** 2).mean(),
         "semantic": ((tuned_class - frozen) ** 2).mean(),
     }
 
@@ -178,7 +189,7 @@ def test_micro_batches_are_the_whole_batch(model):
     conditions = conditions_of(model, part, adapters)
     for samples in ((0,), (1, 2), (3,)):
         draws = draw(model.schedule, SHAPE, 0, "stage2", samples)
-        for terms in training_step(draws, subject(), conditions, model, adapters, objective):
+        for terms in step(draws, conditions, model, adapters, objective):
             (torch.stack([term.sum() for term in terms.values()]).sum() / 4).backward()
     conditions.backward()
     for a, p in zip(together, (part.weight, *(p for _, p in adapters.named_parameters())), strict=True):
@@ -206,7 +217,7 @@ def test_the_step_never_waits_for_the_device(model):
     draws = draw(model.schedule, SHAPE, 0, "stage2", range(2))
     with NoHostReads():
         conditions = conditions_of(model, part, adapters)
-        for terms in training_step(draws, subject(), conditions, model, adapters, SingleInsert(semantic_weight=1.0)):
+        for terms in step(draws, conditions, model, adapters, SingleInsert(semantic_weight=1.0)):
             torch.stack([term.mean() for term in terms.values()]).sum().backward()
         conditions.backward()
 
@@ -219,7 +230,7 @@ def test_the_step_runs_on_fake_tensors(model):
     with FakeTensorMode(allow_non_fake_inputs=True):
         draws = Draws(torch.zeros(2, dtype=torch.long), torch.zeros(2, *SHAPE), torch.zeros(2, *SHAPE))
         conditions = conditions_of(model, part, adapters)
-        for terms in training_step(draws, subject(), conditions, model, adapters, SingleInsert(semantic_weight=1.0)):
+        for terms in step(draws, conditions, model, adapters, SingleInsert(semantic_weight=1.0)):
             torch.stack([term.mean() for term in terms.values()]).sum().backward()
         conditions.backward()
 
@@ -239,14 +250,14 @@ def test_the_banks_draws_are_those_of_stage_one_with_the_frozen_models_own_outpu
         samples = range(first, first + 4)
         draws = draw(model.schedule, SHAPE, 0, "stage1", samples)
         run(model, concept(), NONE, SingleInsert(), draws, partial(bank.keep, samples))
-    drawn = bank.draw(model.schedule, SHAPE, range(12))
+    drawn = bank.draw(model.schedule, SHAPE, bank.entries(range(12)))
     every = draw(model.schedule, SHAPE, 0, "stage1", range(12))
     # each of stage one's samples exactly once: independent and distributed as they were
     assert sorted(drawn.t.tolist()) == sorted(every.t.tolist()) and drawn.t.tolist() != every.t.tolist()
     assert len({row.sum().item() for row in drawn.noise}) == 12
     # and stage two, with adapters on, sees the terms it would have computed itself
     adapters, objective = inject(model), SingleInsert(semantic_weight=1.0)
-    part = bank.draw(model.schedule, SHAPE, range(4, 8))
+    part = bank.draw(model.schedule, SHAPE, bank.entries(range(4, 8)))
     assert part.frozen.shape == (4, *SHAPE)
     banked = run(model, concept(), adapters, objective, part)
     assert banked == pytest.approx(run(model, concept(), adapters, objective, replace(part, frozen=None)), rel=1e-5)

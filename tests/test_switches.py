@@ -15,7 +15,7 @@ from torch import nn
 
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.errors import MissingPackageError
-from singleinsert.models.base import load_base_model
+from singleinsert.models.loading import load_base_model
 from singleinsert.training.loop import Loop
 from singleinsert.training.run import train
 from singleinsert.training.stages import build_lr_scheduler, build_optimizer, stages_of

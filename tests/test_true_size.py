@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from safetensors import safe_open
 
 import train_singleinsert
-from singleinsert.models.base import ASSETS
+from singleinsert.models.bundled import ASSETS
 from singleinsert.training.samples import Sampler
 
 

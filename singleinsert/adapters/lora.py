@@ -1,9 +1,10 @@
-"""LoRA on the attention of the UNet and the text encoder, through peft: inject, switch off, read out, eject."""
+"""LoRA through peft: inject, switch off, read out, eject."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from singleinsert.adapters.weights import LoraWeights
-from singleinsert.errors import ConfigError
+from singleinsert.adapters.base import AdapterOptions, Adapters, target_paths
+from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 
 NAME = "default"
 
@@ -34,48 +35,39 @@ class _CastConv2d(nn.Conv2d):
         return self._conv_forward(input, self.weight.to(input.dtype), None)
 
 
-class LoraAdapters:
-    """The low-rank layers inside a UNet and a text encoder. Made by :meth:`inject`, gone after :meth:`eject`."""
+@dataclass
+class LoraAdapters(Adapters):
+    """The low-rank layers inside a model's parts. Made by :meth:`inject`, gone after :meth:`eject`.
 
-    def __init__(self, models: Mapping[str, nn.Module], layers: Mapping[str, Mapping[str, Any]]) -> None:
-        self.models = dict(models)
-        self.layers = {component: dict(found) for component, found in layers.items()}
+    Attributes:
+        layers: peft's layers, by part and module path.
+    """
+
+    kind = "lora"
+
+    layers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def inject(
-        cls,
-        unet: nn.Module,
-        text_encoder: nn.Module,
-        *,
-        rank: int,
-        alpha: float,
-        unet_targets: Sequence[str],
-        text_encoder_targets: Sequence[str],
-        generator: torch.Generator,
+        cls, parts: Mapping[str, nn.Module], options: AdapterOptions, generator: torch.Generator
     ) -> LoraAdapters:
-        """Put LoRA layers of ``rank`` on every layer whose path ends in one of the targets.
+        """Put LoRA layers of ``options.rank`` on every layer whose path ends in one of the targets.
 
         The down matrix is drawn from ``generator`` (kaiming-uniform, as peft does it), the up matrix is zero, so
-        that the model is unchanged. Trainables are float32 whatever the dtype of the frozen weights. A component
-        with no targets is left alone.
-
-        Raises:
-            ConfigError: a target that names no linear or convolution layer.
+        that the model is unchanged.
         """
-        models = {"unet": unet, "text_encoder": text_encoder}
-        targets = {"unet": unet_targets, "text_encoder": text_encoder_targets}
-        paths = {component: layer_paths(models[component], component, targets[component]) for component in models}
-        layers = {c: _inject(models[c], paths[c], rank, alpha) for c in models if paths[c]}
-        adapters = cls(models, layers)
+        paths = {part: target_paths(parts[part], part, names) for part, names in options.targets.items()}
+        chosen = {part: parts[part] for part in paths if paths[part]}
+        layers = {part: _inject(model, paths[part], options.rank, options.alpha) for part, model in chosen.items()}
+        adapters = cls(chosen, layers)
         adapters._initialise(generator)
         return adapters
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """``("unet.<module path>.down", parameter), ...`` in the order of the modules; all float32."""
-        for component, found in self.layers.items():
+        for part, found in self.layers.items():
             for path, layer in found.items():
-                yield f"{component}.{path}.down", layer.lora_A[NAME].weight
-                yield f"{component}.{path}.up", layer.lora_B[NAME].weight
+                yield f"{part}.{path}.down", layer.lora_A[NAME].weight
+                yield f"{part}.{path}.up", layer.lora_B[NAME].weight
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -95,24 +87,24 @@ class LoraAdapters:
                 layer._disable_adapters = flag
 
     def eject(self) -> None:
-        """Put the original layer objects back: the models are what they were before, to the last bit."""
-        for component, found in self.layers.items():
-            model: Any = self.models[component]
+        """Put the original layer objects back."""
+        for part, found in self.layers.items():
+            model: Any = self.parts[part]
             for path, layer in found.items():
                 parent, _, child = path.rpartition(".")
                 setattr(model.get_submodule(parent), child, layer.get_base_layer())
             del model.peft_config
-        self.layers = {}
+        self.parts, self.layers = {}, {}
 
-    def state(self) -> dict[str, dict[str, LoraWeights]]:
-        """Copies of the weights on the CPU: ``{component: {module path: LoraWeights}}``."""
-        return {
-            component: {
+    def state(self) -> WeightUpdate | None:
+        lora = {
+            part: {
                 path: LoraWeights(_copy(layer.lora_A[NAME]), _copy(layer.lora_B[NAME]), float(layer.lora_alpha[NAME]))
                 for path, layer in found.items()
             }
-            for component, found in self.layers.items()
+            for part, found in self.layers.items()
         }
+        return WeightUpdate(self.kind, lora) if lora else None
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -123,23 +115,6 @@ class LoraAdapters:
                 nn.init.kaiming_uniform_(drawn, a=5**0.5, generator=generator)
                 down.copy_(drawn)
                 up.zero_()
-
-
-def layer_paths(model: nn.Module, component: str, targets: Sequence[str]) -> list[str]:
-    """Paths of the layers that ``targets`` name, in the order of the modules; ConfigError where one names none."""
-    layers = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
-    for target in targets:
-        if not any(_matches(path, target) for path in layers):
-            known = sorted({path.split(".")[-1] for path in layers if not path[-1].isdigit()} | {"to_out.0"})
-            raise ConfigError(
-                f"adapter.{component}_targets: {target!r} names no layer of the {component}; "
-                f"there are {', '.join(known)}"
-            )
-    return [path for path in layers if any(_matches(path, target) for target in targets)]
-
-
-def _matches(path: str, target: str) -> bool:
-    return path == target or path.endswith("." + target)
 
 
 def _inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float) -> dict[str, LoraLayer]:

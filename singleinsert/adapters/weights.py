@@ -1,10 +1,10 @@
-"""What training changed in a base model's weights: the form in which every floor above passes it around."""
+"""Changes of weights as plain data: the form in which every floor above passes them around."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,22 +34,24 @@ class LoraWeights:
 
 
 Lora = Mapping[str, Mapping[str, LoraWeights]]
-"""``{component: {module path: weights}}``; components are named in :mod:`singleinsert.adapters.naming`."""
+"""Low-rank updates by part of the model and module path: {"unet": {"mid_block...to_q": LoraWeights}}."""
 
 
 @dataclass(frozen=True)
 class WeightUpdate:
-    """What a run changed in the weights. Several concepts of one run share one.
+    """What a run has changed in the model. Several concepts of one run share one.
 
     Attributes:
-        lora: the low-rank layers; a component may be left out.
-        kind: what made it: "lora".
+        kind: of the adapter that trained it ("lora", "full", ...). lora: the change as low-rank updates, which is
+            what clients load; a component may be left out.
+        error: by how much ``lora`` misses the trained change, as a share of its norm; 0 where it is exact.
         origin: :meth:`digest` of the update that this one was rounded from, as an exported file's header tells it; ""
             where this is the first.
     """
 
-    lora: Lora = field(default_factory=dict)
-    kind: str = "lora"
+    kind: str
+    lora: Lora
+    error: float = 0.0
     origin: str = ""
 
     @property
@@ -58,14 +60,14 @@ class WeightUpdate:
         return self.origin or self.digest()
 
     def digest(self) -> str:
-        """A short SHA-256 of every tensor, alpha and name."""
-        sums = hashlib.sha256(self.kind.encode())
-        for component, layers in sorted(self.lora.items()):
-            for path, weights in sorted(layers.items()):
-                sums.update(f"{component}.{path} {tuple(weights.down.shape)} {float(weights.alpha)!r}".encode())
+        """A short fingerprint of the weights: every name, tensor and alpha."""
+        content = hashlib.sha256()
+        for part in sorted(self.lora):
+            for path, weights in sorted(self.lora[part].items()):
+                content.update(f"{part}.{path} {tuple(weights.down.shape)} {float(weights.alpha)!r}".encode())
                 for tensor in (weights.down, weights.up):
-                    sums.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-        return sums.hexdigest()[:16]
+                    content.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
 
     def is_near(self, other: WeightUpdate, tolerance: float = 0.02) -> bool:
         """Whether both are one update, but for what half precision rounds away.

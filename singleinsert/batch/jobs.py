@@ -139,9 +139,13 @@ def _one(where: str, layers: Iterable[Values], source: Path) -> Asked:
         values = {key: parse_value(key, text) for key, text in values.items()}
     if "name" in own:
         values["run.output_name"] = own["name"]
-    values |= {key: _path(values[key], source) for key in PATHS if values.get(key)}
+    values |= {key: _paths(values[key], source) for key in PATHS if values.get(key)}
     file = _path(own["config_file"], source) if "config_file" in own else ""
     return Asked(where, own.get("preset", ""), file, values)
+
+
+def _paths(given: Any, source: Path) -> list[str]:
+    return [_path(text, source) for text in (given if isinstance(given, list | tuple) else [given])]
 
 
 def _path(text: Any, source: Path) -> str:

@@ -49,24 +49,27 @@ def check_inputs(job: Job) -> list[Problem]:
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import mask_from_file
     from singleinsert.masks.files import check_mask, paired_mask
-    from singleinsert.models.base import MINI_SD, check_folder
+    from singleinsert.models.bundled import MINI_SD
+    from singleinsert.models.loading import check_folder
+    from singleinsert.training.prepare import picture_paths
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
     found: list[Problem] = []
 
-    def picture() -> None:
-        shown = load_picture(data.image)
-        if data.mask:
-            file = paired_mask(shown.path, data.mask) if Path(data.mask).is_dir() else Path(data.mask)
-            check_mask(mask_from_file(file, shown), f"mask {file}")
+    def pictures() -> None:
+        for path in picture_paths(data.image):
+            shown = load_picture(path)
+            for text in data.mask if len(data.class_word) == 1 else ():
+                file = paired_mask(shown.path, text) if Path(text).is_dir() else Path(text)
+                check_mask(mask_from_file(file, shown), f"mask {file}")
 
     def model() -> None:
         folder = MINI_SD if source == MINI_SD_NAME else Path(source)
         if folder.is_dir():
             check_folder(folder, job.settings.model.variant or None)
 
-    for check in (picture, model, lambda: stages_of(job.settings)):
+    for check in (pictures, model, lambda: stages_of(job.settings)):
         try:
             check()
         except SingleInsertError as problem:
@@ -129,6 +132,7 @@ def plan_lines(jobs: Sequence[Job], states: Mapping[str, State]) -> list[str]:
         what = {DONE: "done, left alone", FAILED: "again, it failed"}.get(state.state, state.state)
         steps = f"{settings.stage1.steps}+{settings.stage2.steps} steps at {data.resolution}"
         model = Path(settings.model.pretrained_model_name_or_path).name
-        parts = [data.class_word, f"preset {job.preset or 'none'}", model, steps, data.image]
+        shown = ", ".join(data.image)
+        parts = [", ".join(data.class_word), f"preset {job.preset or 'none'}", model, steps, shown]
         lines.append(f"  {job.name:{width}}  {what:16}  {', '.join(parts)}")
     return lines

@@ -72,8 +72,8 @@ def results_csv(jobs: Sequence[Job], states: Mapping[str, State], records: Mappi
     for job in jobs:
         state, record = states[job.name], records.get(job.name, {})
         row = {
-            "name": job.name, "class_word": job.settings.data.class_word, "preset": job.preset,
-            "image": job.settings.data.image, "state": state.state, "attempts": state.attempt,
+            "name": job.name, "class_word": ", ".join(job.settings.data.class_word), "preset": job.preset,
+            "image": ", ".join(job.settings.data.image), "state": state.state, "attempts": state.attempt,
             "reason": state.reason if state.state == FAILED else "",
         }  # fmt: skip
         row |= {key: record.get(key, "") for key in ("seconds", "mask_share", "low_memory", "host")}
@@ -104,11 +104,11 @@ def _card(job: Job, state: State, record: dict[str, Any] | None) -> str:
     kind, name = escape(state.state), escape(job.name)
     head = f'<article class="{kind}"><span class="state">{kind}</span><h2>{name}</h2>'
     data = job.settings.data
-    head += f'<div class="soft">{escape(data.class_word)}, preset {escape(job.preset or "none")}</div>'
+    head += f'<div class="soft">{escape(", ".join(data.class_word))}, preset {escape(job.preset or "none")}</div>'
     if state.state == FAILED:
         head += f'<p class="reason">{escape(state.reason)}</p>'
     if state.state == FAILED or record is None:
-        return f'{head}<div class="soft">{escape(data.image)}</div></article>'
+        return f'{head}<div class="soft">{escape(", ".join(data.image))}</div></article>'
     sheet = _link(job.name, f"{job.name}_sheet.png")
     picture = f'<a href="{sheet}"><img src="{sheet}" alt="sheet of {name}" loading="lazy"></a>'
     memory = ", in the low-memory settings" if record["low_memory"] else ""

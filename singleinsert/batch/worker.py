@@ -8,7 +8,8 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,16 @@ from typing import Any
 from singleinsert.atomic import write_text
 from singleinsert.batch.store import RECORD_END, Store
 from singleinsert.cli import low_vram
-from singleinsert.config import Settings, to_toml
+from singleinsert.config import Settings, keys_declared, to_toml
 from singleinsert.config.load import to_values
-from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
+from singleinsert.training.watch import SilentWatch
 from singleinsert.work.queue import DONE, FAILED, this_host
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
-LOADED_WITH = (
-    "enable_xformers_memory_efficient_attention", "gradient_checkpointing", "offload", "channels_last", "compile",
-    "allow_tf32", "mixed_precision",
-)  # fmt: skip
-"""[run] that is set on a model when it is loaded."""
 CURVE_POINTS = 60
+CAPTION_SUFFIX = ".txt"
 INPUTS_END = ".inputs"
 """Of the folder, beside a job's own, into which pictures go that came with it."""
 
@@ -90,6 +88,16 @@ class KeptModel:
         clear_device_cache(garbage_collection=True)
 
 
+class LogWatch(SilentWatch):
+    """Hands a job's lines to its log."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+
+    def line(self, text: str) -> None:
+        self.say(text)
+
+
 class Worker:
     """Trains one job after the other; keeps the base model while the next job wants the same."""
 
@@ -115,7 +123,7 @@ class Worker:
             reason = str(problem)
         except Exception as problem:
             self.model = KeptModel()  # who knows what became of it
-            reason = f"{type(problem).__name__}: {(str(problem).strip() or 'no text').splitlines()[0]}"
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
             log.append(traceback.format_exc())
         finally:
             shutil.rmtree(task.copies, ignore_errors=True)
@@ -128,7 +136,7 @@ class Worker:
         except Exception as problem:
             if not out_of_memory(problem):
                 raise
-            say(f"out of memory ({str(problem).splitlines()[0]}): once more with {LOW_MEMORY}")
+            say(f"out of memory ({first_line(problem)}): once more with {LOW_MEMORY}")
         self.model.forget()
         less = replace(task.settings, run=replace(task.settings.run, **LOW_MEMORY))
         return self._train(task, less, say, sparing=True)
@@ -136,34 +144,31 @@ class Worker:
     def _train(
         self, task: Task, settings: Settings, say: Callable[[str], None], sparing: bool = False
     ) -> dict[str, Any]:
-        from singleinsert.export import export
+        from singleinsert.insert import insert_concepts
         from singleinsert.training.checkpoint import LATEST, checkpoints
         from singleinsert.training.files import RunFiles
-        from singleinsert.training.run import train
 
         started, files = time.time(), RunFiles(task.work, task.name)
         digest = digest_of(read_inputs(settings)) if task.inputs is None else digest_of(task.inputs)
-        trained = None
+        watch, inserted = LogWatch(say), None
         if checkpoints(files.checkpoints):
             going_on = replace(settings, run=replace(settings.run, resume_from_checkpoint=LATEST))
             try:
-                trained = train(near(task, going_on), folder=task.work, load=self.model, say=say)
+                inserted = insert_concepts(
+                    near(task, going_on), watch, folder=task.work, load=self.model, overwrite=True
+                )
             except (ConfigError, ModelError) as problem:  # of other settings, or damaged; the second try tells which
                 say(f"{problem}: begins anew")
-        if trained is None:
+        if inserted is None:
             shutil.rmtree(task.work, ignore_errors=True)
-            trained = train(near(task, settings), folder=task.work, load=self.model, say=say)
-        save = settings.save
-        export(
-            trained.artifact, task.work, formats=save.formats, precision=save.save_precision, preview=trained.preview,
-            trigger_word=save.trigger_word, overwrite=True,
-        )  # fmt: skip
+            inserted = insert_concepts(near(task, settings), watch, folder=task.work, load=self.model, overwrite=True)
+        trained = inserted.trained
         shutil.rmtree(task.work / "checkpoints", ignore_errors=True)  # gigabytes, and it is finished
         write_text(files.config, to_toml(settings))  # says neither that it was resumed nor where pictures lay meanwhile
         metadata = trained.artifact.metadata
         record = {
             "name": task.name,
-            "class_word": settings.data.class_word,
+            "class_word": ", ".join(settings.data.class_word),
             "settings": plain_values(task.settings),
             "digest": digest,
             "base": trained.artifact.base.name,
@@ -187,7 +192,8 @@ def near(task: Task, settings: Settings) -> Settings:
 
 def source_key(settings: Settings) -> tuple[Any, ...]:
     """What a loaded model hangs on, beside precision and device."""
-    return (*vars(settings.model).values(), *(getattr(settings.run, name) for name in LOADED_WITH))
+    values = to_values(settings)
+    return (*vars(settings.model).values(), *(values[key] for key in sorted(keys_declared("loaded"))))
 
 
 def out_of_memory(problem: BaseException | None) -> bool:
@@ -214,28 +220,51 @@ def plain_values(settings: Settings) -> dict[str, Any]:
 
 
 def read_inputs(settings: Settings) -> dict[str, bytes]:
-    """Contents of a job's picture and mask file, by key; what cannot be read is left out, the job will say so."""
-    from singleinsert.masks.files import paired_mask
-
-    data, found = settings.data, dict[str, bytes]()
-    for key, text in (("image", data.image), ("mask", data.mask)):
+    """Contents of a job's pictures, their descriptions and mask files, by "kind/place/file name"; what cannot be read
+    is left out, the job will say so."""
+    found: dict[str, bytes] = {}
+    for key, path in _input_files(settings):
         try:
-            path = paired_mask(Path(data.image), text) if key == "mask" and Path(text).is_dir() else Path(text)
-            found |= {key: path.read_bytes()} if text else {}
-        except (OSError, InputError):
+            found[f"{key}/{path.name}"] = path.read_bytes()
+        except OSError:
             continue
     return found
 
 
+def _input_files(settings: Settings) -> Iterator[tuple[str, Path]]:
+    from singleinsert.data.captions import caption_file
+    from singleinsert.masks.files import paired_mask
+    from singleinsert.training.prepare import picture_paths
+
+    try:
+        pictures = picture_paths(settings.data.image)
+    except InputError:
+        return
+    for place, path in enumerate(pictures):
+        yield f"image/{place}", path
+        if caption_file(path).is_file():
+            yield f"image/{place}", caption_file(path)
+    for place, text in enumerate(settings.data.mask):
+        if not Path(text).is_dir():
+            yield f"mask/{place}", Path(text)
+            continue
+        for number, path in enumerate(pictures):
+            with suppress(InputError):
+                yield f"mask/{number}", paired_mask(path, text)
+
+
 def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> Settings:
-    """``settings`` on copies of its pictures, written under ``folder``."""
-    paths: dict[str, Any] = {}
+    """``settings`` on copies of its pictures and masks, written under ``folder``."""
+    paths: dict[str, dict[int, str]] = {}
     for key, content in inputs.items():
-        path = folder / key / Path(getattr(settings.data, key)).name
+        kind, place, name = key.split("/", 2)
+        path = folder / kind / place / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        paths[key] = str(path)
-    return replace(settings, data=replace(settings.data, **paths))
+        if kind == "mask" or Path(name).suffix != CAPTION_SUFFIX:
+            paths.setdefault(kind, {})[int(place)] = str(path)
+    copied: dict[str, Any] = {kind: tuple(found[place] for place in sorted(found)) for kind, found in paths.items()}
+    return replace(settings, data=replace(settings.data, **copied))
 
 
 def digest_of(inputs: dict[str, bytes]) -> str:

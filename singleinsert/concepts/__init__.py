@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ def build_concept(
     *,
     placeholder: str,
     num_vectors: int,
-    width: int,
-    class_embedding: Tensor | None,
+    widths: Mapping[str, int],
+    class_embedding: Mapping[str, Tensor] | None,
     pixels: Tensor | None,
     generator: torch.Generator,
     init_std: float = 1.0,
@@ -34,16 +35,18 @@ def build_concept(
 
     Args:
         type: "vit" (image encoder from random weights, as the authors), "clip_vit" (from CLIP's), "vector" (free).
-        width: input width d of the text encoder.
-        class_embedding: (k, d) the class word's own token embeddings; given, the concept is a residual on them.
-        pixels: (1, 3, S, S) in [-1, 1], the picture at the encoder's image size; not needed for "vector".
+        widths: input width of each text encoder, by its part's name.
+        class_embedding: each encoder's (k, d) of the class word's own tokens; given, the concept is a residual on them.
+        pixels: (P, 3, S, S) in [-1, 1], the pictures at the encoder's image size; not needed for "vector".
         generator: draws every random weight, on the CPU, so that a seed means the same on any machine.
         init_std: standard deviation per element of the first output (of the residual, if it is one).
         clip_model: folder or hub id for "clip_vit".
         vit_sizes: patch_size, hidden_size, num_hidden_layers, num_attention_heads for "vit".
     """
-    base = residual_base(class_embedding, num_vectors) if class_embedding is not None else None
-    common: dict[str, Any] = {"placeholder": placeholder, "num_vectors": num_vectors, "width": width, "base": base}
+    base = None
+    if class_embedding is not None:
+        base = {part: residual_base(embedding, num_vectors) for part, embedding in class_embedding.items()}
+    common: dict[str, Any] = {"placeholder": placeholder, "num_vectors": num_vectors, "widths": widths, "base": base}
     if type == "vector":
         return VectorConcept(**common, init_std=init_std, generator=generator)
     if type not in CONCEPT_TYPES:

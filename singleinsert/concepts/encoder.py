@@ -1,4 +1,4 @@
-"""An image encoder that looks at the one picture and says the concept's vectors (the paper's section 3.2)."""
+"""An image encoder that looks at the picture, or pictures, and says the concept's vectors (the paper's section 3.2)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ class ImageConcept(Concept):
     """A vision transformer, and a linear layer from its class token to n vectors.
 
     The class token comes out of a layer norm, near unit variance, so a layer of standard deviation
-    ``init_std / sqrt(hidden)`` makes vectors of ``init_std`` per element. Everything is float32 and runs on one
-    picture, which was preprocessed once and is kept here (not in the state dict).
+    ``init_std / sqrt(hidden)`` makes vectors of ``init_std`` per element. Everything is float32 and runs on the
+    pictures (P, 3, S, S), which were preprocessed once and are kept here (not in the state dict); of several pictures
+    the vectors are the mean.
     """
 
     pixels: Tensor
@@ -39,8 +40,8 @@ class ImageConcept(Concept):
         self.register_buffer("pixels", pixels.detach().float(), persistent=False)
 
     def offset(self) -> Tensor:
-        token = self.vit(self.pixels).pooler_output
-        return self.head(token).reshape(self.num_vectors, self.width)
+        tokens = self.vit(self.pixels).pooler_output  # (P, hidden)
+        return self.head(tokens).mean(dim=0).reshape(self.num_vectors, self.width)
 
     @classmethod
     def from_random(

@@ -1,6 +1,7 @@
 """Settings: declared in ``fields``, read and checked in ``load``, documented by ``python -m singleinsert.config``."""
 
 from singleinsert.config.fields import (
+    FREE_SECTIONS,
     MINI_SD_NAME,
     AdapterSettings,
     ConceptSettings,
@@ -13,9 +14,10 @@ from singleinsert.config.fields import (
     Settings,
     StageSettings,
 )
-from singleinsert.config.load import load_settings, preset_names, require, to_toml
+from singleinsert.config.load import keys_declared, load_settings, preset_names, require, to_toml
 
 __all__ = [
+    "FREE_SECTIONS",
     "MINI_SD_NAME",
     "AdapterSettings",
     "ConceptSettings",
@@ -27,6 +29,7 @@ __all__ = [
     "SaveSettings",
     "Settings",
     "StageSettings",
+    "keys_declared",
     "load_settings",
     "preset_names",
     "require",

@@ -8,18 +8,32 @@ from typing import Any, Literal
 
 from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
+from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
 
 MINI_SD_NAME = "mini-sd"
 """Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
 
-Trains = Literal["concept", "unet", "text_encoder"]
-Format = Literal["webui", "diffusers", "bundle"]
-Precision = Literal["fp16", "fp32", "bf16"]
 
+def setting(
+    default: Any,
+    help: str,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    free: bool = False,
+    loaded: bool = False,
+    several: bool = False,
+) -> Any:
+    """A documented field. Choices are declared as a Literal type.
 
-def setting(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """A documented field; ``minimum`` and ``maximum`` are inclusive. Choices are declared as a Literal type."""
-    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+    Args:
+        minimum, maximum: inclusive.
+        free: it changes no number of a run by more than a rounding error, so that a resumed run may differ in it.
+        loaded: it is set on a model when that is loaded, so that another value wants the model loaded again.
+        several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
+    """
+    facts = {"help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several}
+    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -33,22 +47,43 @@ class ModelSettings:
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = setting(
-        "auto", "what the UNet predicts; auto believes the model's scheduler config"
+        "auto", "what the denoiser predicts; auto believes the model's scheduler config"
     )
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """The one picture, what it shows, and the words for it."""
+    """The pictures, what they show, and the words for it."""
 
-    image: str = setting("", "the picture to learn from")
-    mask: str = setting(
-        "", "mask file of the picture's size, white is the subject; empty: the picture's alpha channel, else found"
+    image: tuple[str, ...] = setting(
+        (), "the picture to learn from; several, or a folder, are photos of the same concept", free=True, several=True
     )
-    class_word: str = setting("", "what the subject is one of, such as face or cat")
+    mask: tuple[str, ...] = setting(
+        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word; or a "
+        "folder of them; empty: the picture's alpha channel, else found", free=True, several=True,
+    )  # fmt: skip
+    class_word: tuple[str, ...] = setting(
+        (), "what the subject is one of, such as face or cat; several are several concepts of the picture, each with "
+        "an embedding of its own", several=True,
+    )  # fmt: skip
+    handles: tuple[str, ...] = setting(
+        (), "with several class words: what prompts call the concepts; empty: their class words, numbered where two "
+        "are of one class",
+    )  # fmt: skip
+    learn_background: bool = setting(False, "what no mask covers is one more concept, called background")
+    overlap: Literal["disjoint", "keep"] = setting(
+        "disjoint", "where masks of two concepts overlap: disjoint, the smaller one has it; keep, both have it"
+    )
     placeholder_token: str = setting("*", "the word in prompts that stands for the concept")
-    prompt: str = setting("{placeholder} {class_word}", "training prompt with the concept, y* in the paper")
+    prompt: str = setting(
+        "{placeholder} {class_word}",
+        "training prompt with the concept, y* in the paper; of a picture without a description",
+    )
     class_prompt: str = setting("{class_word}", "the same without the concept, which the frozen model is asked for")
+    description: str = setting(
+        "", "what the picture shows besides the subject, {concept} in the subject's place; empty: the first line of "
+        "photo.txt beside photo.jpg, where there is one",
+    )  # fmt: skip
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
         "mask",
@@ -113,16 +148,18 @@ class ConceptSettings:
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """What changes the weights in stages that train unet or text_encoder."""
+    """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora"] = setting("lora", "kind of adapter")
+    type: Literal["lora", "full"] = setting(
+        "lora", "kind of adapter: lora; full: the weights themselves, exported as a LoRA of network_dim"
+    )
     network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
     network_alpha: float = setting(4.0, "scale: the update counts alpha / rank times", minimum=1e-3)
-    unet_targets: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out.0"), "layers of the UNet, by the end of their path"
+    denoiser_targets: tuple[str, ...] = setting(
+        ("to_q", "to_k", "to_v", "to_out.0"), "layers of the denoiser, by the end of their path"
     )
-    text_encoder_targets: tuple[str, ...] = setting(
-        ("q_proj", "k_proj", "v_proj", "out_proj"), "layers of the text encoder, by the end of their path"
+    text_targets: tuple[str, ...] = setting(
+        ("q_proj", "k_proj", "v_proj", "out_proj"), "layers of the text encoders, by the end of their path"
     )
 
 
@@ -135,16 +172,16 @@ class StageSettings:
         16, "draws of timestep and noise per step, shared out over the processes", minimum=1, maximum=4096
     )
     learning_rate: float = setting(1e-4, "learning rate", minimum=0, maximum=10)
-    trains: tuple[Trains, ...] = setting(("concept",), "what trains: concept, unet, text_encoder")
+    trains: tuple[Role, ...] = setting(("concept",), "what trains: concept, denoiser, text")
     objective: Literal["singleinsert", "full_image"] = setting(
         "singleinsert", "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask"
     )
     foreground_weight: float = setting(1.0, "weight of the foreground loss", minimum=0)
     background_weight: float = setting(1.0, "weight of the background loss, gamma in the paper", minimum=0)
     semantic_weight: float = setting(0.0, "weight of the semantic loss, eta in the paper", minimum=0)
-    loss_space: Literal["x0", "epsilon", "v"] = setting("x0", "space in which errors are squared; the paper's is x0")
+    loss_space: LossSpace = setting("x0", "space in which errors are squared; the paper's is x0")
     min_snr_gamma: float = setting(0.0, "Min-SNR clamp, in place of loss_space; 0: off", minimum=0)
-    mask_normalization: Literal["mean", "area"] = setting(
+    mask_normalization: MaskNormalization = setting(
         "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
     )
     timestep_importance: float = setting(
@@ -152,7 +189,6 @@ class StageSettings:
         "uniformly, as the paper", minimum=0, maximum=2,
     )  # fmt: skip
     stratified_timesteps: bool = setting(False, "spread the timesteps of a batch evenly over their distribution")
-    antithetic_noise: bool = setting(False, "every second sample has the noise of the one before, with opposite sign")
     adam_beta1: float = setting(0.9, "AdamW beta 1", minimum=0, maximum=0.99999)
     adam_beta2: float = setting(0.999, "AdamW beta 2", minimum=0, maximum=0.9999999)
     adam_weight_decay: float = setting(1e-2, "AdamW weight decay", minimum=0, maximum=10)
@@ -168,34 +204,52 @@ class StageSettings:
 class RunSettings:
     """How the training runs."""
 
-    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME")
-    output_name: str = setting("", "NAME of the files and trigger word in WebUIs; empty: the picture's file name")
-    seed: int = setting(0, "every random number hangs on it", minimum=0, maximum=2**32 - 1)
+    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True)
+    output_name: str = setting(
+        "", "NAME of the files and trigger word in WebUIs; empty: the picture's file name", free=True
+    )
+    seed: int = setting(0, "every random number depends on it", minimum=0, maximum=2**32 - 1)
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
         "auto",
         "precision of the frozen weights and of the forward pass; no: float32; auto: as accelerate launch says, else "
         "half precision on a GPU (bf16 where it has that) and float32 on a CPU; what trains is always float32",
+        loaded=True,
     )
     gradient_accumulation_steps: int = setting(1, "batches added up for an optimiser step", minimum=1, maximum=1024)
     micro_batch_size: int = setting(
         0, "samples that go through the models at a time, same numbers and less memory; 0: as many as fit the GPU's "
         "free memory",
-        minimum=0, maximum=4096,
+        minimum=0, maximum=4096, free=True,
     )  # fmt: skip
     use_8bit_adam: bool = setting(False, "AdamW with 8-bit state, from bitsandbytes")
-    enable_xformers_memory_efficient_attention: bool = setting(False, "xformers' attention in place of PyTorch's own")
-    gradient_checkpointing: bool = setting(False, "recompute activations: less memory, a quarter more arithmetic")
+    enable_xformers_memory_efficient_attention: bool = setting(
+        False, "xformers' attention in place of PyTorch's own", free=True, loaded=True
+    )
+    gradient_checkpointing: bool = setting(
+        False, "recompute activations: less memory, a quarter more arithmetic", free=True, loaded=True
+    )
     offload: bool = setting(
         False, "image encoder, text encoder and VAE stay in main memory and work on the CPU, in float32; the GPU has "
-        "the UNet to itself"
+        "the UNet to itself", free=True, loaded=True
     )  # fmt: skip
-    channels_last: bool = setting(False, "UNet and VAE keep the channels of a pixel together in memory")
-    compile: bool = setting(False, "torch.compile for the UNet's transformer blocks; takes a minute or more to begin")
-    allow_tf32: bool = setting(False, "where a GPU computes in float32, round the factors to TF32: faster, less exact")
-    checkpointing_steps: int = setting(0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0)
-    checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0)
-    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest")
-    report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses")
+    channels_last: bool = setting(
+        False, "UNet and VAE keep the channels of a pixel together in memory", free=True, loaded=True
+    )
+    compile: bool = setting(
+        False,
+        "torch.compile for the UNet's transformer blocks; takes a minute or more to begin",
+        free=True,
+        loaded=True,
+    )
+    allow_tf32: bool = setting(
+        False, "where a GPU computes in float32, round the factors to TF32: faster, less exact", free=True, loaded=True
+    )
+    checkpointing_steps: int = setting(
+        0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
+    )
+    checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
+    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True)
+    report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
     teacher_bank: bool = setting(
         True, "keep the frozen model's predictions of stage I and let stage II draw from them: a tenth less work"
     )
@@ -229,7 +283,7 @@ class SaveSettings:
 
 
 STAGE2 = StageSettings(
-    steps=100, batch_size=4, learning_rate=5e-5, trains=("concept", "unet", "text_encoder"), semantic_weight=1.0
+    steps=100, batch_size=4, learning_rate=5e-5, trains=("concept", "denoiser", "text"), semantic_weight=1.0
 )
 
 
@@ -249,9 +303,19 @@ class Settings:
     save: SaveSettings = field(default_factory=SaveSettings)
 
     @property
+    def stages(self) -> dict[str, StageSettings]:
+        """The stages that have steps, by name, in their order."""
+        return {name: stage for name in STAGES if (stage := getattr(self, name)).steps > 0}
+
+    @property
+    def trains_weights(self) -> bool:
+        """Does any stage change the model's weights, so that there is a LoRA at the end?"""
+        return any(WEIGHT_ROLES & {*stage.trains} for stage in self.stages.values())
+
+    @property
     def name(self) -> str:
-        """NAME of the output files: ``run.output_name``, or the picture's file name as a word."""
-        name = self.run.output_name or safe_trigger(Path(self.data.image).stem)
+        """NAME of the output files: ``run.output_name``, or the first picture's file name as a word."""
+        name = self.run.output_name or (safe_trigger(Path(self.data.image[0]).stem) if self.data.image else "")
         if not name:
             raise ConfigError("--output_name is missing, and there is no --image whose name could be taken for it")
         return name
@@ -260,3 +324,7 @@ class Settings:
     def output_dir(self) -> Path:
         """``run.output_dir``, or ``output/NAME``."""
         return Path(self.run.output_dir) if self.run.output_dir else Path("output") / self.name
+
+
+FREE_SECTIONS = frozenset({"sample", "save"})
+"""Sections of the settings that no number of a run depends on."""

@@ -16,9 +16,20 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import toml
 
-from singleinsert.config.fields import Settings
+from singleinsert.config.fields import Settings, StageSettings
 from singleinsert.errors import ConfigError
 from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
+from singleinsert.terms import STAGES
+
+RENAMED = {
+    "adapter.unet_targets": "adapter.denoiser_targets",
+    "adapter.text_encoder_targets": "adapter.text_targets",
+}
+DELETED = {
+    "antithetic_noise": "it made no difference that mattered: leave the key out",
+}
+OLD_VALUES = {"unet": "denoiser", "text_encoder": "text"}
+"""Of ``trains``."""
 
 Values = dict[str, Any]
 """Dotted key -> value, such as {"stage1.steps": 50}."""
@@ -142,9 +153,18 @@ def all_fields() -> Iterator[tuple[str, Field[Any], Any]]:
             yield f"{section}.{f.name}", f, hints[f.name]
 
 
+def keys_declared(fact: str) -> frozenset[str]:
+    """The dotted keys whose declaration says ``fact`` ("free", "loaded") of them."""
+    return frozenset(key for key, f, _ in all_fields() if f.metadata[fact])
+
+
 def declaration(key: str, where: str = "") -> tuple[Field[Any], Any]:
     """The field and type of a dotted key. ConfigError, with the nearest key, where there is none."""
     known = {name: (f, hint) for name, f, hint in all_fields()}
+    if key in RENAMED:
+        raise ConfigError(f"{_at(where)}{key} is called {RENAMED[key]} now")
+    if reason := DELETED.get(key.rpartition(".")[2]):
+        raise ConfigError(f"{_at(where)}{key} is gone: {reason}")
     if key not in known:
         raise ConfigError(f"{_at(where)}unknown key {key}{_nearest_key(key, list(known))}")
     return known[key]
@@ -164,6 +184,8 @@ def _nearest_key(key: str, known: list[str]) -> str:
 def checked_value(key: str, value: Any, where: str = "") -> Any:
     """``value`` in the type of ``key``. ConfigError where it is of another type or out of range."""
     field, hint = declaration(key, where)
+    if field.metadata["several"] and isinstance(value, str):
+        value = (value,) if value else ()
     value = _typed(f"{_at(where)}{key}", value, hint)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
@@ -177,7 +199,9 @@ def parse_value(key: str, text: str) -> Any:
 
     What does not parse comes back as the text, for :func:`checked_value` to refuse by name.
     """
-    _, hint = declaration(key)
+    field, hint = declaration(key)
+    if field.metadata["several"] and not text.startswith("["):
+        return text
     is_list = get_origin(hint) is tuple
     item = get_args(hint)[0] if is_list else hint
     is_text = item is str or get_origin(item) is Literal
@@ -204,6 +228,8 @@ def _typed(label: str, value: Any, hint: Any) -> Any:
         choices = get_args(hint)
         if value not in choices:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
+            if value in OLD_VALUES and OLD_VALUES[value] in choices:
+                hint_at = f"; it is called {OLD_VALUES[value]} now"
             raise ConfigError(f"{label} is {value!r}, but must be one of {', '.join(choices)}{hint_at}")
         return value
     if hint is float and type(value) is int:
@@ -238,10 +264,10 @@ def check_together(settings: Settings) -> None:
     for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
         for text in texts:
             _check_braces(key, text)
-    if settings.stage1.steps + settings.stage2.steps == 0:
-        raise ConfigError("stage1.steps and stage2.steps are both 0: there is nothing to train")
-    for name in ("stage1", "stage2"):
-        _check_stage(name, settings)
+    if not settings.stages:
+        raise ConfigError(f"{' and '.join(f'{name}.steps' for name in STAGES)} are both 0: there is nothing to train")
+    for name, stage in settings.stages.items():
+        _check_stage(name, stage)
     if Path(run.output_name).name != run.output_name or "\\" in run.output_name:
         raise ConfigError(f"run.output_name {run.output_name!r} must be a file name: the folder is run.output_dir")
 
@@ -256,15 +282,11 @@ def _names_the_concept(prompt: str, placeholder: str) -> bool:
     return "{placeholder}" in prompt or "{concept}" in prompt or not {"*", placeholder}.isdisjoint(prompt.split())
 
 
-def _check_stage(name: str, settings: Settings) -> None:
-    stage = getattr(settings, name)
-    if stage.steps == 0:
-        return
+def _check_stage(name: str, stage: StageSettings) -> None:
     if not stage.trains:
         raise ConfigError(f"{name}.trains is empty: set {name}.steps to 0 to leave the stage out")
-    if stage.objective == "singleinsert" and not any(
-        (stage.foreground_weight, stage.background_weight, stage.semantic_weight)
-    ):
+    weights = ("foreground_weight", "background_weight", "semantic_weight")
+    if stage.objective == "singleinsert" and not any(getattr(stage, weight) for weight in weights):
         raise ConfigError(f"{name}: all three loss weights are 0, there is nothing to learn")
 
 
@@ -281,15 +303,12 @@ def require(settings: Settings, **flags: str) -> None:
 def check_name(settings: Settings) -> None:
     """ConfigError where the result's files would refuse NAME, now and not when everything is trained."""
     name, run = settings.name, settings.run
-    of = "run.output_name" if run.output_name else f"the name of {settings.data.image}"
+    of = "run.output_name" if run.output_name else f"the name of {settings.data.image[0]}"
     if problem := problem_with_trigger(name):
         better = safe_trigger(name)
         advice = f", such as {better}" if better and not problem_with_trigger(better) else ""
         raise ConfigError(f"{of}, {name!r:.80}, cannot name a concept: {problem}; give another --output_name{advice}")
-    lora = any(
-        stage.steps and {"unet", "text_encoder"} & {*stage.trains} for stage in (settings.stage1, settings.stage2)
-    )
-    if "bundle" in settings.save.formats and not lora:
+    if "bundle" in settings.save.formats and not settings.trains_weights:
         raise ConfigError("save.formats bundle is an embedding with a LoRA, and no stage trains one: export webui")
     if "bundle" in settings.save.formats and (problem := problem_with_bundled(name)):
         raise ConfigError(f"{of}, {name!r}: {problem}; give another --output_name")

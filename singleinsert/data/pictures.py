@@ -134,7 +134,12 @@ def crop_to_square(
     if mask is not None and mask.size != image.size:
         raise InputError(f"the mask is {mask.width}x{mask.height} but {picture.path} is {image.width}x{image.height}")
     box = square_box(image.size, None if mask is None else _bounds(mask), mode, padding)
-    return Square(_cut(image, box, "edge"), None if mask is None else _cut(mask, box, "constant"), box)
+    return Square(_cut(image, box, "edge"), None if mask is None else cut_mask(mask, box), box)
+
+
+def cut_mask(mask: Image.Image, box: Box) -> Image.Image:
+    """A mask of the picture cut to a square's box; 0 where that reaches beyond the picture."""
+    return _cut(mask, box, "constant")
 
 
 def _bounds(mask: Image.Image) -> Box | None:

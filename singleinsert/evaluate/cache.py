@@ -13,10 +13,11 @@ from PIL import Image
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
-from singleinsert.config import Settings
+from singleinsert.config import FREE_SECTIONS, Settings, keys_declared
 from singleinsert.inference.pipeline import Picture
-from singleinsert.training.checkpoint import FREE, FREE_SECTIONS, STAGES
-from singleinsert.training.run import flatten
+from singleinsert.models.family import Family
+from singleinsert.terms import STAGES
+from singleinsert.training.results import flatten
 
 FORMAT = 1
 """Goes up when the same settings begin to mean something else."""
@@ -77,15 +78,16 @@ def artifact_digest(artifact: Artifact) -> str:
     return sums.hexdigest()[:24]
 
 
-def model_digest(model: Any) -> str:
+def model_digest(model: Family) -> str:
     """Fingerprint of a loaded base model: every weight in the dtype it works in, the tokenizer, the noise schedule."""
     # names that begin with _ are diffusers' own notes, one of them in an order that changes from process to process
     schedule = {key: value for key, value in model.scheduler.config.items() if not key.startswith("_")}
-    tables = [model.tokenizer.get_vocab(), schedule, model.schedule.prediction_type]
+    vocabularies = [tokenizer.get_vocab() for tokenizer in model.tokenizers.values()]
+    tables = [vocabularies, schedule, model.schedule.prediction_type]
     sums = hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode())
-    for name in ("unet", "text_encoder", "vae"):
+    for name, part in model.parts.items():
         sums.update(name.encode())
-        _add_tensors(sums, getattr(model, name).state_dict())
+        _add_tensors(sums, part.state_dict())
     return sums.hexdigest()[:24]
 
 
@@ -99,5 +101,5 @@ def _add_tensors(sums: Any, tensors: dict[str, torch.Tensor]) -> None:
 def _numbers(settings: Settings) -> dict[str, Any]:
     """Settings that change a trained number: not paths, whose contents count, nor what only changes rounding."""
     values = flatten(settings)
-    left_out = {*FREE, "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
+    left_out = {*keys_declared("free"), "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
     return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in FREE_SECTIONS}

@@ -43,7 +43,7 @@ class ConceptPlan:
 
     @property
     def class_word(self) -> str:
-        return self.any_settings.data.class_word
+        return self.any_settings.data.class_word[0]
 
     def asked(self) -> list[tuple[int, Picture]]:
         """(number of the prompt, picture) of all that is drawn by each method: prompt after prompt, seeds counting up.
@@ -126,7 +126,7 @@ def make_plan(
 
 def _concept(job: Job, methods: tuple[Method, ...], protocol: Protocol, preset: str) -> ConceptPlan:
     settings = {method.name: method.applied(job.settings, preset) for method in methods}
-    prompts = prompts_for(protocol.prompts, job.settings.data.class_word)
+    prompts = prompts_for(protocol.prompts, job.settings.data.class_word[0])
     return ConceptPlan(job.name, settings, prompts[: protocol.prompt_limit or None], protocol.seeds)
 
 

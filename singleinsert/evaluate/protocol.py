@@ -74,7 +74,7 @@ def measures(protocol: Protocol) -> dict[str, str]:
 @cache
 def _mini_digest() -> str:
     from singleinsert.metrics.backbones import MINI as FOLDER_OF_MINI
-    from singleinsert.models.base import MINI_SD
+    from singleinsert.models.bundled import MINI_SD
 
     files = [p for folder in (FOLDER_OF_MINI, MINI_SD / "segmenter") for p in sorted(folder.rglob("*")) if p.is_file()]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.batch.local import POLL, stopped_by_signals
 from singleinsert.batch.progress import duration
-from singleinsert.data.pictures import Square
 from singleinsert.errors import SingleInsertError
 from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
@@ -27,13 +26,22 @@ from singleinsert.evaluate.scoring import Scorer
 from singleinsert.evaluate.studio import Studio
 from singleinsert.metrics.regions import mask_array
 from singleinsert.models.attention import heat_picture
-from singleinsert.training.run import find_subject, flatten
+from singleinsert.training.prepare import find_material
+from singleinsert.training.results import flatten
 from singleinsert.work.queue import DONE, FAILED, QUEUED, Claim, Queue
 
 HIDDEN, SCORES, REFERENCES, HEATS = ".work", "scores", "concepts", "heats"
 HEAT_PROMPTS = 2
 SHOWN_SIDE = 160
 """Pixels of a heat map's side, at least."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What pictures are compared with: the training square (RGB) and the subject's mask ("L") of the same size."""
+
+    image: Image.Image
+    mask: Image.Image
 
 
 class Runner:
@@ -103,7 +111,7 @@ class Runner:
         """
         studio, rows = self.studio, list(concept.settings)
         studio.work = work
-        square = self._reference(concept)
+        reference = self._reference(concept)
         digest = studio.digest(concept.any_settings)
         first_stages = {name: first_stage_key(settings, digest) for name, settings in concept.settings.items()}
         stages = Counter(first_stages.values())
@@ -115,7 +123,7 @@ class Runner:
             pictures = [picture for _, picture in concept.asked()]
             images = studio.draw(settings, artifact, pictures)
             try:
-                self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, square)
+                self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, reference)
             except SingleInsertError as problem:
                 waiting = problem
             if self._heat_files(concept):
@@ -153,18 +161,17 @@ class Runner:
     def _name(self, concept: ConceptPlan) -> str:
         return f"{concept.name}-{key_of(self.plan.key(concept), self.model)[:10]}"
 
-    def _reference(self, concept: ConceptPlan) -> Square:
+    def _reference(self, concept: ConceptPlan) -> Reference:
         """The training square and its mask, at the pictures' size; kept for the report."""
         size = (concept.any_settings.data.resolution,) * 2
-        _, square = find_subject(concept.any_settings, lambda line: None)
-        assert square.mask is not None
-        square = replace(square, image=_resized(square.image, size), mask=_resized(square.mask, size))
+        shown = find_material(concept.any_settings, lambda line: None).pictures[0]
+        reference = Reference(_resized(shown.image, size), _resized(shown.subjects[0].mask, size))
         path = self.folder / REFERENCES / f"{concept.name}.png"
-        write_atomically(path, lambda target: square.image.save(target, "PNG"))
-        return square
+        write_atomically(path, lambda target: reference.image.save(target, "PNG"))
+        return reference
 
     def _score(
-        self, concept: ConceptPlan, method: str, keys: list[str], images: list[Image.Image], square: Square
+        self, concept: ConceptPlan, method: str, keys: list[str], images: list[Image.Image], reference: Reference
     ) -> None:
         asked = concept.asked()
         targets = [[[t.question, dict(t.label)] for t in p.targets] for p in concept.prompts]
@@ -172,10 +179,9 @@ class Runner:
         path = self._score_file(concept, method)
         if path.is_file() and json.loads(path.read_text())["key"] == key:
             return
-        assert square.mask is not None
         prompts = [concept.prompts[number] for number, _ in asked]
         with self.studio.clock.running("score"):
-            scores = self.scorer.score(images, prompts, concept.class_word, square.image, mask_array(square.mask))
+            scores = self.scorer.score(images, prompts, concept.class_word, reference.image, mask_array(reference.mask))
         samples = [
             asdict(Sample(method, concept.name, number, picture.seed, keys[i], *scores[i]))
             for i, (number, picture) in enumerate(asked)

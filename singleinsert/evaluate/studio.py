@@ -31,6 +31,7 @@ from singleinsert.training.checkpoint import checkpoint_path
 from singleinsert.training.files import RunFiles
 from singleinsert.training.run import train
 from singleinsert.training.stages import stages_of, wants_bank
+from singleinsert.training.watch import SilentWatch
 
 SCHEDULER = "ddim"
 
@@ -113,7 +114,7 @@ class Studio:
                 changes |= {"checkpointing_steps": steps, "checkpoints_total_limit": 0}
         quick = replace(settings.sample, prompts=(), steps_interval=0)
         settings = replace(settings, sample=quick, run=replace(settings.run, **changes))
-        artifact = train(settings, folder=folder, load=self._kept, say=_silent).artifact
+        artifact = train(settings, folder=folder, load=self._kept, watch=SilentWatch()).artifact
         if first_stage and steps and kept is None:
             target = self._stage_path(first_stage, wants_bank(settings, stages_of(settings)))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -166,13 +167,9 @@ class _loaded:
         self.model, self.artifact = model, artifact
 
     def __enter__(self) -> ConceptPipeline:
-        self.model.vae.to(self.model.device)  # training has put it away
+        self.model.autoencoder.to(self.model.device)  # training has put it away
         self.pipeline = ConceptPipeline(self.model, [self.artifact], scheduler=SCHEDULER)
         return self.pipeline
 
     def __exit__(self, *exception: object) -> None:
         self.pipeline.close()
-
-
-def _silent(line: str) -> None:
-    pass

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, dotted_name, flat_name
 from singleinsert.artifact import Artifact, TrainedConcept
+from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
-
-DTYPES = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def dtype_of(precision: str) -> torch.dtype:

@@ -43,7 +43,8 @@ def lora_from_peft(unet: nn.Module | None = None, text_encoder: nn.Module | None
         }
         if not found[component]:
             raise ModelError(f"the {component} holds no peft LoRA called '{NAME}'")
-    return LoraAdapters({}, found).state()
+    update = LoraAdapters({}, found).state()
+    return {} if update is None else {component: dict(layers) for component, layers in update.lora.items()}
 
 
 def save_lora(

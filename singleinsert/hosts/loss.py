@@ -8,6 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from singleinsert.errors import InputError
+from singleinsert.losses import all_terms
 from singleinsert.losses.diffusion import LossSpace, MaskNormalization, Views
 from singleinsert.losses.singleinsert import SingleInsert
 from singleinsert.models.schedule import NoiseSchedule, PredictionType
@@ -80,9 +81,9 @@ def concept_loss(
 
     views = Views(
         latents, x0(prediction), x0(class_prediction), x0(frozen_prediction),
-        mask.to(latents.device), schedule.snr(timesteps),
+        mask.to(latents.device), schedule.weight(timesteps, loss_space, min_snr_gamma),
     )  # fmt: skip
-    terms = objective.terms(views)
+    terms = all_terms(objective, views)
     return ConceptLoss(sum(terms.values(), latents.new_zeros(len(latents)).float()), terms)
 
 

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from singleinsert.adapters.naming import COMPONENTS, TEXT_ENCODER
+from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError, ModelError
-from singleinsert.models.base import BaseModel
+from singleinsert.models.family import Family
 
 LARGEST_WEIGHT = 100.0
 """Of a LoRA. Pictures fall apart long before; far beyond, they are black."""
@@ -48,7 +48,7 @@ def shared_updates(concepts: Sequence[Artifact]) -> dict[str, WeightUpdate]:
     return found
 
 
-def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) -> None:
+def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> None:
     """Put the concepts' LoRAs into the pipeline's UNet and text encoders, by diffusers' own loader.
 
     Raises:
@@ -56,7 +56,6 @@ def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) ->
     """
     for concept in concepts:
         check_fits(concept, model)
-    loaders = {"unet": pipeline.load_lora_into_unet, "text_encoder": pipeline.load_lora_into_text_encoder}
     for index, update in enumerate(shared_updates(concepts).values()):
         for component in COMPONENTS:
             layers = update.lora.get(component)
@@ -65,13 +64,10 @@ def load_loras(pipeline: Any, model: BaseModel, concepts: Sequence[Artifact]) ->
             tensors, config = _peft_form(component, layers, model.dtype)
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
-                loaders[component](
-                    tensors, network_alphas=None, adapter_name=adapter_name(index), metadata=config,
-                    **{component: getattr(model, component)},
-                )  # fmt: skip
+                model.load_lora(pipeline, component, tensors, config, adapter_name(index))
 
 
-def set_weights(model: BaseModel, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:
+def set_weights(model: Family, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:
     """Scale each LoRA. A layer's update is the sum of ``weight * alpha / rank * up @ down``.
 
     Raises:
@@ -81,7 +77,7 @@ def set_weights(model: BaseModel, concepts: Sequence[Artifact], weights: Sequenc
     updates = list(shared_updates(concepts).items())
     for component in COMPONENTS:
         active = {adapter_name(i): scales[key] for i, (key, u) in enumerate(updates) if u.lora.get(component)}
-        for layer in _lora_layers(getattr(model, component, None)):
+        for layer in _lora_layers(model.parts.get(component)):
             layer.set_adapter([name for name in active if name in layer.lora_A])
             for name, weight in active.items():
                 layer.set_scale(name, weight)
@@ -106,17 +102,17 @@ def _weight_of_each(concepts: Sequence[Artifact], weights: Sequence[float]) -> d
     return found
 
 
-def check_fits(concept: Artifact, model: BaseModel) -> None:
+def check_fits(concept: Artifact, model: Family) -> None:
     """ModelError, in one line, where the concept's vectors or LoRA are for another kind of model."""
-    wanted = {TEXT_ENCODER: model.text_width}
+    wanted = dict(model.embedding_widths)
     if concept.widths != wanted:
         ours, theirs = (" and ".join(str(width) for width in widths.values()) for widths in (concept.widths, wanted))
         raise ModelError(
-            f"{concept.name} was trained for {concept.base.name} (vectors of width {ours}), and {model.name} takes "
-            f"{theirs}: give its own model as --pretrained_model_name_or_path"
+            f"{concept.name} was trained for {concept.base.name} (vectors of width {ours}), and {model.model_name} "
+            f"takes {theirs}: give its own model as --pretrained_model_name_or_path"
         )
     for component in COMPONENTS:
-        part = getattr(model, component, None)
+        part = model.parts.get(component)
         modules = {} if part is None else dict(part.named_modules())
         for path, weights in concept.lora.get(component, {}).items():
             module = modules.get(path)
@@ -125,8 +121,8 @@ def check_fits(concept: Artifact, model: BaseModel) -> None:
                 weights.down.shape[1],
             ):
                 raise ModelError(
-                    f"the LoRA of {concept.name} does not fit {model.name}: {component}.{path} is missing there or "
-                    "of another size: give the model it was trained on as --pretrained_model_name_or_path"
+                    f"the LoRA of {concept.name} does not fit {model.model_name}: {component}.{path} is missing there "
+                    "or of another size: give the model it was trained on as --pretrained_model_name_or_path"
                 )
 
 

@@ -73,7 +73,7 @@ def webui_text(image: Image.Image, picture: Picture, pipeline: ConceptPipeline, 
         "CFG scale": f"{picture.guidance_scale:g}",
         "Seed": picture.seed,
         "Size": f"{image.width}x{image.height}",
-        "Model": pipeline.model.name,
+        "Model": pipeline.model.model_name,
         "RNG": "CPU",
         "Version": f"singleinsert {__version__}",
     }
@@ -87,5 +87,5 @@ def details(picture: Picture, pipeline: ConceptPipeline, scheduler: str) -> dict
         {"name": name.name, "class_word": name.class_word, "weight": name.weight, "base": concept.base.name}
         for name, concept in zip(pipeline.names, pipeline.concepts, strict=True)
     ]
-    model = {"base_model": pipeline.model.name, "scheduler": scheduler, "dtype": str(pipeline.model.dtype)}
+    model = {"base_model": pipeline.model.model_name, "scheduler": scheduler, "dtype": str(pipeline.model.dtype)}
     return {**vars(picture), **model, "concepts": concepts, "version": __version__}

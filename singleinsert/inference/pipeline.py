@@ -17,10 +17,9 @@ from singleinsert.errors import InputError
 from singleinsert.inference.loras import load_loras, set_weights
 from singleinsert.inference.prompts import ConceptName, resolve, slot
 from singleinsert.inference.schedulers import build_scheduler
-from singleinsert.models.attention import CrossAttentionMaps, placeholder_positions, word_positions
-from singleinsert.models.base import BaseModel
-from singleinsert.models.sampling import build_pipeline, sample_images
-from singleinsert.models.text import TokenizedPrompt, encode, tokenize
+from singleinsert.models.condition import Condition
+from singleinsert.models.family import Embedding, Family, Prompt
+from singleinsert.models.sampling import sample_images
 
 OFFLOADS = ("none", "model", "sequential")
 
@@ -56,7 +55,7 @@ class ConceptPipeline:
 
     def __init__(
         self,
-        model: BaseModel,
+        model: Family,
         concepts: Sequence[Artifact] = (),
         weights: Sequence[float] | None = None,
         *,
@@ -71,7 +70,7 @@ class ConceptPipeline:
             weights: of each artifact's LoRA, 1 by default; the embeddings are not scaled.
             scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``.
             offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
-                layers do); the text encoder, which is small, stays on ``offload_device``. ``model`` is on the CPU then.
+                layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU.
 
         Raises:
             ModelError: a concept is for another kind of model. InputError: two of one name, an unknown scheduler.
@@ -85,10 +84,13 @@ class ConceptPipeline:
                 f"two concepts are called {max(names, key=names.count)}, and a prompt could not tell them apart: give "
                 "one another name by python -m singleinsert.export --output_name"
             )
-        self.pipeline = build_pipeline(model, build_scheduler(scheduler, model.scheduler.config))
+        self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler.config))
         load_loras(self.pipeline, model, self.concepts)
         self.set_weights(weights if weights is not None else [1.0] * len(concepts))
-        self._vectors = {slot(i): concept.embedding.to(model.device) for i, concept in enumerate(self.concepts)}
+        self._vectors: dict[str, Embedding] = {
+            slot(i): {part: tensor.to(model.device) for part, tensor in concept.concept.embeddings.items()}
+            for i, concept in enumerate(self.concepts)
+        }
         self._offload(offload, offload_device)
 
     def set_weights(self, weights: Sequence[float]) -> None:
@@ -111,15 +113,15 @@ class ConceptPipeline:
         self.pipeline.unload_lora_weights()
         self.concepts, self.weights, self._sizes = (), [], []
 
-    def tokenize(self, prompt: str) -> TokenizedPrompt:
+    def tokenize(self, prompt: str) -> Prompt:
         """A prompt as a user writes it, its concepts' vectors as slots. InputError where it names an unknown one."""
         counts = {slot(i): concept.num_vectors for i, concept in enumerate(self.concepts)}
-        return tokenize(self.model.tokenizer, resolve(prompt, self.names), counts)
+        return self.model.tokenize(resolve(prompt, self.names), counts)
 
     @torch.no_grad()
-    def encode(self, prompt: str) -> Tensor:
-        """(1, L, d) text condition of a prompt as a user writes it. InputError where it names an unknown concept."""
-        return encode(self.model.text_encoder, self.tokenize(prompt), self._vectors)
+    def encode(self, prompt: str) -> Condition:
+        """The condition of a prompt as a user writes it. InputError where it names an unknown concept."""
+        return self.model.encode(self.tokenize(prompt), self._vectors)
 
     def render(
         self,
@@ -152,7 +154,7 @@ class ConceptPipeline:
         tokens = {picture.prompt: self.map_tokens(picture.prompt) for picture in pictures}
 
         def draw(batch: Sequence[Picture]) -> Iterator[tuple[Image, dict[str, Tensor]]]:
-            with CrossAttentionMaps(self.model.unet, [tokens[p.prompt] for p in batch], **options) as attention:
+            with self.model.read_attention([tokens[p.prompt] for p in batch], **options) as attention:
                 images = self._draw(batch, conditions, None)
             return zip(images, attention.maps(), strict=True)
 
@@ -163,22 +165,22 @@ class ConceptPipeline:
         tokenized, found = self.tokenize(prompt), dict[str, list[int]]()
         for i, concept in enumerate(self.concepts):
             name = concept.placeholder if len(self.concepts) == 1 else concept.name
-            found[name] = placeholder_positions(tokenized, slot(i))
-            found[concept.class_word] = word_positions(self.model.tokenizer, tokenized, concept.class_word)
+            found[name] = tokenized.positions(slot(i))
+            found[concept.class_word] = self.model.word_positions(tokenized, concept.class_word)
         return {name: positions for name, positions in found.items() if positions}
 
-    def _conditions(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+    def _conditions(self, pictures: Sequence[Picture]) -> dict[str, Condition]:
         for picture in pictures:
             self._check(picture)
         prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
-        return {prompt: self.encode(prompt).cpu() for prompt in sorted(prompts)}
+        return {prompt: self.encode(prompt).to(torch.device("cpu")) for prompt in sorted(prompts)}
 
-    def _draw(self, batch: Sequence[Picture], conditions: dict[str, Tensor], callback: Any) -> list[Image]:
+    def _draw(self, batch: Sequence[Picture], conditions: dict[str, Condition], callback: Any) -> list[Image]:
         device, (steps, guidance, width, height) = self.pipeline._execution_device, batch[0].batch_key()
         return sample_images(
             self.model,
-            torch.cat([conditions[picture.prompt] for picture in batch]).to(device),
-            torch.cat([conditions[picture.negative_prompt] for picture in batch]).to(device),
+            Condition.concatenate([conditions[picture.prompt] for picture in batch]).to(device),
+            Condition.concatenate([conditions[picture.negative_prompt] for picture in batch]).to(device),
             [torch.Generator().manual_seed(picture.seed) for picture in batch],
             steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
             pipeline=self.pipeline,
@@ -186,8 +188,11 @@ class ConceptPipeline:
 
     def _check(self, picture: Picture) -> None:
         for side in (picture.width, picture.height):
-            if side is not None and (side < 8 or side % 8):
-                raise InputError(f"a picture of {side} pixels cannot be drawn: width and height are multiples of 8")
+            multiple = self.model.size_multiple
+            if side is not None and (side < multiple or side % multiple):
+                raise InputError(
+                    f"a picture of {side} pixels cannot be drawn: width and height are multiples of {multiple}"
+                )
         if not 1 <= picture.steps <= self.model.schedule.num_timesteps:
             most = self.model.schedule.num_timesteps
             raise InputError(f"{picture.steps} sampling steps: between 1 and {most}, the model's own, are needed")
@@ -200,7 +205,7 @@ class ConceptPipeline:
         if kind == "none":
             return
         # diffusers' hooks sit on the pipeline's own calls, and prompts are encoded outside of them
-        self.pipeline._exclude_from_cpu_offload = [*self.pipeline._exclude_from_cpu_offload, "text_encoder"]
+        self.pipeline._exclude_from_cpu_offload = [*self.pipeline._exclude_from_cpu_offload, *self.model.text_parts]
         if kind == "model":
             self.pipeline.enable_model_cpu_offload(device=device)
         else:

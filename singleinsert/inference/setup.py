@@ -12,13 +12,15 @@ import torch
 from singleinsert.artifact import Artifact
 from singleinsert.config import MINI_SD_NAME
 from singleinsert.data.prompts import NOVEL_VIEWS
+from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, prompt_lines
 from singleinsert.locate import load_concept
-from singleinsert.models.base import MINI_SD, BaseModel, load_base_model
+from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.family import Family
+from singleinsert.models.loading import load_base_model
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 PROMPT_LISTS = {"views": NOVEL_VIEWS}
 
 
@@ -41,7 +43,7 @@ def _split_weight(spec: str) -> tuple[str, float]:
     return path, weight
 
 
-def load_base(args: Namespace, concepts: Sequence[Artifact]) -> BaseModel:
+def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     """The model that the flags name, else the one the first concept was trained on.
 
     Raises:
@@ -62,9 +64,9 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> BaseModel:
 
         enable_xformers(model)
     if args.enable_vae_tiling:
-        model.vae.enable_tiling()
+        model.autoencoder.enable_tiling()
     if args.enable_attention_slicing:
-        model.unet.set_attention_slice("auto")
+        model.denoiser.set_attention_slice("auto")
     return model
 
 

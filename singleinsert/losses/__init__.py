@@ -7,14 +7,23 @@ from typing import Protocol
 
 from torch import Tensor
 
-from singleinsert.losses.diffusion import FullImage, Views
+from singleinsert.losses.diffusion import Attention, LossSpace, Views
+from singleinsert.losses.full_image import FullImage
 from singleinsert.losses.singleinsert import SingleInsert
 
-__all__ = ["OBJECTIVES", "FullImage", "Objective", "SingleInsert", "Views"]
+__all__ = ["OBJECTIVES", "Attention", "FullImage", "Objective", "SingleInsert", "Views", "all_terms"]
 
 
 class Objective(Protocol):
     """What a training step needs to know of an objective."""
+
+    @property
+    def loss_space(self) -> LossSpace:
+        """The space in which errors are squared; with ``min_snr_gamma`` it gives :attr:`Views.weight`."""
+
+    @property
+    def min_snr_gamma(self) -> float:
+        """Min-SNR clamp in place of ``loss_space``; 0 is off."""
 
     @property
     def needs_class(self) -> bool:
@@ -22,16 +31,22 @@ class Objective(Protocol):
 
     @property
     def needs_frozen(self) -> bool:
-        """The frozen model's prediction for the class prompt is needed."""
+        """The frozen model's prediction is needed."""
+
+    @property
+    def attention_level(self) -> int:
+        """The cross-attention layers to read have the latents' side divided by this; 0 reads none."""
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
-        """Weighted terms (b,) that hang on ``views.x0_concept``."""
+        """Weighted terms (b,) that depend on ``views.x0_concept``."""
 
     def class_terms(self, views: Views) -> dict[str, Tensor]:
-        """Weighted terms (b,) that hang on ``views.x0_class``."""
+        """Weighted terms (b,) that depend on ``views.x0_class``."""
 
-    def terms(self, views: Views) -> dict[str, Tensor]:
-        """All of them; the loss is the mean over the batch of their sum."""
+
+def all_terms(objective: Objective, views: Views) -> dict[str, Tensor]:
+    """All of an objective's terms; the loss is the mean over the batch of their sum."""
+    return {**objective.concept_terms(views), **objective.class_terms(views)}
 
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {"singleinsert": SingleInsert, "full_image": FullImage}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from singleinsert.losses.diffusion import LossSpace, MaskNormalization, Views, masked_mse, timestep_weight
+from singleinsert.losses.diffusion import LossSpace, MaskNormalization, Views, masked_mse
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class SingleInsert:
     min_snr_gamma: float = 0.0
     mask_normalization: MaskNormalization = "mean"
 
+    attention_level = 0
+
     @property
     def needs_class(self) -> bool:
         """Does it look at the TUNED model's prediction for the class prompt?"""
@@ -40,26 +42,22 @@ class SingleInsert:
         return self.background_weight != 0 or self.semantic_weight != 0
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
-        """Foreground and background: what hangs on the prediction for the prompt with the concept."""
+        """Foreground and background: what depends on the prediction for the prompt with the concept."""
         assert views.x0_concept is not None
-        weight = timestep_weight(views.snr, self.loss_space, self.min_snr_gamma)
         terms = {}
         if self.foreground_weight:
             error = masked_mse(views.x0_concept, views.x0_target, views.mask, self.mask_normalization)
-            terms["foreground"] = self.foreground_weight * weight * error
+            terms["foreground"] = self.foreground_weight * views.weight * error
         if self.background_weight:
             assert views.x0_frozen is not None
             error = masked_mse(views.x0_concept, views.x0_frozen.detach(), 1 - views.mask, self.mask_normalization)
-            terms["background"] = self.background_weight * weight * error
+            terms["background"] = self.background_weight * views.weight * error
         return terms
 
     def class_terms(self, views: Views) -> dict[str, Tensor]:
-        """Semantic: what hangs on the tuned model's prediction for the class prompt."""
+        """Semantic: what depends on the tuned model's prediction for the class prompt."""
         if not self.semantic_weight:
             return {}
-        assert views.x0_class is not None and views.x0_frozen is not None
-        weight = timestep_weight(views.snr, self.loss_space, self.min_snr_gamma)
-        return {"semantic": self.semantic_weight * weight * masked_mse(views.x0_class, views.x0_frozen.detach())}
-
-    def terms(self, views: Views) -> dict[str, Tensor]:
-        return {**self.concept_terms(views), **self.class_terms(views)}
+        frozen = views.x0_frozen if views.x0_frozen_class is None else views.x0_frozen_class
+        assert views.x0_class is not None and frozen is not None
+        return {"semantic": self.semantic_weight * views.weight * masked_mse(views.x0_class, frozen.detach())}

@@ -24,7 +24,7 @@ def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) 
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import find_mask, write_mask
 
-    words = args.class_word or ([settings.data.class_word] if settings.data.class_word else [])
+    words = args.class_word or list(settings.data.class_word)
     if not words:
         raise ConfigError("--class_word is missing: what does the picture show, such as face or cat?")
     picture = load_picture(args.image)

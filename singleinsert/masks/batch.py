@@ -30,7 +30,7 @@ def batch(args: argparse.Namespace, settings: Settings, options: dict[str, Any])
     """
     images = Path(args.images)
     pictures = list_pictures(images)
-    words = class_words(args.class_words, args.class_word or settings.data.class_word, pictures)
+    words = class_words(args.class_words, args.class_word or " ".join(settings.data.class_word), pictures)
     folder = Path(args.output_dir) if args.output_dir else images.with_name(images.resolve().name + "_masks")
     if folder.resolve() == images.resolve():
         raise ConfigError("--output_dir is the folder of the pictures: masks have the pictures' names, give another")

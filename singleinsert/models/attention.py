@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert.errors import InputError
-from singleinsert.models.text import TokenizedPrompt
 
 Tokens = Mapping[str, Sequence[int]]
 """Name of a map -> positions in the prompt; the map is the mean over them."""
@@ -119,6 +118,71 @@ class CrossAttentionMaps:
                 sums[i][name] = sums[i][name] + found if name in sums[i] else found
 
 
+class AttentionProbabilities:
+    """Within it, one call of ``unet`` leaves the cross-attention of every token at one level, with its graph.
+
+    Read are the layers of the down and up blocks (as Break-A-Scene does, not the middle block) whose feature maps are
+    nearest to the latents' size divided by ``level``: 16 x 16 for SD at 512 px and level 4. The UNet's output does not
+    change. Under gradient checkpointing the backward pass runs the layers a second time, and must find them doing what
+    they did: call backward within the context. What is computed then is not collected again.
+    """
+
+    def __init__(self, unet: Any, latent_size: tuple[int, int], level: int) -> None:
+        self.unet, self.size = unet, latent_size
+        self.layers = layers_at(unet, latent_size, level)
+        self._before: dict[str, Any] = {}
+        self._sum: Tensor | None = None
+        self._collecting = False
+
+    def __enter__(self) -> AttentionProbabilities:
+        self._collecting = True
+        for name in self.layers:
+            module = self.unet.get_submodule(name)
+            self._before[name] = module.processor
+            module.set_processor(_Reader(module.processor, self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._collecting = False
+        for name, processor in self._before.items():
+            self.unet.get_submodule(name).set_processor(processor)
+        self._before.clear()
+
+    def add(self, attn: Any, hidden: Tensor, context: Tensor) -> None:
+        """Add one layer's probabilities. hidden (b, n, c), context (b, L, d)."""
+        found = token_probabilities(attn, hidden, context)  # (b, n, L)
+        if self._collecting:
+            found = found.unflatten(1, _size_of(hidden.shape[1], self.size))  # (b, h, w, L)
+            self._sum = found if self._sum is None else self._sum + found
+
+    def probabilities(self) -> Tensor:
+        """(b, h, w, L) float32, the mean over heads and layers of the one call so far."""
+        assert self._sum is not None, "the UNet was not called"
+        self._collecting = False
+        return self._sum / len(self.layers)
+
+
+def layers_at(unet: Any, latent_size: tuple[int, int], level: int) -> list[str]:
+    """Paths of the cross-attention layers whose feature maps are nearest to the latents' size / ``level``.
+
+    Raises:
+        InputError: the UNet has no cross-attention in its down and up blocks.
+    """
+    side, blocks = max(latent_size), len(unet.config.block_out_channels)
+    sides = [side]
+    for _ in range(blocks - 1):
+        sides.append(-(-sides[-1] // 2))  # a UNet halves, rounding up
+    found: dict[int, list[str]] = {}
+    for name, _ in unet.named_modules():
+        kind, _, rest = name.partition(".")
+        if name.endswith(CROSS) and kind in ("down_blocks", "up_blocks"):
+            block = int(rest.split(".")[0])
+            found.setdefault(sides[block if kind == "down_blocks" else blocks - 1 - block], []).append(name)
+    if not found:
+        raise InputError("no cross-attention layer to read: this UNet has none in its down and up blocks")
+    return found[min(found, key=lambda s: (abs(s - side / level), s))]
+
+
 def token_probabilities(attn: Any, hidden: Tensor, context: Tensor) -> Tensor:
     """softmax(q k^T * scale) over the tokens, the mean over the heads: (b, n, L) float32.
 
@@ -160,7 +224,7 @@ def _resized(grid: Tensor, size: tuple[int, int]) -> Tensor:
 class _Reader:
     """An attention processor that lets another one work and shows what it was given."""
 
-    def __init__(self, inner: Any, maps: CrossAttentionMaps) -> None:
+    def __init__(self, inner: Any, maps: CrossAttentionMaps | AttentionProbabilities) -> None:
         self.inner, self.maps = inner, maps
 
     def __call__(
@@ -169,23 +233,6 @@ class _Reader:
         if encoder_hidden_states is not None:
             self.maps.add(attn, hidden_states, encoder_hidden_states)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-
-
-def placeholder_positions(tokenized: TokenizedPrompt, placeholder: str) -> list[int]:
-    """Where a concept's vectors stand; [] where the prompt does not hold it."""
-    return [slot.position for slot in tokenized.slots if slot.placeholder == placeholder]
-
-
-def word_positions(tokenizer: Any, tokenized: TokenizedPrompt, word: str) -> list[int]:
-    """Where the tokens of ``word`` stand for the first time, outside of slots; [] where it does not."""
-    wanted = tokenizer(word, add_special_tokens=False)["input_ids"]
-    ids = tokenized.input_ids[0].tolist()
-    taken = {slot.position for slot in tokenized.slots}
-    for start in range(len(ids) - len(wanted) + 1):
-        places = list(range(start, start + len(wanted)))
-        if wanted and ids[start : start + len(wanted)] == wanted and not taken & set(places):
-            return places
-    return []
 
 
 HEAT = ((0, 0, 140), (0, 90, 255), (0, 220, 220), (250, 230, 40), (255, 100, 0), (160, 0, 0))

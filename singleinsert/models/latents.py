@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 
@@ -34,5 +35,21 @@ def encode_image(vae: Any, pixels: Tensor) -> LatentDistribution:
     nn.Module.to(vae, torch.float32)  # diffusers' own .to() warns of a cast that is taken back here
     posterior = vae.encode(pixels.to(vae.device, torch.float32)).latent_dist
     nn.Module.to(vae, dtype)
-    scale, shift = vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0
+    scale, shift = _scaling(vae)
     return LatentDistribution((posterior.mean - shift) * scale, posterior.std * scale)
+
+
+@torch.no_grad()
+def decode_latents(vae: Any, latents: Tensor) -> list[Image]:
+    """Pictures from latents (b, c, h, w), on the VAE's device: ``z = x0 / scaling_factor + shift_factor``."""
+    from diffusers.image_processor import VaeImageProcessor
+
+    scale, shift = _scaling(vae)
+    z = latents.to(vae.device, vae.dtype) / scale
+    pixels = vae.decode(z + shift if shift else z, return_dict=False)[0]
+    return VaeImageProcessor().postprocess(pixels, output_type="pil")
+
+
+def _scaling(vae: Any) -> tuple[float, float]:
+    """(scaling_factor, shift_factor); Stable Diffusion's VAEs have no shift."""
+    return vae.config.scaling_factor, getattr(vae.config, "shift_factor", None) or 0.0

@@ -65,9 +65,19 @@ def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> To
 
 
 def encode(text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor]) -> Tensor:
-    """The text condition (1, L, d) in the encoder's dtype, differentiable in ``vectors`` (placeholder -> (n, d)).
+    """The text condition (1, L, d) in the encoder's dtype, differentiable in ``vectors`` (placeholder -> (n, d))."""
+    return run_text_encoder(text_encoder, tokenized, vectors)[0]
 
-    The result is bit for bit that of an embedding table that held the vectors.
+
+def run_text_encoder(
+    text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor], **options: Any
+) -> Any:
+    """transformers' output for one prompt, with ``vectors`` (placeholder -> (n, d)) written in at the lookup.
+
+    The result is bit for bit that of an embedding table that held the vectors. ``options`` go to the encoder.
+
+    Raises:
+        InputError: the prompt holds a placeholder that ``vectors`` does not have.
     """
     missing = {slot.placeholder for slot in tokenized.slots} - set(vectors)
     if missing:
@@ -76,15 +86,34 @@ def encode(text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, 
     def write_vectors(module: Any, args: Any, embedded: Tensor) -> Tensor:
         embedded = embedded.clone()
         for position, placeholder, vector in tokenized.slots:
-            embedded[:, position] = vectors[placeholder][vector].to(embedded)
+            row = vectors[placeholder][vector].to(embedded)  # (d,)
+            embedded[:, position] = row if scale is None else row * scale.to(row)
         return embedded
 
-    hook = text_encoder.get_input_embeddings().register_forward_hook(write_vectors) if tokenized.slots else None
+    module = lookup(text_encoder)
+    scale = lookup_scale(module)
+    hook = module.register_forward_hook(write_vectors) if tokenized.slots else None
     try:
-        return text_encoder(tokenized.input_ids.to(text_encoder.device))[0]
+        return text_encoder(tokenized.input_ids.to(text_encoder.device), **options)
     finally:
         if hook is not None:
             hook.remove()
+
+
+def lookup(text_encoder: Any) -> Any:
+    """The embedding table that the encoder's FORWARD calls.
+
+    T5 in transformers 5 has two modules over one weight: ``get_input_embeddings()`` is ``shared``, and the forward
+    calls ``encoder.embed_tokens``; a vector written into the former would train nothing, in silence.
+    """
+    inner = getattr(text_encoder, "encoder", None)
+    return getattr(inner, "embed_tokens", None) or text_encoder.get_input_embeddings()
+
+
+def lookup_scale(module: Any) -> Tensor | None:
+    """What the lookup multiplies its rows with on their way out (Gemma: sqrt(d)); None where it does not."""
+    scale = getattr(module, "embed_scale", None)
+    return None if scale is None else torch.as_tensor(scale)
 
 
 def split_at_placeholders(prompt: str, placeholders: Mapping[str, int]) -> list[tuple[str, str | None]]:
@@ -106,6 +135,18 @@ def word_embeddings(tokenizer: Any, text_encoder: Any, word: str) -> Tensor:
     ids = known_tokens(tokenizer, word, "class word")
     weight = text_encoder.get_input_embeddings().weight
     return weight[torch.tensor(ids, device=weight.device)].detach().float()
+
+
+def word_positions(tokenizer: Any, tokenized: TokenizedPrompt, word: str, after: int = -1) -> list[int]:
+    """Where the tokens of ``word`` stand for the first time behind ``after``, outside of slots; [] where not."""
+    wanted = tokenizer(word, add_special_tokens=False)["input_ids"]
+    ids = tokenized.input_ids[0].tolist()
+    taken = {slot.position for slot in tokenized.slots}
+    for start in range(after + 1, len(ids) - len(wanted) + 1):
+        places = list(range(start, start + len(wanted)))
+        if wanted and ids[start : start + len(wanted)] == wanted and not taken & set(places):
+            return places
+    return []
 
 
 def known_tokens(tokenizer: Any, word: str, role: str) -> list[int]:

@@ -52,6 +52,6 @@ def check_triggers(triggers: Sequence[str]) -> None:
 @cache
 def _vocabulary() -> frozenset[str]:
     """Read once: a run asks at its start and when it exports, a batch for every job."""
-    from singleinsert.models.single_file import clip_tokenizer
+    from singleinsert.models.vocabulary import clip_tokenizer
 
     return frozenset(clip_tokenizer("sd1").get_vocab())

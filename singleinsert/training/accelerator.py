@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from singleinsert.atomic import write_text
-from singleinsert.errors import ConfigError, MissingPackageError
-from singleinsert.models.base import first_line
+from singleinsert.errors import ConfigError, MissingPackageError, first_line
 from singleinsert.training.files import RunFiles
 
 TRACKERS = ("tensorboard", "wandb")
@@ -92,10 +91,9 @@ def _trackers(report_to: str) -> list[str]:
 
 
 def _check_processes(settings: Any, processes: int) -> None:
-    for name in ("stage1", "stage2"):
-        section = getattr(settings, name)
+    for name, section in settings.stages.items():
         batch = section.batch_size * settings.run.gradient_accumulation_steps
-        if section.steps and batch < processes:
+        if batch < processes:
             raise ConfigError(
                 f"{name}.batch_size is the whole batch, {batch}: it cannot be shared by {processes} processes"
             )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.models.schedule import Schedule
 from singleinsert.training.draws import PLAIN, Draws, Sampling, draw
 from singleinsert.training.seeds import named_generator
 
@@ -61,15 +61,18 @@ class TeacherBank:
         """Whether the bank has these samples of a stage with ``batch`` samples a step: a whole step's, or none."""
         return self.outputs is not None and samples.start // batch < ROUNDS * self.samples // batch
 
-    def draw(self, schedule: NoiseSchedule, shape: Sequence[int], samples: Sequence[int]) -> Draws:
-        """The draws for ``samples`` of the stage that draws from the bank, with the outputs that belong to them.
+    def entries(self, samples: Sequence[int]) -> list[int]:
+        """Which of :attr:`stage`'s samples serve as ``samples`` of the stage that draws from the bank.
 
         They come round in the same order, as often as :meth:`serves` says.
         """
-        outputs = self.outputs
-        assert outputs is not None
         if not self._order:
             self._order = torch.randperm(self.samples, generator=named_generator(self.seed, "bank")).tolist()
-        entries = [self._order[sample % self.samples] for sample in samples]
+        return [self._order[sample % self.samples] for sample in samples]
+
+    def draw(self, schedule: Schedule, shape: Sequence[int], entries: Sequence[int]) -> Draws:
+        """The draws of ``entries``, :attr:`stage`'s samples, with the outputs that belong to them."""
+        outputs = self.outputs
+        assert outputs is not None
         drawn = draw(schedule, shape, self.seed, self.stage, entries, self.sampling)
         return replace(drawn, frozen=torch.stack([outputs[entry] for entry in entries]))

@@ -12,21 +12,13 @@ import torch
 from torch import Tensor
 
 from singleinsert.atomic import write_atomically
+from singleinsert.config import FREE_SECTIONS, keys_declared
 from singleinsert.errors import ConfigError, InputError, ModelError
+from singleinsert.terms import STAGES
 
 LATEST = "latest"
 _NAME = re.compile(r"step_(\d+)\.safetensors$")
 _HEADER = "singleinsert_checkpoint"
-
-# what may differ between a run and its continuation: it changes no number by more than a rounding error
-FREE = {
-    "data.image", "data.mask", "run.output_dir", "run.output_name", "run.resume_from_checkpoint",
-    "run.checkpointing_steps", "run.checkpoints_total_limit", "run.report_to", "run.micro_batch_size",
-    "run.gradient_checkpointing", "run.enable_xformers_memory_efficient_attention", "run.offload", "run.channels_last",
-    "run.compile", "run.allow_tf32",
-}  # fmt: skip
-FREE_SECTIONS = {"sample", "save"}
-STAGES = ("stage1", "stage2")
 
 
 def save_checkpoint(folder: Path, global_step: int, state: dict[str, Any], limit: int = 0) -> Path:
@@ -94,7 +86,8 @@ def not_reached(state: dict[str, Any]) -> set[str]:
     adapter's while there is none. A run that differs in these alone can go on from it."""
     begun = [name for name in STAGES if state["identity"].get(f"{name}.steps")][: state["stage"] + 1]
     adapted = any(not name.startswith("concept.") for name in state["parameters"])
-    return {name for name in STAGES if begun and name > begun[-1]} | (set() if adapted else {"adapter"})
+    later = STAGES[STAGES.index(begun[-1]) + 1 :] if begun else ()
+    return {*later} | (set() if adapted else {"adapter"})
 
 
 def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any], free: Collection[str] = ()) -> None:
@@ -104,9 +97,10 @@ def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any], fre
         ours, theirs: flat ``{"section.key": value}``, with the digest of picture and mask as "data.digest".
         free: sections that may differ, see :func:`not_reached`.
     """
+    unimportant = keys_declared("free")
     for key in sorted(set(ours) | set(theirs)):
         section = key.split(".")[0]
-        if key in FREE or section in FREE_SECTIONS or section in free or ours.get(key) == theirs.get(key):
+        if key in unimportant or section in FREE_SECTIONS or section in free or ours.get(key) == theirs.get(key):
             continue
         if key == "data.digest":
             raise ConfigError(f"checkpoint {path} is of another picture or mask: resume with the ones it was made from")

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleinsert.losses.diffusion import timestep_weight
-from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.models.schedule import Schedule
 from singleinsert.models.timesteps import TimestepDensity
 from singleinsert.training.seeds import named_generator
 
@@ -56,33 +55,31 @@ class Sampling:
         batch: samples of one optimiser step, consecutive in the stage's numbering.
         density: of the timesteps; None is uniform.
         stratified: the i-th sample of a batch has its timestep from the i-th of ``batch`` equally probable parts.
-        antithetic: every second sample has the noise of the one before, with the opposite sign.
     """
 
     batch: int = 1
     density: TimestepDensity | None = None
     stratified: bool = False
-    antithetic: bool = False
 
     @classmethod
-    def of_stage(cls, section: Any, batch: int, schedule: NoiseSchedule) -> Sampling:
+    def of_stage(cls, section: Any, batch: int, schedule: Schedule) -> Sampling:
         """As a stage's ``section`` of the settings says.
 
         Timesteps count as ``timestep_importance``-th power of the weight that the loss gives an error in epsilon.
         """
         density = None
         if section.timestep_importance:
-            snr = schedule.snr(torch.arange(schedule.num_timesteps, device=schedule.alphas_cumprod.device))
-            weight = timestep_weight(snr, section.loss_space, section.min_snr_gamma) / snr
+            rows = torch.arange(schedule.num_timesteps, device=schedule.device)
+            weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma) / schedule.snr(rows)
             density = TimestepDensity.proportional_to(weight**section.timestep_importance)
-        return cls(batch, density, section.stratified_timesteps, section.antithetic_noise)
+        return cls(batch, density, section.stratified_timesteps)
 
-    def timestep(self, u: Tensor, sample: int, num_timesteps: int) -> tuple[Tensor, Tensor]:
+    def timestep(self, u: Tensor, sample: int, schedule: Schedule) -> tuple[Tensor, Tensor]:
         """Timestep and weight (1,) of a sample from uniform u (1,) in [0, 1), float64."""
         if self.stratified:
             u = (sample % self.batch + u) / self.batch
         if self.density is None:
-            return (u * num_timesteps).long(), torch.ones(1)
+            return schedule.at(u), torch.ones(1)
         return self.density.at(u)
 
 
@@ -90,7 +87,7 @@ PLAIN = Sampling()
 
 
 def draw(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     shape: Sequence[int],
     seed: int,
     stage: str,
@@ -104,15 +101,13 @@ def draw(
 
 
 def _draw_one(
-    schedule: NoiseSchedule, shape: Sequence[int], seed: int, stage: str, sample: int, sampling: Sampling
+    schedule: Schedule, shape: Sequence[int], seed: int, stage: str, sample: int, sampling: Sampling
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pair = sample - sample % 2 if sampling.antithetic else sample
-    generator = named_generator(seed, stage, "draws", pair)
+    generator = named_generator(seed, stage, "draws", sample)
     t, noise = schedule.draw((1, *shape), generator)
     posterior = torch.randn(noise.shape, generator=generator)
     weight = torch.ones(1)
-    if sampling.density is not None or sampling.stratified or sampling.antithetic:
+    if sampling.density is not None or sampling.stratified:
         u = torch.rand(1, generator=named_generator(seed, stage, "timestep", sample), dtype=torch.float64)
-        t, weight = sampling.timestep(u, sample, schedule.num_timesteps)
-    sign = 1 if pair == sample else -1
-    return t, sign * noise, sign * posterior, weight
+        t, weight = sampling.timestep(u, sample, schedule)
+    return t, noise, posterior, weight

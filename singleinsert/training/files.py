@@ -57,6 +57,10 @@ class RunFiles:
     def sample(self, stage: str, step: int, index: int) -> Path:
         return self.samples / f"{self.name}_{stage}_{step:06d}_{index:02d}.png"
 
+    def mask_name(self, place: int, of: int) -> str:
+        """Stem of a mask's files, of the ``place``-th of several."""
+        return self.name if of == 1 else f"{self.name}_{place + 1:02d}"
+
     def check_free(self, resuming: bool, checkpoint: Path | None) -> None:
         """Make the folder.
 

@@ -10,45 +10,60 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from singleinsert.adapters.lora import LoraAdapters
-from singleinsert.concepts import Concept
-from singleinsert.models.base import BaseModel
-from singleinsert.models.text import TokenizedPrompt
+from singleinsert.adapters import adapter_class
+from singleinsert.adapters.base import NO_ADAPTERS, Adapters
+from singleinsert.config import Settings
+from singleinsert.models.family import Family
+from singleinsert.terms import WEIGHT_ROLES
 from singleinsert.training.bank import TeacherBank
 from singleinsert.training.checkpoint import save_checkpoint
 from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.progress import LossLog
+from singleinsert.training.prompting import Prompting, StepPrompt
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.signals import Interrupted, StopSignal
-from singleinsert.training.stages import Stage, build_lr_scheduler, build_optimizer, lora_targets, wants_bank
-from singleinsert.training.step import Conditions, Subject, training_step
+from singleinsert.training.stages import (
+    Stage,
+    adapter_options,
+    build_lr_scheduler,
+    build_optimizer,
+    parts_trained,
+    wants_bank,
+)
+from singleinsert.training.step import EncodedPicture, training_step
+from singleinsert.training.texts import ConceptSet, PromptBook, StepConditions
+from singleinsert.training.watch import Watch
 
 
 @dataclass
 class Run:
-    """What a run is made of. ``frozen_class`` is the frozen text encoder's view (1, L, d) of the class prompt."""
+    """What a run is made of.
 
-    settings: Any
+    Attributes:
+        pictures: what is learnt from. prompting: which of them a sample sees, and in what words.
+        book: the run's prompts. identity: everything that the run's numbers depend on, flat.
+    """
+
+    settings: Settings
     accelerator: Any
     files: RunFiles
     stages: list[Stage]
-    model: BaseModel
-    concept: Concept
-    subject: Subject
-    prompt: TokenizedPrompt
-    class_prompt: TokenizedPrompt
-    frozen_class: Tensor
+    model: Family
+    concepts: ConceptSet
+    pictures: tuple[EncodedPicture, ...]
+    prompting: Prompting
+    book: PromptBook
     identity: dict[str, Any]
-    say: Callable[[str], None]
+    watch: Watch
 
 
 class Loop:
     """Trains a run's stages one after the other, from the start or from a checkpoint's state.
 
     Attributes:
-        adapters: the LoRA layers, once a stage has wanted them.
+        adapters: what changes the model's weights, once a stage has wanted it.
         losses: the table of losses so far.
         on_first_step: called once, after the first optimiser step.
     """
@@ -61,15 +76,15 @@ class Loop:
         on_first_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.run, self.sample, self.on_first_step = run, sample, on_first_step
-        self.adapters: LoraAdapters = LoraAdapters({}, {})
-        self.losses = LossLog(run.accelerator, state["losses"] if state else None)
+        self.adapters: Adapters = NO_ADAPTERS
+        self.losses = LossLog(run.accelerator, state["losses"] if state else None, self._tell)
         self.stage_index: int = state["stage"] if state else 0
         self.step: int = state["step"] if state else 0
         self._sampling = {
             stage.name: Sampling.of_stage(stage.settings, self._batch(stage), run.model.schedule)
             for stage in run.stages
         }
-        self.micro_batch = MicroBatch(run.settings.run.micro_batch_size, run.accelerator.device, run.say)
+        self.micro_batch = MicroBatch(run.settings.run.micro_batch_size, run.accelerator.device, run.watch.line)
         self.bank = self._build_bank()
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
@@ -108,6 +123,11 @@ class Loop:
         self.sample(stage.name, stage.steps)
         self._leave_if_asked(stop)
 
+    def _tell(self, row: dict[str, Any]) -> None:
+        steps = {stage.name: stage.steps for stage in self.run.stages}
+        numbers = {name: value for name, value in row.items() if name not in ("stage", "step")}
+        self.run.watch.step(row["stage"], row["step"], steps[row["stage"]], numbers)
+
     @property
     def global_step(self) -> int:
         return sum(stage.steps for stage in self.run.stages[: self.stage_index]) + self.step
@@ -130,15 +150,20 @@ class Loop:
     def _accumulate_gradients(self, stage: Stage) -> dict[str, Tensor]:
         """Leave a step's gradients in what trains; returns the loss terms, this process's share of each."""
         run, objective = self.run, stage.objective
-        wants_class = objective.needs_class and bool(self.adapters.layers.get("text_encoder"))
-        conditions = Conditions.encode(
-            run.model, run.concept, run.prompt, run.class_prompt if wants_class else None, run.frozen_class
-        )
+        mine, most = self._share(stage)
+        prompts = dict(zip(mine, self._prompts(stage, mine), strict=True))
+        tunes_text = objective.needs_class and any(part in self.adapters.parts for part in run.model.text_parts)
+        frames = [picture.frame for picture in run.pictures]
+        conditions = StepConditions(run.book, run.concepts, self.adapters, list(prompts.values()), frames, tunes_text)
         sums: dict[str, Tensor] = {}
-        for samples in self.micro_batch.pieces(*self._share(stage)):
+        for samples in self.micro_batch.pieces(mine, most):
             draws = self._draw(stage, samples).to(run.accelerator.device)
             keep = partial(self.bank.keep, samples) if self.bank and stage is run.stages[0] else None
-            for terms in training_step(draws, run.subject, conditions, run.model, self.adapters, objective, keep):
+            step = training_step(
+                draws, [prompts[sample] for sample in samples], run.pictures, conditions, run.model, self.adapters,
+                objective, keep,
+            )  # fmt: skip
+            for terms in step:
                 means = {name: term.sum() / self._batch(stage) for name, term in terms.items()}
                 self._backward(torch.stack(list(means.values())).sum())
                 for name, value in means.items():
@@ -158,10 +183,21 @@ class Loop:
         mine = range(first + batch * rank // processes, first + batch * (rank + 1) // processes)
         return mine, -(-stage.settings.batch_size // processes)
 
+    def _from_bank(self, stage: Stage, samples: range) -> TeacherBank | None:
+        """The bank, where it serves these samples of ``stage``."""
+        served = self.bank and stage is not self.run.stages[0] and self.bank.serves(samples, self._batch(stage))
+        return self.bank if served else None
+
+    def _prompts(self, stage: Stage, samples: range) -> list[StepPrompt]:
+        """What each sample is shown and asked: in the bank's samples, what their own stage was asked."""
+        if bank := self._from_bank(stage, samples):
+            return [self.run.prompting.at(bank.stage, entry) for entry in bank.entries(samples)]
+        return [self.run.prompting.at(stage.name, sample) for sample in samples]
+
     def _draw(self, stage: Stage, samples: range) -> Draws:
-        schedule, shape = self.run.model.schedule, self.run.subject.latents.mean.shape[1:]
-        if self.bank and stage is not self.run.stages[0] and self.bank.serves(samples, self._batch(stage)):
-            return self.bank.draw(schedule, shape, samples)
+        schedule, shape = self.run.model.schedule, self.run.pictures[0].latents.mean.shape[1:]
+        if bank := self._from_bank(stage, samples):
+            return bank.draw(schedule, shape, bank.entries(samples))
         return draw(schedule, shape, self.run.settings.run.seed, stage.name, samples, self._sampling[stage.name])
 
     def _backward(self, loss: Tensor) -> None:
@@ -190,9 +226,9 @@ class Loop:
     def _prepare(self, stage: Stage) -> None:
         """Let exactly what ``stage`` names require gradients, with an optimiser of its own."""
         restored, self._restored = self._restored, None
-        if stage.trains & {"unet", "text_encoder"} or (restored and _has_adapters(restored)):
+        if stage.trains & WEIGHT_ROLES or (restored and _has_adapters(restored)):
             self._inject()
-        for parameter in (*self.run.concept.parameters(), *(p for _, p in self.adapters.named_parameters())):
+        for parameter in (*self.run.concepts.parameters(), *(p for _, p in self.adapters.named_parameters())):
             parameter.requires_grad_(False)
         trainables = self.trainables(stage)
         for parameter in trainables.values():
@@ -206,19 +242,12 @@ class Loop:
             self._restore(restored)
 
     def _inject(self) -> None:
-        """Put LoRA into what any stage trains; once."""
-        if self.adapters.layers:
+        """Put the adapter into what any stage trains; once."""
+        if self.adapters is not NO_ADAPTERS:
             return
-        run, adapter = self.run, self.run.settings.adapter
-        targets = lora_targets(run.settings)
-        self.adapters = LoraAdapters.inject(
-            run.model.unet,
-            run.model.text_encoder,
-            rank=adapter.network_dim,
-            alpha=adapter.network_alpha,
-            unet_targets=targets["unet"],
-            text_encoder_targets=targets["text_encoder"],
-            generator=named_generator(run.settings.run.seed, "lora"),
+        run = self.run
+        self.adapters = adapter_class(run.settings.adapter.type).inject(
+            run.model.parts, adapter_options(run.settings, run.model), named_generator(run.settings.run.seed, "lora")
         )
 
     def _build_bank(self) -> TeacherBank | None:
@@ -231,11 +260,12 @@ class Loop:
 
     def trainables(self, stage: Stage) -> dict[str, nn.Parameter]:
         """``{name: parameter}`` of what ``stage`` trains."""
-        return {name: p for name, p in self._all_parameters().items() if name.split(".")[0] in stage.trains}
+        parts = parts_trained(stage, self.run.model)
+        return {name: p for name, p in self._all_parameters().items() if name.split(".")[0] in parts}
 
     def _all_parameters(self) -> dict[str, nn.Parameter]:
-        concept = {f"concept.{name}": parameter for name, parameter in self.run.concept.named_parameters()}
-        return concept | dict(self.adapters.named_parameters())
+        concepts = {f"concept.{name}": parameter for name, parameter in self.run.concepts.by_handle.named_parameters()}
+        return concepts | dict(self.adapters.named_parameters())
 
     def _release(self) -> None:
         """Drop the stage's optimiser before memory is wanted for samples or the next stage's."""
@@ -262,8 +292,9 @@ class Loop:
                 "identity": run.identity,
             }
             limit = run.settings.run.checkpoints_total_limit
-            save_checkpoint(run.files.checkpoints, self.global_step, state, limit)
+            path = save_checkpoint(run.files.checkpoints, self.global_step, state, limit)
             self.losses.write(run.files.losses)
+            run.watch.checkpoint(path)
         run.accelerator.wait_for_everyone()
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -278,7 +309,7 @@ class Loop:
             self.run.accelerator.scaler.load_state_dict(state["scaler"])
 
     def _leave_if_asked(self, stop: StopSignal) -> None:
-        received, accelerator = stop.received, self.run.accelerator
+        received, accelerator = stop.received or self.run.watch.asked_to_stop(), self.run.accelerator
         if accelerator.num_processes > 1:  # all leave after the same step, whichever was told
             flag = torch.tensor([received], device=accelerator.device)
             received = int(accelerator.gather(flag).max())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ class LossLog:
         rows: one dict per optimiser step read so far: stage, step, learning_rate, loss, and each term.
     """
 
-    def __init__(self, accelerator: Any, rows: list[dict[str, Any]] | None = None) -> None:
-        self.accelerator = accelerator
+    def __init__(
+        self,
+        accelerator: Any,
+        rows: list[dict[str, Any]] | None = None,
+        on_row: Callable[[dict[str, Any]], None] = lambda row: None,
+    ) -> None:
+        """``on_row`` is handed every row once its numbers are known."""
+        self.accelerator, self.on_row = accelerator, on_row
         self.rows = rows or []
         self.interval = 1 if accelerator.device.type == "cpu" else INTERVAL
         self._pending: list[tuple[dict[str, Any], list[str], Tensor]] = []
@@ -65,6 +72,7 @@ class LossLog:
         self.rows.append(row)
         values = {f"{row['stage']}/{key}": value for key, value in row.items() if key not in ("stage", "step")}
         self.accelerator.log(values, step=len(self.rows))
+        self.on_row(row)
 
     def write(self, path: Path) -> None:
         """The whole table as CSV."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,93 +12,119 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert.atomic import write_atomically
-from singleinsert.concepts import Concept
 from singleinsert.data.prompts import fill
-from singleinsert.models.base import BaseModel
-from singleinsert.models.sampling import decode_latents, sample_latents
-from singleinsert.models.text import encode, tokenize
-from singleinsert.training.files import RunFiles
+from singleinsert.data.subject import Handle
+from singleinsert.models.condition import Condition
+from singleinsert.models.sampling import sample_latents
+from singleinsert.training.loop import Run
 
-CHUNK = 4  # pictures drawn at a time: with guidance the UNet sees twice as many
+CHUNK = 4  # pictures drawn at a time: with guidance the denoiser sees twice as many
 
 
 class Sampler:
     """Draws the config's sample prompts and writes them to the run's folder of samples.
 
     Attributes:
-        prompts: the prompts as written, with the placeholder in.
+        prompts: the prompts as written, with the placeholders in.
     """
 
-    def __init__(self, settings: Any, accelerator: Any, model: BaseModel, concept: Concept, files: RunFiles) -> None:
-        self.settings, self.accelerator, self.files = settings.sample, accelerator, files
-        self.model, self.concept, self.offload = model, concept, settings.run.offload
-        self.size = settings.data.resolution
-        data = settings.data
-        self.prompts = [fill(prompt, data.placeholder_token, data.class_word) for prompt in self.settings.prompts]
+    def __init__(self, run: Run, handles: Sequence[Handle]) -> None:
+        self.run, self.settings = run, run.settings.sample
+        self.prompts = sample_prompts(self.settings.prompts, handles)
         # every prompt is tokenised now: one that cannot be is an error before training, not after an hour of it
-        self._tokenized = [tokenize(model.tokenizer, prompt, self._placeholders()) for prompt in (*self.prompts, "")]
+        for prompt in (*self.prompts, ""):
+            run.book.prompt(prompt)
 
     @torch.no_grad()
     def __call__(self, stage: str, step: int) -> None:
         """Draw every prompt, on the main process, and show the pictures to the trackers."""
-        if self.prompts and self.accelerator.is_main_process:
+        run = self.run
+        if self.prompts and run.accelerator.is_main_process:
             pictures = self._draw()
-            for index, picture in enumerate(pictures):
-                save_png(picture, self.files.sample(stage, step, index))
+            paths = [run.files.sample(stage, step, index) for index in range(len(pictures))]
+            for picture, path in zip(pictures, paths, strict=True):
+                save_png(picture, path)
             self._track(stage, step, pictures)
-        self.accelerator.wait_for_everyone()
+            repeats = self.settings.images_per_prompt
+            run.watch.pictures(stage, step, [prompt for prompt in self.prompts for _ in range(repeats)], paths)
+        run.accelerator.wait_for_everyone()
 
     def _draw(self) -> list[Image.Image]:
         """``images_per_prompt`` pictures of each prompt, prompt after prompt."""
         from accelerate.utils.memory import find_executable_batch_size
 
-        model, vectors = self.model, {self.concept.placeholder: self.concept.vectors()}
+        run, model = self.run, self.run.model
+        vectors = run.concepts.vectors()
         *conditions, empty = (
-            encode(model.text_encoder, prompt, vectors).to(model.device, model.dtype) for prompt in self._tokenized
+            model.encode(run.book.prompt(prompt), vectors).to(model.device, model.dtype)
+            for prompt in (*self.prompts, "")
         )
         wanted = [(condition, i) for condition in conditions for i in range(self.settings.images_per_prompt)]
+        offload = run.settings.run.offload
 
-        @find_executable_batch_size(starting_batch_size=1 if self.offload else CHUNK)  # fewer where memory runs out
+        @find_executable_batch_size(starting_batch_size=1 if offload else CHUNK)  # fewer where memory runs out
         def draw(size: int) -> list[Image.Image]:
             return self._decode([self._denoise(wanted[i : i + size], empty) for i in range(0, len(wanted), size)])
 
         return draw()
 
-    def _denoise(self, wanted: Sequence[tuple[Tensor, int]], empty: Tensor) -> Tensor:
+    def _denoise(self, wanted: Sequence[tuple[Condition, int]], empty: Condition) -> Tensor:
+        size = self.run.settings.data.resolution
         return sample_latents(
-            self.model,
-            torch.cat([condition for condition, _ in wanted]),
+            self.run.model,
+            Condition.concatenate([condition for condition, _ in wanted]),
             empty,
             [torch.Generator().manual_seed(self.settings.seed + i) for _, i in wanted],
             steps=self.settings.num_inference_steps,
             guidance_scale=self.settings.guidance_scale,
-            height=self.size,
-            width=self.size,
+            height=size,
+            width=size,
         )
 
     def _decode(self, parts: Sequence[Tensor]) -> list[Image.Image]:
-        """The VAE comes to the UNet's device; where memory is short, the UNet makes room for it."""
-        model, device, home = self.model, self.model.device, self.model.vae.device
+        """The autoencoder comes to the denoiser's device; where memory is short, the denoiser makes room for it."""
+        model = self.run.model
+        device, home = model.device, next(model.autoencoder.parameters()).device
         try:
-            if self.offload:
-                model.unet.to("cpu")
-            model.vae.to(device)
-            return [picture for part in parts for picture in decode_latents(model, part)]
+            if self.run.settings.run.offload:
+                model.denoiser.to("cpu")
+            model.autoencoder.to(device)
+            return [picture for part in parts for picture in model.decode(part)]
         finally:
-            model.vae.to(home)
-            model.unet.to(device)
-
-    def _placeholders(self) -> Mapping[str, int]:
-        return {self.concept.placeholder: self.concept.num_vectors}
+            model.autoencoder.to(home)
+            model.denoiser.to(device)
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
         images: dict[str, Any] = {f"{stage}/samples": np.stack([np.asarray(picture) for picture in pictures])}
-        for tracker in self.accelerator.trackers:
+        for tracker in self.run.accelerator.trackers:
             if tracker.name == "tensorboard":
                 tracker.log_images(images, step=step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images(images, step=None)
 
 
-def save_png(picture: Image.Image, path: Any) -> None:
+def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:
+    """The prompts of a run's samples. Of several concepts ``{name}`` is one of them, and ``{concept}`` stands for each
+    alone, for every pair, and for all together."""
+    if len(handles) == 1:
+        return [fill(prompt, handles[0].placeholder, handles[0].class_word) for prompt in templates]
+    phrases = {handle.name: f"{handle.placeholder} {handle.class_word}" for handle in handles}
+    names = list(phrases)
+    groups = [[name] for name in names] + [[a, b] for i, a in enumerate(names) for b in names[i + 1 :]]
+    groups += [names] if len(names) > 2 else []
+    prompts: list[str] = []
+    for template in templates:
+        named = [name for name in names if f"{{{name}}}" in template]
+        for name in named:
+            template = template.replace(f"{{{name}}}", phrases[name])
+        if named or "{concept}" not in template:
+            prompts.append(template)
+        elif template.strip() == "{concept}":
+            prompts += ["a photo of " + " and ".join(phrases[name] for name in group) for group in groups]
+        else:
+            prompts.append(template.replace("{concept}", " and ".join(phrases[name] for name in names)))
+    return prompts
+
+
+def save_png(picture: Image.Image, path: Path) -> None:
     write_atomically(path, lambda target: picture.save(target, format="PNG"))

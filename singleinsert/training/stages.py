@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from singleinsert.adapters.base import AdapterOptions
+from singleinsert.config import Settings, StageSettings
 from singleinsert.errors import ConfigError, MissingPackageError
 from singleinsert.losses import OBJECTIVES, Objective
+from singleinsert.models.family import Family
+from singleinsert.terms import WEIGHT_ROLES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +22,7 @@ class Stage:
     """One stage of a run. ``settings`` is its section of the config (steps, batch_size, learning_rate, ...)."""
 
     name: str
-    settings: Any
+    settings: StageSettings
     objective: Objective
 
     @property
@@ -30,28 +34,27 @@ class Stage:
         return frozenset(self.settings.trains)
 
 
-def stages_of(settings: Any) -> list[Stage]:
+def stages_of(settings: Settings) -> list[Stage]:
     """The stages of a run's settings that have steps.
 
     Raises:
         ConfigError: a loss term, or a way to draw timesteps, that could have no effect.
     """
-    sections = {"stage1": settings.stage1, "stage2": settings.stage2}
-    stages = [Stage(name, part, _objective(part)) for name, part in sections.items() if part.steps > 0]
+    stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
     adapted = False
     for stage in stages:
-        adapted |= bool(stage.trains & {"unet", "text_encoder"})
+        adapted |= bool(stage.trains & WEIGHT_ROLES)
         if stage.objective.needs_class and not adapted:
             raise ConfigError(
                 f"{stage.name}.semantic_weight has no effect while the base model is unchanged: set it to 0, or let "
-                f"{stage.name}.trains include unet or text_encoder"
+                f"{stage.name}.trains include {' or '.join(sorted(WEIGHT_ROLES))}"
             )
     if stages and wants_bank(settings, stages):
         _refuse_own_draws(*stages)
     return stages
 
 
-def wants_bank(settings: Any, stages: Sequence[Stage]) -> bool:
+def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
     """Does the first stage keep the frozen model's predictions for a later one?"""
     first, *later = stages
     frozen = first.objective.needs_frozen and any(stage.objective.needs_frozen for stage in later)
@@ -60,7 +63,7 @@ def wants_bank(settings: Any, stages: Sequence[Stage]) -> bool:
 
 def _refuse_own_draws(first: Stage, second: Stage) -> None:
     """A stage that draws from the first one's predictions has its timesteps and noise."""
-    for name in ("timestep_importance", "stratified_timesteps", "antithetic_noise"):
+    for name in ("timestep_importance", "stratified_timesteps"):
         own = getattr(second.settings, name)
         if own and own != getattr(first.settings, name):
             raise ConfigError(
@@ -69,12 +72,22 @@ def _refuse_own_draws(first: Stage, second: Stage) -> None:
             )
 
 
-def lora_targets(settings: Any) -> dict[str, tuple[str, ...]]:
-    """``{component: layer targets}`` of the components that some stage trains; () for the others."""
+def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
+    """What the run's adapter is told: layer targets of the parts that some stage trains, () for the others."""
     wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
-    adapter = settings.adapter
-    targets = {"unet": adapter.unet_targets, "text_encoder": adapter.text_encoder_targets}
-    return {component: names if component in wanted else () for component, names in targets.items()}
+    adapter, parts = settings.adapter, model.trainable_parts
+    targets = {"denoiser": adapter.denoiser_targets, "text": adapter.text_targets}
+    return AdapterOptions(
+        {part: names if role in wanted else () for role, names in targets.items() for part in parts[role]},
+        adapter.network_dim,
+        adapter.network_alpha,
+    )
+
+
+def parts_trained(stage: Stage, model: Family) -> frozenset[str]:
+    """First parts of the names of the parameters that ``stage`` trains: "concept", and parts of the model."""
+    parts = {"concept": ("concept",)} | model.trainable_parts
+    return frozenset(part for role in stage.trains for part in parts[role])
 
 
 def _objective(section: Any) -> Objective:

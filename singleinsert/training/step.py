@@ -2,78 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from singleinsert.concepts import Concept
+from singleinsert.adapters.base import Adapters
+from singleinsert.data.subject import Frame
 from singleinsert.losses import Objective, Views
-from singleinsert.models.base import BaseModel
+from singleinsert.models.family import Family
 from singleinsert.models.latents import LatentDistribution
-from singleinsert.models.text import TokenizedPrompt, encode
+from singleinsert.training.attention import read_attention
 from singleinsert.training.draws import Draws
+from singleinsert.training.prompting import StepPrompt
+from singleinsert.training.texts import StepConditions
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The one picture: its latents' posterior, and its mask (1, 1, h, w) in [0, 1] at latent size. Float32."""
+class EncodedPicture:
+    """A training picture as the model sees it: its latents' posterior, and each subject's mask. Float32.
 
-    latents: LatentDistribution
-    mask: Tensor
-
-
-@dataclass
-class Conditions:
-    """The text conditions (1, L, d) of one optimiser step, encoded once and on one sample.
-
-    ``concept`` and ``tuned_class`` are cut from the text encoder's graph: each micro-batch adds to their float32
-    gradient, and :meth:`backward` sends the sum through text encoder and concept once. They lie on the UNet's device,
-    wherever the encoders work.
+    Attributes:
+        masks: handle -> (1, 1, h, w) in [0, 1] at latent size.
+        fine_masks: handle -> (1, 1, H, W) at the picture's own size, from which any other size is made by area.
     """
 
-    frozen_class: Tensor
-    concept: Tensor
-    tuned_class: Tensor | None = None
-    _graphs: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    latents: LatentDistribution
+    masks: Mapping[str, Tensor]
+    frame: Frame
+    fine_masks: Mapping[str, Tensor]
 
-    @classmethod
-    def encode(
-        cls,
-        model: BaseModel,
-        concept: Concept,
-        prompt: TokenizedPrompt,
-        class_prompt: TokenizedPrompt | None,
-        frozen_class: Tensor,
-    ) -> Conditions:
-        """``class_prompt`` is None where the tuned text encoder's view of it is not needed, or is the frozen one's."""
-        conditions = cls(frozen_class, frozen_class, frozen_class)
-        with_concept = encode(model.text_encoder, prompt, {concept.placeholder: concept.vectors()})
-        conditions.concept = conditions._cut(with_concept)
-        if class_prompt is not None:
-            conditions.tuned_class = conditions._cut(encode(model.text_encoder, class_prompt, {}))
-        return conditions
 
-    def _cut(self, encoded: Tensor) -> Tensor:
-        leaf = encoded.detach().to(self.frozen_class.device, torch.float32).requires_grad_(encoded.requires_grad)
-        if encoded.requires_grad:
-            self._graphs.append((encoded, leaf))
-        return leaf
+def union(masks: Sequence[Tensor]) -> Tensor:
+    """Of masks (1, 1, h, w). Shares of a latent pixel that belong to different subjects add up, to 1 at most."""
+    total = masks[0]
+    for mask in masks[1:]:
+        total = (total + mask).clamp_max(1)
+    return total
 
-    def backward(self) -> None:
-        used = [(encoded, leaf.grad) for encoded, leaf in self._graphs if leaf.grad is not None]
-        if used:
-            torch.autograd.backward([e for e, _ in used], [grad.to(e) for e, grad in used])
+
+def latents_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt], posterior: Tensor) -> Tensor:
+    """x0 (b, c, h, w) of each sample's picture, from unit normal noise of that shape."""
+    places = [prompt.picture for prompt in prompts]
+    if len(set(places)) == 1:
+        return pictures[places[0]].latents.sample(posterior)
+    means = torch.cat([pictures[place].latents.mean for place in places])  # (b, c, h, w)
+    stds = torch.cat([pictures[place].latents.std for place in places])
+    return LatentDistribution(means, stds).sample(posterior)
+
+
+def masks_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt]) -> Tensor:
+    """(b, 1, h, w), or (1, 1, h, w) where all samples agree: the union of the subjects that each prompt names."""
+    asked = [(prompt.picture, prompt.handles) for prompt in prompts]
+    unions = {(p, h): union([pictures[p].masks[handle] for handle in h]) for p, h in dict.fromkeys(asked)}
+    return next(iter(unions.values())) if len(unions) == 1 else torch.cat([unions[each] for each in asked])
 
 
 def training_step(
     draws: Draws,
-    subject: Subject,
-    conditions: Conditions,
-    model: BaseModel,
-    adapters: Any,
+    prompts: Sequence[StepPrompt],
+    pictures: Sequence[EncodedPicture],
+    conditions: StepConditions,
+    model: Family,
+    adapters: Adapters,
     objective: Objective,
     keep_frozen: Callable[[Tensor], None] | None = None,
 ) -> Iterator[dict[str, Tensor]]:
@@ -84,27 +76,31 @@ def training_step(
     ``keep_frozen`` is handed the frozen model's output where it is computed.
     """
     schedule, t = model.schedule, draws.t
-    x0 = subject.latents.sample(draws.posterior)
-    x_t = schedule.add_noise(x0, draws.noise, t)
-    views = Views(x0, None, None, None, subject.mask, schedule.snr(t))
+    x0 = latents_of(pictures, prompts, draws.posterior)
+    x_t = schedule.add_noise(x0, draws.noise, t)  # (b, c, h, w), as everything below
+    weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma)
+    views = Views(x0, None, None, None, masks_of(pictures, prompts), weight)
+
     if objective.needs_frozen:
+        texts = [prompt.frozen_prompt for prompt in prompts]
         frozen = draws.frozen
         if frozen is None:
             with torch.no_grad(), adapters.disabled():  # the frozen model is the same weights
-                frozen = unet_output(model, x_t, t, conditions.frozen_class)
+                frozen = model.predict(x_t, t, conditions.frozen(texts, prompts))
             if keep_frozen is not None:
                 keep_frozen(frozen)
         views = replace(views, x0_frozen=schedule.x0_from(frozen, x_t, t))
-    prediction = schedule.x0_from(unet_output(model, x_t, t, conditions.concept), x_t, t)
-    yield draws.weigh(objective.concept_terms(replace(views, x0_concept=prediction)))
-    del prediction
+        if objective.needs_class and any(prompt.class_prompt != prompt.frozen_prompt for prompt in prompts):
+            texts = [prompt.class_prompt for prompt in prompts]
+            with torch.no_grad(), adapters.disabled():
+                frozen = model.predict(x_t, t, conditions.frozen(texts, prompts))
+            views = replace(views, x0_frozen_class=schedule.x0_from(frozen, x_t, t))
+
+    with read_attention(objective, model, conditions, prompts, pictures, x_t) as reading:
+        prediction = schedule.x0_from(model.predict(x_t, t, conditions.concept(prompts)), x_t, t)
+        yield draws.weigh(objective.concept_terms(replace(views, x0_concept=prediction, attention=reading.views())))
+    del prediction, reading
+
     if objective.needs_class:
-        assert conditions.tuned_class is not None
-        tuned_class = schedule.x0_from(unet_output(model, x_t, t, conditions.tuned_class), x_t, t)
+        tuned_class = schedule.x0_from(model.predict(x_t, t, conditions.tuned_class(prompts)), x_t, t)
         yield draws.weigh(objective.class_terms(replace(views, x0_class=tuned_class)))
-
-
-def unet_output(model: BaseModel, x_t: Tensor, t: Tensor, condition: Tensor) -> Tensor:
-    """(b, c, h, w) in the model's dtype; the one condition (1, L, d) is expanded to the batch."""
-    condition = condition.to(model.dtype).expand(len(x_t), -1, -1)
-    return model.unet(x_t.to(model.dtype), t, condition, return_dict=False)[0]

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from singleinsert.errors import ConfigError, MissingPackageError
-from singleinsert.models.base import BaseModel, first_line
+from singleinsert.errors import MissingPackageError, first_line
+from singleinsert.models.family import Family
 
 
-def set_switches(model: BaseModel, run: Any, say: Callable[[str], None] = print) -> None:
+def set_switches(model: Family, run: Any, say: Callable[[str], None] = print) -> None:
     """Set on a loaded model what the section ``run`` of the settings asks for."""
     set_tf32(run.allow_tf32)
     if run.offload:
@@ -23,7 +23,7 @@ def set_switches(model: BaseModel, run: Any, say: Callable[[str], None] = print)
     if run.enable_xformers_memory_efficient_attention:
         enable_xformers(model, say)
     if run.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
+        model.enable_gradient_checkpointing()
     if run.compile:
         enable_compile(model, say)
 
@@ -34,20 +34,21 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def offload_encoders(model: BaseModel) -> None:
-    """Text encoder and VAE to main memory. The text encoder computes in float32: CPUs are slow in half precision."""
-    nn.Module.to(model.text_encoder, "cpu", torch.float32)
-    model.vae.to("cpu")
+def offload_encoders(model: Family) -> None:
+    """Text encoders and autoencoder to main memory. Text encoders compute in float32: CPUs are slow in half."""
+    for encoder in model.text_encoders.values():
+        nn.Module.to(encoder, "cpu", torch.float32)
+    model.autoencoder.to("cpu")
 
 
-def enable_channels_last(model: BaseModel) -> None:
+def enable_channels_last(model: Family) -> None:
     """Weights of convolutions in the order that tensor cores read; activations follow them."""
-    for part in (model.unet, model.vae):
+    for part in (model.denoiser, model.autoencoder):
         part.to(memory_format=torch.channels_last)
 
 
-def enable_compile(model: BaseModel, say: Callable[[str], None], backend: str = "inductor") -> None:
-    """Compile each kind of transformer block of the UNet, once per shape; where that cannot be, say so and go on.
+def enable_compile(model: Family, say: Callable[[str], None], backend: str = "inductor") -> None:
+    """Compile each kind of transformer block of the denoiser, once per shape; where that cannot be, say so and go on.
 
     Blocks compile when they are first used, and again when LoRA comes into them or is switched off.
     """
@@ -58,11 +59,11 @@ def enable_compile(model: BaseModel, say: Callable[[str], None], backend: str = 
         say(f"torch.compile does not run here ({first_line(error)}): going on without it")
         return
     torch._dynamo.config.recompile_limit = 64  # blocks of four widths; with, without and with silenced LoRA
-    model.unet.compile_repeated_blocks(backend=backend, dynamic=False)
+    model.denoiser.compile_repeated_blocks(backend=backend, dynamic=False)
 
 
-def enable_xformers(model: BaseModel, say: Callable[[str], None] = print) -> None:
-    """xformers' attention in UNet and VAE; where its kernels do not load, say so and stay with PyTorch's own (SDPA).
+def enable_xformers(model: Family, say: Callable[[str], None] = print) -> None:
+    """xformers' attention in denoiser and autoencoder; where its kernels do not load, say so and stay with PyTorch's own (SDPA).
 
     Both keep no scores, so that the switch never costs memory.
     """
@@ -71,7 +72,7 @@ def enable_xformers(model: BaseModel, say: Callable[[str], None] = print) -> Non
             "enable_xformers_memory_efficient_attention needs xformers: pip install xformers, or leave the switch "
             "out, PyTorch's own attention is memory-efficient too"
         )
-    parts = model.unet, model.vae
+    parts = model.denoiser, model.autoencoder
     try:
         for part in parts:
             part.enable_xformers_memory_efficient_attention()
@@ -79,17 +80,3 @@ def enable_xformers(model: BaseModel, say: Callable[[str], None] = print) -> Non
         for part in parts:
             part.disable_xformers_memory_efficient_attention()
         say(f"xformers does not run here ({first_line(error)}): going on with PyTorch's own attention")
-
-
-def enable_gradient_checkpointing(model: BaseModel) -> None:
-    """Recompute activations of UNet and text encoder in the backward pass, in whichever stage runs.
-
-    transformers honours it only in training mode; CLIP's dropout, the one thing that mode would change, must be 0.
-    diffusers honours it wherever a graph is built, so the frozen passes pay nothing.
-    """
-    model.unet.enable_gradient_checkpointing()
-    if model.text_encoder.config.attention_dropout:
-        raise ConfigError("gradient_checkpointing: this text encoder has dropout, which would then be active")
-    enable = getattr(model.text_encoder, "activation_checkpointing_enable", None)  # its name from transformers 5.2x on
-    (enable or model.text_encoder.gradient_checkpointing_enable)({"use_reentrant": False})
-    model.text_encoder.train()

@@ -1,0 +1,121 @@
+"""What every adapter can do, and what the loop and the step ask of one. A new kind is a file and a line in ADAPTERS."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+import torch
+from torch import nn
+
+from singleinsert.adapters.weights import WeightUpdate
+from singleinsert.errors import ConfigError
+
+Targets = Mapping[str, Sequence[str]]
+"""Ends of the paths of the layers to change, by part of the model; () leaves a part alone."""
+
+
+@dataclass(frozen=True)
+class AdapterOptions:
+    """What an adapter may be told.
+
+    Attributes:
+        targets: which layers of which part. rank: of a low-rank update, or of the one that a full update is exported
+            as. alpha: the update counts alpha / rank times.
+    """
+
+    targets: Targets
+    rank: int = 4
+    alpha: float = 4.0
+
+
+@dataclass
+class Adapters(ABC):
+    """Something that changes the weights of a model while it is in, and leaves no trace once it is out.
+
+    Attributes:
+        parts: the parts of the model that it has changed, by name.
+    """
+
+    kind: ClassVar[str]
+
+    parts: dict[str, nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    @abstractmethod
+    def inject(cls, parts: Mapping[str, nn.Module], options: AdapterOptions, generator: torch.Generator) -> Self:
+        """Put the adapter into the layers that ``options.targets`` names; the model's output does not change yet.
+
+        What trains is float32 whatever the dtype of the frozen weights, and is drawn from ``generator``.
+
+        Raises:
+            ConfigError: a target that names no layer, one line.
+        """
+
+    @abstractmethod
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """``("<part>.<module path>.<own name>", parameter), ...``: everything that may train, float32."""
+
+    @abstractmethod
+    def disabled(self) -> AbstractContextManager[None]:
+        """Within it the model is the frozen one, to the last bit."""
+
+    @abstractmethod
+    def state(self) -> WeightUpdate | None:
+        """Copies on the CPU in float32, in the form that is saved; None where nothing was changed."""
+
+    @abstractmethod
+    def eject(self) -> None:
+        """Take it out: the model is what it was before, to the last bit."""
+
+
+class _NoAdapters(Adapters):
+    """Nothing: the tuned model is the frozen one."""
+
+    kind = "none"
+
+    @classmethod
+    def inject(cls, parts: Mapping[str, nn.Module], options: AdapterOptions, generator: torch.Generator) -> Self:
+        return cls()
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return iter(())
+
+    def disabled(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def state(self) -> WeightUpdate | None:
+        return None
+
+    def eject(self) -> None:
+        pass
+
+
+NO_ADAPTERS: Adapters = _NoAdapters()
+
+
+def target_paths(model: nn.Module, part: str, targets: Sequence[str]) -> list[str]:
+    """Paths of the linear and convolution layers whose ends ``targets`` name, in the order of the modules.
+
+    Raises:
+        ConfigError: a target that names none.
+    """
+    layers = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    for target in targets:
+        if not any(_matches(path, target) for path in layers):
+            known = sorted({path.split(".")[-1] for path in layers if not path[-1].isdigit()} | {"to_out.0"})
+            raise ConfigError(f"adapter targets: {target!r} names no layer of the {part}; there are {', '.join(known)}")
+    return [path for path in layers if any(_matches(path, target) for target in targets)]
+
+
+def check_targets(parts: Mapping[str, nn.Module], targets: Targets) -> None:
+    """ConfigError where a target names no layer, before anything has trained."""
+    for part, names in targets.items():
+        target_paths(parts[part], part, names)
+
+
+def _matches(path: str, target: str) -> bool:
+    return path == target or path.endswith("." + target)

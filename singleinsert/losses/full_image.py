@@ -1,0 +1,30 @@
+"""The plain objective every fine-tuning script has: reconstruct the whole picture, no mask, no prior."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from singleinsert.losses.diffusion import LossSpace, Views, masked_mse
+
+
+@dataclass(frozen=True)
+class FullImage:
+    """``mean((x0_hat(tuned, y*) - x0)^2)``, weighed as the loss space says."""
+
+    loss_space: LossSpace = "epsilon"
+    min_snr_gamma: float = 0.0
+
+    needs_class = False
+    needs_frozen = False
+    attention_level = 0
+
+    def concept_terms(self, views: Views) -> dict[str, Tensor]:
+        """``{"full_image": (b,)}`` from ``x0_concept`` and ``x0_target``."""
+        assert views.x0_concept is not None
+        return {"full_image": views.weight * masked_mse(views.x0_concept, views.x0_target)}
+
+    def class_terms(self, views: Views) -> dict[str, Tensor]:
+        """Nothing: the class prompt plays no part."""
+        return {}

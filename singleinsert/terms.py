@@ -1,0 +1,27 @@
+"""Words that several floors use for the same thing, each written down once."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
+"""What a denoiser's output means."""
+LossSpace = Literal["x0", "epsilon", "v"]
+"""The space in which an error is squared."""
+MaskNormalization = Literal["mean", "area"]
+"""What a masked loss is divided by: all elements (the paper), or the mask's share of them."""
+Role = Literal["concept", "denoiser", "text"]
+"""What a stage may train: the embeddings, the denoiser's weights, the text encoders' weights."""
+Precision = Literal["fp16", "fp32", "bf16"]
+"""Of a file's tensors."""
+Format = Literal["webui", "diffusers", "bundle"]
+"""Kinds of files for clients."""
+
+PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
+
+STAGES = ("stage1", "stage2")
+"""The stages of a run in their order, as the settings and every file call them."""
+STAGE_TITLES = {"stage1": "Stage I", "stage2": "Stage II"}
+ROLE_TITLES = {"concept": "concept", "denoiser": "denoiser", "text": "text encoder"}
+WEIGHT_ROLES = frozenset({"denoiser", "text"})
+"""What needs an adapter."""

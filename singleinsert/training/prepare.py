@@ -1,0 +1,286 @@
+"""From settings to what trains: pictures with their subjects, masks and descriptions; and what the model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageChops
+
+from singleinsert.concepts import Concept, build_concept
+from singleinsert.config import Settings
+from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.pictures import (
+    Picture,
+    area_resample,
+    crop_to_square,
+    cut_mask,
+    image_to_tensor,
+    load_picture,
+    mask_to_tensor,
+)
+from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture, name_handles
+from singleinsert.errors import ConfigError, InputError
+from singleinsert.masks import MaskResult, check_mask, find_mask, share_of
+from singleinsert.masks.batch import list_pictures
+from singleinsert.masks.cleanup import cut_away, union
+from singleinsert.masks.collection import INDEX, load_masks
+from singleinsert.models.family import Family
+from singleinsert.training.prompting import OneSubject, Prompting, UnionSampling, Words, one_subject_in_each
+from singleinsert.training.seeds import named_generator
+from singleinsert.training.step import EncodedPicture
+from singleinsert.training.texts import ConceptSet
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run learns from, before any model is loaded.
+
+    Attributes:
+        handles: the run's concepts, in order. pictures: at least one.
+        found: the mask of every subject of every picture, as it was found; not for the background.
+    """
+
+    handles: tuple[Handle, ...]
+    pictures: tuple[TrainingPicture, ...]
+    found: tuple[MaskResult, ...]
+
+    @property
+    def class_words(self) -> dict[str, str]:
+        return {handle.name: handle.class_word for handle in self.handles}
+
+
+def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
+    """The pictures with their subjects' masks, given or found, cut to the squares that train; says what was taken.
+
+    Raises:
+        InputError, ConfigError: one line.
+    """
+    data = settings.data
+    paths = picture_paths(data.image)
+    handles = name_handles(data.class_word, data.handles, data.placeholder_token)
+    check_handles(handles, settings)
+    found: list[MaskResult] = []
+    pictures: list[TrainingPicture] = []
+    for number, path in enumerate(paths):
+        picture = load_picture(path)
+        masks = find_masks_of(picture, handles, settings, number, len(paths))
+        for result in masks.values():
+            for line in result.lines():
+                say(line)
+        found += masks.values()
+        pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
+        say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
+        if pictures[-1].description:
+            say(f"described as: {pictures[-1].description}")
+    if data.learn_background:
+        handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
+    return Material(handles, tuple(pictures), tuple(found))
+
+
+def picture_paths(given: Sequence[str]) -> list[Path]:
+    """The files behind ``data.image``: each a picture, or a folder of them."""
+    paths: list[Path] = []
+    for text in given:
+        path = Path(text).expanduser()
+        paths += list_pictures(path) if path.is_dir() else [path]
+    return paths
+
+
+def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
+    """ConfigError where names and class words do not go together; before anything is looked for."""
+    data = settings.data
+    if data.handles and len(data.handles) != len(data.class_word):
+        raise ConfigError(
+            f"data.handles names {len(data.handles)} concepts, data.class_word has {len(data.class_word)}"
+        )
+    names = [handle.name.lower() for handle in handles] + [BACKGROUND] * data.learn_background
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
+    if len(handles) > 1 and len(handles) + data.learn_background > MOST:
+        raise ConfigError(
+            f"{len(handles) + data.learn_background} concepts of one picture: at most {MOST} can be told apart"
+        )
+
+
+MOST = 8
+"""Concepts of one run."""
+
+
+def find_masks_of(
+    picture: Picture, handles: Sequence[Handle], settings: Settings, number: int, pictures: int
+) -> dict[str, MaskResult]:
+    """handle -> mask, of every concept that the picture shows.
+
+    Args:
+        number: the picture's place among ``pictures``, by which ``data.mask`` may name a file for each.
+
+    Raises:
+        InputError: no mask can be found or read; with several pictures of several concepts a missing one is left out.
+    """
+    given, options = settings.data.mask, vars(settings.mask)
+    if len(handles) == 1:
+        file = given[number] if len(given) == pictures > 1 else (given[0] if given else None)
+        if len(given) not in (0, 1, pictures):
+            raise InputError(f"{len(given)} masks for {pictures} pictures: give one for each, or a folder")
+        return {handles[0].name: find_mask(picture, handles[0].class_word, file=file, **options)}
+    if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
+        return _masks_of_set(picture, handles, Path(given[0]))
+    if given and len(given) != len(handles):
+        raise InputError(f"{len(given)} masks for {len(handles)} class words: give one for each, in their order")
+    words = [handle.class_word for handle in handles]
+    results: dict[str, MaskResult] = {}
+    for i, handle in enumerate(handles):
+        own: dict[str, Any] = dict(options)
+        if not given and words.count(handle.class_word) > 1:  # two cats: the best, and the next best
+            own["mask_index"] = words[:i].count(handle.class_word)
+        results[handle.name] = find_mask(picture, handle.class_word, file=given[i] if given else None, **own)
+    return results
+
+
+def _masks_of_set(picture: Picture, handles: Sequence[Handle], folder: Path) -> dict[str, MaskResult]:
+    """From a folder that ``python -m singleinsert.masks`` has written, by the concepts' names."""
+    masks = load_masks(folder)
+    if masks.size != picture.image.size:
+        (mw, mh), (w, h) = masks.size, picture.image.size
+        raise InputError(f"the masks in {folder} are {mw}x{mh} but {picture.path} is {w}x{h}")
+    return {
+        handle.name: MaskResult(
+            masks[handle.name].mask, picture, (), (), f"{folder}", share_of(masks[handle.name].mask),
+            file=folder / f"{handle.name}.png",
+        )
+        for handle in handles
+    }  # fmt: skip
+
+
+def cut_out(
+    picture: Picture, masks: dict[str, Image.Image], handles: Sequence[Handle], settings: Settings
+) -> TrainingPicture:
+    """The square of a picture that trains, its subjects' masks cut with it."""
+    data = settings.data
+    if len(masks) > 1 and data.overlap == "disjoint":
+        masks = disjoint(masks)
+    whole = union(list(masks.values()))
+    square = crop_to_square(picture, whole, data.crop, data.crop_padding)
+    cut = {name: cut_mask(mask, square.box) for name, mask in masks.items()}
+    if data.learn_background:
+        cut[BACKGROUND] = ImageChops.invert(union(list(cut.values())))
+    words = {handle.name: handle.class_word for handle in handles} | {BACKGROUND: BACKGROUND}
+    of = "the mask" if len(cut) == 1 else "the mask of {}"
+    subjects = tuple(
+        Subject(name, words[name], mask, check_mask(mask, f"{of.format(name)}, cropped to the training square,"))
+        for name, mask in cut.items()
+    )
+    description = data.description or read_caption(picture.path) or ""
+    if description and len(masks) == 1:
+        description = with_concept(description, handles[0].class_word)
+    return TrainingPicture(
+        square.image, Frame.whole((data.resolution, data.resolution)), subjects, description, str(picture.path)
+    )
+
+
+def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
+    """Masks cut apart: where two overlap, the smaller one has it (a hat on a head, a shirt on a dog).
+
+    Raises:
+        InputError: nothing worth training is left of one.
+    """
+    smallest_first = sorted(masks, key=lambda name: share_of(masks[name]))
+    taken: list[str] = []
+    cut: dict[str, Image.Image] = {}
+    for name in smallest_first:
+        cut[name] = cut_away(masks[name], [cut[other] for other in taken])
+        if taken:
+            check_mask(cut[name], f"the mask of {name} without {', '.join(taken)}")
+        taken.append(name)
+    return {name: cut[name] for name in masks}
+
+
+def _learning_from(picture: TrainingPicture, path: Path | None) -> str:
+    of = "it" if path is None else str(path)
+    pixels = f"{picture.image.width}x{picture.image.height} pixels"
+    if len(picture.subjects) == 1:
+        return f"learning from {pixels} of {of}, {picture.subjects[0].share:.1%} of them subject"
+    shares = ", ".join(f"{subject.handle} {subject.share:.1%}" for subject in picture.subjects)
+    return f"learning from {pixels} of {of}: {shares}"
+
+
+# what the model makes of it
+
+
+def encode_pictures(material: Material, model: Family, resolution: int, device: Any) -> tuple[EncodedPicture, ...]:
+    """Latents and masks of every picture; the autoencoder comes to where the text encoders are, and then goes."""
+    model.autoencoder.to(model.text_device)  # where this model has trained before, it was put away
+    encoded = []
+    for picture in material.pictures:
+        latents = model.encode_picture(image_to_tensor(picture.image, resolution)).to(device)
+        fine = {subject.handle: mask_to_tensor(subject.mask, resolution) for subject in picture.subjects}
+        size = (latents.mean.shape[-2], latents.mean.shape[-1])
+        masks = {name: area_resample(mask, size).to(device) for name, mask in fine.items()}
+        encoded.append(EncodedPicture(latents, masks, picture.frame, fine))
+    model.autoencoder.to("cpu")
+    return tuple(encoded)
+
+
+def make_prompting(settings: Settings, material: Material) -> Prompting:
+    """How the run's method talks to the model: one concept, or random subsets of several."""
+    data = settings.data
+    if one_subject_in_each(material.pictures):
+        descriptions = tuple(picture.description for picture in material.pictures)
+        return OneSubject(settings.run.seed, material.handles[0], descriptions, Words(data.prompt, data.class_prompt))
+    return UnionSampling(
+        settings.run.seed,
+        {handle.name: handle for handle in material.handles},
+        tuple(picture.handles for picture in material.pictures),
+    )
+
+
+def make_concepts(settings: Settings, model: Family, material: Material, say: Callable[[str], None]) -> ConceptSet:
+    """A concept for each handle, from generators named after the run's seed; each sees the pictures that show it."""
+    return ConceptSet(
+        {handle.name: _make_concept(settings, model, material, handle, say) for handle in material.handles}
+    )
+
+
+def _make_concept(
+    settings: Settings, model: Family, material: Material, handle: Handle, say: Callable[[str], None]
+) -> Concept:
+    section, single = settings.concept, len(material.handles) == 1
+    word = model.word_embeddings(handle.class_word) if section.residual else None
+    if word is not None and section.init_std > (scale := float(next(iter(word.values())).std())):
+        say(
+            f"note: a residual of concept.init_std {section.init_std:g} starts far from '{handle.class_word}', whose "
+            f"embedding has {scale:.2g}: 0.02 starts beside it"
+        )
+    return build_concept(
+        section.type,
+        placeholder=handle.placeholder,
+        num_vectors=section.num_vectors,
+        widths=model.embedding_widths,
+        class_embedding=None if word is None else {part: vectors.cpu() for part, vectors in word.items()},
+        pixels=_views_of(material, handle, section.image_size),
+        generator=named_generator(settings.run.seed, "concept", *(() if single else (handle.name,))),
+        init_std=section.init_std,
+        clip_model=section.clip_model,
+        patch_size=section.patch_size,
+        hidden_size=section.hidden_size,
+        num_hidden_layers=section.num_hidden_layers,
+        num_attention_heads=section.num_attention_heads,
+    )
+
+
+def _views_of(material: Material, handle: Handle, size: int) -> Any:
+    """(P, 3, S, S): what an image encoder sees of a concept. A single one is shown whole pictures, as in the paper; one
+    of several its own part, on grey."""
+    import torch
+
+    views = []
+    for picture in material.pictures:
+        for subject in picture.subjects:
+            if subject.handle == handle.name:
+                grey = Image.new("RGB", picture.image.size, (128, 128, 128))
+                alone = Image.composite(picture.image, grey, subject.mask)
+                views.append(image_to_tensor(picture.image if len(picture.subjects) == 1 else alone, size))
+    return torch.cat(views)

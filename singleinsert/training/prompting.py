@@ -1,0 +1,152 @@
+"""Which picture a sample sees, which of its subjects, and in what words: one answer per sample, from named draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from singleinsert.data.prompts import fill
+from singleinsert.data.subject import Handle, TrainingPicture
+from singleinsert.training.seeds import named_generator
+
+
+@dataclass(frozen=True)
+class StepPrompt:
+    """What one sample is shown and asked.
+
+    Attributes:
+        picture: its place among the run's pictures. handles: the concepts that the prompt names, in its order.
+        prompt: with the concepts, for the tuned model. frozen_prompt: without, which the frozen model is asked for what
+            lies outside the subjects. class_prompt: without, which both are asked for the semantic term.
+    """
+
+    picture: int
+    handles: tuple[str, ...]
+    prompt: str
+    frozen_prompt: str
+    class_prompt: str
+
+
+class Prompting(Protocol):
+    """How a method talks to the model. The same sample gets the same answer, however many processes there are."""
+
+    def at(self, stage: str, sample: int) -> StepPrompt:
+        """The answer for one sample of a stage, by named draws alone."""
+
+    def all_prompts(self) -> Sequence[StepPrompt]:
+        """One answer of every kind that may come, so that each can be checked before training."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """Templates of prompts: "{concept}" stands for placeholder and class word, or for the class word alone.
+
+    Attributes:
+        prompt, class_prompt: of a picture without a description.
+        mode: which words each term is asked with where a picture has a description (facts of SID): "off" the bare
+            prompts everywhere, "O1" the description with the concept alone, "O2" everywhere, "O3" everywhere, but
+            every second sample's semantic term is asked with the bare class word.
+    """
+
+    prompt: str = "{placeholder} {class_word}"
+    class_prompt: str = "{class_word}"
+    mode: str = "O2"
+
+    def of(self, description: str, handle: Handle, sample: int) -> tuple[str, str, str]:
+        """(prompt, frozen prompt, class prompt) of one subject."""
+        word = handle.class_word
+        bare = fill(self.prompt, handle.placeholder, word), fill(self.class_prompt, handle.placeholder, word)
+        if not description or self.mode == "off":
+            return bare[0], bare[1], bare[1]
+        told = fill(description, handle.placeholder, word)
+        without = fill(description.replace("{placeholder}", "{class_word}"), "", word)
+        if self.mode == "O1":
+            return told, bare[1], bare[1]
+        return told, without, bare[1] if self.mode == "O3" and sample % 2 else without
+
+
+@dataclass(frozen=True)
+class OneSubject:
+    """SingleInsert: one concept, of one or several pictures; each sample draws its picture.
+
+    Attributes:
+        descriptions: of the pictures, in their order.
+    """
+
+    seed: int
+    handle: Handle
+    descriptions: tuple[str, ...]
+    words: Words = Words()
+
+    def at(self, stage: str, sample: int) -> StepPrompt:
+        picture = 0
+        if len(self.descriptions) > 1:
+            generator = named_generator(self.seed, stage, "picture", sample)
+            picture = int(torch.randint(0, len(self.descriptions), (1,), generator=generator))
+        return StepPrompt(picture, (self.handle.name,), *self.words.of(self.descriptions[picture], self.handle, sample))
+
+    def all_prompts(self) -> Sequence[StepPrompt]:
+        return [
+            StepPrompt(i, (self.handle.name,), *self.words.of(text, self.handle, sample))
+            for i, text in enumerate(self.descriptions)
+            for sample in (0, 1)
+        ]
+
+
+@dataclass(frozen=True)
+class UnionSampling:
+    """Break-A-Scene: each sample draws a picture, then a random subset of its subjects, in random order.
+
+    The paper draws the size uniformly and then the subset (section 3.2; ``1 / (N C(N, k))`` for a subset of k of N).
+
+    Attributes:
+        pictures: handles that each picture shows. subset: "size" as the paper; "subset", uniform over all non-empty
+            subsets; "one", a single subject; "all".
+        phrase: how a subject is named, such as "{placeholder} {class_word}" (the paper: "{placeholder}").
+        template: what the joined phrases are put into in the place of "{concepts}".
+    """
+
+    seed: int
+    handles: Mapping[str, Handle]
+    pictures: tuple[tuple[str, ...], ...]
+    subset: str = "size"
+    phrase: str = "{placeholder} {class_word}"
+    template: str = "a photo of {concepts}"
+    joiner: str = " and "
+
+    def at(self, stage: str, sample: int) -> StepPrompt:
+        generator = named_generator(self.seed, stage, "subjects", sample)
+        picture = int(torch.randint(0, len(self.pictures), (1,), generator=generator))
+        shown = self.pictures[picture]
+        order = torch.randperm(len(shown), generator=generator).tolist()
+        size = int(torch.randint(1, len(shown) + 1, (1,), generator=generator))
+        if self.subset == "one":
+            size = 1
+        elif self.subset == "all":
+            size = len(shown)
+        elif self.subset == "subset":
+            code = int(torch.randint(1, 2 ** len(shown), (1,), generator=generator))
+            order = [i for i in order if code >> i & 1]
+            size = len(order)
+        return self._prompt(picture, [shown[i] for i in order[:size]])
+
+    def all_prompts(self) -> Sequence[StepPrompt]:
+        """The longest prompt of each picture, and each subject alone."""
+        return [self._prompt(i, shown) for i, shown in enumerate(self.pictures)] + [
+            self._prompt(i, [handle]) for i, shown in enumerate(self.pictures) for handle in shown
+        ]
+
+    def _prompt(self, picture: int, names: Sequence[str]) -> StepPrompt:
+        chosen = [self.handles[name] for name in names]
+        told = self.joiner.join(fill(self.phrase, handle.placeholder, handle.class_word) for handle in chosen)
+        plain = self.joiner.join(f"a {handle.class_word}" for handle in chosen)
+        prompt, class_prompt = (self.template.replace("{concepts}", words) for words in (told, plain))
+        return StepPrompt(picture, tuple(names), prompt, class_prompt, class_prompt)
+
+
+def one_subject_in_each(pictures: Sequence[TrainingPicture]) -> bool:
+    """Is it SingleInsert's case: every picture shows the same single concept?"""
+    return {picture.handles for picture in pictures} == {pictures[0].handles} and len(pictures[0].handles) == 1

@@ -1,0 +1,110 @@
+"""What a run leaves: the artifact, the losses, the sheet."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
+from singleinsert.config import Settings, to_toml
+from singleinsert.config.load import to_values
+from singleinsert.data.subject import BACKGROUND, Handle
+from singleinsert.drawing.sheet import SheetRow, make_sheet
+from singleinsert.masks.cleanup import union
+from singleinsert.terms import ROLE_TITLES, STAGE_TITLES
+from singleinsert.training.loop import Loop, Run
+from singleinsert.training.prepare import Material
+from singleinsert.training.samples import Sampler, save_png
+from singleinsert.training.stages import Stage
+
+
+def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
+    """What was learnt, on the CPU in float32."""
+    settings, model = run.settings, run.model
+    last = {row["stage"]: {k: v for k, v in row.items() if k not in ("stage", "step")} for row in loop.losses.rows}
+    shares = {subject.handle: subject.share for subject in material.pictures[0].subjects}
+    metadata = {
+        "created": int(time.time()),
+        "resolution": settings.data.resolution,
+        "seed": settings.run.seed,
+        "steps": {stage.name: stage.steps for stage in run.stages},
+        "learning_rate": {stage.name: stage.settings.learning_rate for stage in run.stages},
+        "settings": resolved(settings),
+        "mask_share": sum(shares.values()) if len(shares) > 1 else next(iter(shares.values())),
+        "losses": last,
+    }
+    # a relative path means nothing elsewhere, or worse: a hub id
+    source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
+    base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, source)
+    update = loop.adapters.state()
+    if update is not None and update.error:
+        run.watch.line(
+            f"the change of the weights as a LoRA of rank {settings.adapter.network_dim}: {update.error:.1%} of it is "
+            "left out; a larger --network_dim leaves less"
+        )
+    concepts = tuple(_trained(run, handle, shares.get(handle.name)) for handle in material.handles)
+    if len(concepts) == 1:
+        concepts = (replace(concepts[0], name=run.files.name),)
+    return Artifact(run.files.name, concepts, update, base, metadata)
+
+
+def _trained(run: Run, handle: Handle, share: float | None) -> TrainedConcept:
+    with torch.no_grad():
+        vectors = {part: v.float().cpu().clone() for part, v in run.concepts[handle.name].vectors().items()}
+    known: dict[str, Any] = {} if share is None else {"mask_share": share}
+    if handle.name == BACKGROUND:
+        known["background"] = True
+    return TrainedConcept(handle.name, handle.placeholder, handle.class_word, vectors, metadata=known)
+
+
+def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, material: Material) -> Image.Image:
+    """Write the losses, the artifact and the sheet; returns the preview, the last stage's first sample."""
+    rows = [_sheet_row(run, stage, sampler) for stage in run.stages]
+    shown = material.pictures[0]
+    first = rows[-1].pictures[0] if rows[-1].pictures else None
+    preview = first or shown.image.resize((run.settings.data.resolution,) * 2)
+    if run.accelerator.is_main_process:
+        loop.losses.write(run.files.losses)
+        artifact.save(run.files.artifact)
+        mask = union([subject.mask for subject in shown.subjects])
+        share = sum(subject.share for subject in shown.subjects)
+        sheet = make_sheet(
+            run.files.name, _subtitle(run, loop, artifact, material), shown.image, mask,
+            f"mask, {share:.1%} of the picture", sampler.prompts, rows,
+        )  # fmt: skip
+        save_png(sheet, run.files.sheet)
+    return preview
+
+
+def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> str:
+    named = ", ".join(f"{handle.placeholder} {handle.class_word}" for handle in material.handles)
+    parts = [named, artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
+    if loop.adapters.parts:
+        parts.append(f"LoRA rank {run.settings.adapter.network_dim}")
+    if len(material.pictures) > 1:
+        parts.append(f"{len(material.pictures)} pictures")
+    return "   \u00b7   ".join(parts)
+
+
+def _sheet_row(run: Run, stage: Stage, sampler: Sampler) -> SheetRow:
+    """The stage's last samples, read back: a run that was resumed has those of the stages before, too."""
+    repeats = run.settings.sample.images_per_prompt
+    paths = [run.files.sample(stage.name, stage.steps, i * repeats) for i in range(len(sampler.prompts))]
+    pictures = [Image.open(path).convert("RGB") if path.is_file() else None for path in paths]
+    learnt = ", ".join(shown for role, shown in ROLE_TITLES.items() if role in stage.trains)
+    return SheetRow(f"{STAGE_TITLES[stage.name]}, {stage.steps} steps: {learnt}", pictures)
+
+
+def resolved(settings: Settings) -> str:
+    """The settings as TOML that can be fed back: what the run went on from is no part of it."""
+    return to_toml(replace(settings, run=replace(settings.run, resume_from_checkpoint="")))
+
+
+def flatten(settings: Settings) -> dict[str, Any]:
+    """``{"section.key": value}``, tuples as lists, as JSON has them."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in to_values(settings).items()}

@@ -1,0 +1,125 @@
+"""A run's prompts on their way to the model: tokenised once, frozen conditions kept, tuned ones encoded once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from singleinsert.adapters.base import Adapters
+from singleinsert.concepts import Concept
+from singleinsert.data.subject import Frame
+from singleinsert.models.condition import Condition, GradientCut
+from singleinsert.models.family import Embedding, Family, Prompt
+from singleinsert.training.prompting import StepPrompt
+
+
+class ConceptSet(nn.Module):
+    """The concepts of a run, by handle; each trains, and gives the vectors that take its placeholder's place."""
+
+    def __init__(self, concepts: Mapping[str, Concept]) -> None:
+        super().__init__()
+        self.by_handle = nn.ModuleDict(concepts)
+
+    def __getitem__(self, handle: str) -> Concept:
+        found = self.by_handle[handle]
+        assert isinstance(found, Concept)
+        return found
+
+    @property
+    def handles(self) -> list[str]:
+        return list(self.by_handle)
+
+    def slots(self) -> dict[str, int]:
+        """How many positions of a prompt each placeholder stands for."""
+        return {self[handle].placeholder: self[handle].num_vectors for handle in self.handles}
+
+    def vectors(self, handles: Iterable[str] | None = None) -> dict[str, Embedding]:
+        """Embeddings by placeholder, with a graph to whatever trains; of all concepts, or of ``handles`` alone."""
+        wanted = self.handles if handles is None else [handle for handle in self.handles if handle in set(handles)]
+        return {self[handle].placeholder: self[handle].vectors() for handle in wanted}
+
+
+class PromptBook:
+    """Every prompt of a run, tokenised once; and what the frozen text encoders say of those without a concept.
+
+    Attributes:
+        slots: positions that each placeholder stands for. words: handle -> (placeholder, class word).
+    """
+
+    def __init__(self, model: Family, concepts: ConceptSet, class_words: Mapping[str, str]) -> None:
+        """``class_words``: by handle."""
+        self.model, self.slots = model, concepts.slots()
+        self.words = {handle: (concepts[handle].placeholder, class_words[handle]) for handle in concepts.handles}
+        self._tokenized: dict[str, Prompt] = {}
+        self._frozen: dict[tuple[str, Frame], Condition] = {}
+
+    def prompt(self, text: str) -> Prompt:
+        """``text`` tokenised, with slots for every concept of the run that it names."""
+        if text not in self._tokenized:
+            self._tokenized[text] = self.model.tokenize(text, self.slots)
+        return self._tokenized[text]
+
+    def frozen(self, text: str, frame: Frame, adapters: Adapters) -> Condition:
+        """The frozen model's condition of ``text`` on the denoiser's device, no graph. Encoded once a run."""
+        key = (text, frame)
+        if key not in self._frozen:
+            with torch.no_grad(), adapters.disabled():
+                self._frozen[key] = self.model.encode(self.prompt(text), {}, frame).to(self.model.device)
+        return self._frozen[key]
+
+
+class StepConditions:
+    """The conditions of one optimiser step: each different prompt goes through the text encoders once.
+
+    What has a graph is cut from it (:class:`~singleinsert.models.condition.GradientCut`): each micro-batch adds to the
+    leaves' gradients, and :meth:`backward` sends the sums on once.
+    """
+
+    def __init__(
+        self,
+        book: PromptBook,
+        concepts: ConceptSet,
+        adapters: Adapters,
+        prompts: Sequence[StepPrompt],
+        frames: Sequence[Frame],
+        tunes_text: bool,
+    ) -> None:
+        """``prompts``: of the step's samples. ``frames``: of the run's pictures. ``tunes_text``: do class prompts need
+        the tuned text encoders, which are then other than the frozen ones?"""
+        self.book, self.adapters, self.frames = book, adapters, frames
+        self._cut = GradientCut(book.model.device)
+        vectors = concepts.vectors({handle for prompt in prompts for handle in prompt.handles})
+        model = book.model
+        self._concept: dict[tuple[str, Frame], Condition] = {}
+        self._class: dict[tuple[str, Frame], Condition] = {}
+        for each in prompts:
+            key = (each.prompt, frames[each.picture])
+            if key not in self._concept:
+                self._concept[key] = self._cut.cut(model.encode(book.prompt(each.prompt), vectors, key[1]))
+        for each in prompts if tunes_text else ():
+            key = (each.class_prompt, frames[each.picture])
+            if key not in self._class:
+                self._class[key] = self._cut.cut(model.encode(book.prompt(each.class_prompt), {}, key[1]))
+
+    def concept(self, prompts: Sequence[StepPrompt]) -> Condition:
+        """Of a micro-batch's prompts with the concepts, as leaves."""
+        return Condition.concatenate([self._concept[each.prompt, self.frames[each.picture]] for each in prompts])
+
+    def tuned_class(self, prompts: Sequence[StepPrompt]) -> Condition:
+        """Of a micro-batch's class prompts, by the tuned text encoders."""
+        if not self._class:
+            return self.frozen([each.class_prompt for each in prompts], prompts)
+        return Condition.concatenate([self._class[each.class_prompt, self.frames[each.picture]] for each in prompts])
+
+    def frozen(self, texts: Sequence[str], prompts: Sequence[StepPrompt]) -> Condition:
+        """Of a micro-batch's ``texts``, by the frozen text encoders."""
+        pairs = zip(texts, prompts, strict=True)
+        return Condition.concatenate(
+            [self.book.frozen(text, self.frames[each.picture], self.adapters) for text, each in pairs]
+        )
+
+    def backward(self) -> None:
+        """Send what the micro-batches have left in the leaves through text encoders and concepts."""
+        self._cut.backward()
