@@ -57,7 +57,7 @@ def until(process: subprocess.Popen[str], text: str) -> None:
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
     """Everything that was learnt, by name."""
-    flat = {"embedding": artifact.embedding}
+    flat = {f"{c.name}.{part}": tensor for c in artifact.concepts for part, tensor in c.embeddings.items()}
     for component, layers in artifact.lora.items():
         for path, lora in layers.items():
             flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}

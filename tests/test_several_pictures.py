@@ -1,5 +1,6 @@
 """Runs of several pictures, with captions, of several subjects and of other adapters, through the command line."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from test_train_script import command_line
 
 import train_singleinsert
 from singleinsert.artifact import Artifact
-from singleinsert.config import load_settings
+from singleinsert.config import MINI_SD_NAME, load_settings
 from singleinsert.training import loop
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.run import train
@@ -130,25 +131,35 @@ def test_which_picture_a_sample_sees_hangs_on_its_number_alone(tiny_sd, tmp_path
         assert seen == every[4 * step :] and same_to_the_bit(again, whole)
 
 
-def test_two_subjects_of_one_picture_both_learn(tiny_sd, tmp_path):
-    """Each has parameters of its own, which move where a sample names it; masks that overlap are cut apart."""
-    image, mask = draw_subject(tmp_path / "input")
-    other = Image.new("L", (80, 64), 0)
-    other.paste(255, (50, 0, 80, 64))
-    other.save(tmp_path / "input" / "other.png")
-    changes = {
-        "data__class_word": ["face", "cat"], "data__mask": [str(mask), str(tmp_path / "input/other.png")],
-        "concept__type": "vector", "run__checkpointing_steps": 1, "run__checkpoints_total_limit": 0,
-    }  # fmt: skip
-    settings = small_settings(tmp_path, tiny_sd, stage2__steps=1, **changes)
-    train(settings, watch=QUIET)
-    first, *_, last = (load_checkpoint(path)["parameters"] for path in checkpoints(tmp_path / "out/checkpoints/pic"))
+def test_two_subjects_of_one_picture_both_learn_and_are_exported(tmp_path, capsys):
+    """Each has parameters of its own, which move where a sample names it. On mini-sd, which knows "<face>"."""
+    _, mask = draw_subject(tmp_path / "input")
+    other = tmp_path / "input/other.png"
+    Image.new("L", (80, 64), 0).save(other)
+    with Image.open(other) as black:
+        black.paste(255, (62, 0, 80, 64))
+        black.save(other)
+    values = small_values(
+        tmp_path, Path(MINI_SD_NAME), concept__type="vector", data__resolution=64, stage2__steps=1,
+        run__output_name="zorpair", run__checkpointing_steps=1, run__checkpoints_total_limit=0,
+    )  # fmt: skip
+    del values["data.class_word"], values["data.mask"]
+    words = ["--class_word", "face", "--class_word", "cat", "--mask", str(mask), "--mask", str(other)]
+    code, said, error = call(capsys, *command_line(values), *words)
+    assert code == 0, error
+    assert re.search(r"learning from 64x64 pixels of it: face \d+\.\d%, cat \d+\.\d%", said)
+    out = tmp_path / "out"
+    first, *_, last = (load_checkpoint(path)["parameters"] for path in checkpoints(out / "checkpoints/zorpair"))
     assert set(first) == {"concept.face.weight", "concept.cat.weight"} < set(last)
-    for name in first:
-        assert not torch.equal(first[name], last[name]), name
-    assert not torch.equal(last["concept.face.weight"], last["concept.cat.weight"])
-    cut = [Image.open(tmp_path / f"out/pic_{place:02d}_mask.png") for place in (1, 2)]
-    assert [image.size for image in cut] == [(80, 64)] * 2
+    assert all(not torch.equal(first[name], last[name]) for name in first)
+    artifact = Artifact.load(out / "zorpair_artifact.safetensors")
+    assert [concept.name for concept in artifact.concepts] == ["face", "cat"] and artifact.lora
+    for concept in artifact.concepts:
+        assert torch.equal(concept.embeddings["text_encoder"], last[f"concept.{concept.name}.weight"])
+        assert (out / f"{artifact.trigger(concept)}.safetensors").is_file()
+    assert {"zorpair_01_mask.png", "zorpair_02_mask.png", "zorpair_lora.safetensors", "zorpair_sheet.png"} <= {
+        path.name for path in out.iterdir()
+    }
 
 
 @pytest.mark.parametrize(("kind", "rank"), [("full", 2), ("kv", 64)])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import LoggerType
+from batches import tensors
 from PIL import Image
 from runs import QUIET, Said, small_settings
 from tinymodels import CONCEPT_WIDTH
@@ -31,15 +32,6 @@ from singleinsert.training.signals import Interrupted
 def table(settings):
     with open(settings.output_dir / "logs" / settings.name / "losses.csv") as file:
         return [{k: v if k == "stage" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def tensors(artifact):
-    """Everything that was learnt, by name."""
-    flat = {"embedding": artifact.embedding}
-    for component, layers in artifact.lora.items():
-        for path, lora in layers.items():
-            flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}
-    return flat
 
 
 def assert_same(a, b, exact=True):
