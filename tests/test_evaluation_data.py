@@ -196,4 +196,4 @@ def test_the_testbeds_instances_are_a_list_of_concepts(tmp_path):
     assert not problems and len(jobs) >= 20 and len({job.settings.data.class_word for job in jobs}) >= 4
     for job in jobs:
         assert job.preset == "mini" and (tmp_path / f"{job.name}_mask.png").is_file() and job.settings.data.mask
-        assert len(prompts_for("mini", job.settings.data.class_word)) == 10
+        assert len(prompts_for("mini", *job.settings.data.class_word)) == 10
