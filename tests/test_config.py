@@ -269,7 +269,7 @@ def test_what_a_run_cannot_do_without():
 
 def test_settings_do_not_change_under_a_run():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().run.seed = 1  # type: ignore[misc]
+        Settings().run.seed = 1
     assert load_settings().stage2 is STAGE2 and StageSettings() == load_settings().stage1
 
 
