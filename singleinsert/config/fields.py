@@ -150,7 +150,7 @@ class ConceptSettings:
 class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora", "full", "kv", "svd"] = setting(
+    type: str = setting(
         "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
         "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
         "network_dim",
