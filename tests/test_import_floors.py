@@ -21,6 +21,7 @@ FLOORS = (
     ("masks",),
     ("losses",),
     ("models",),
+    ("captions",),
     ("concepts", "adapters"),
     ("artifact",),
     ("interchange",),
