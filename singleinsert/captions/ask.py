@@ -77,7 +77,8 @@ def shrink(picture: Image.Image) -> Image.Image:
 _THOUGHT = re.compile(r"<(think|thinking|thought)>.*?(</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|okay|ok|here(?:'s| is)(?: (?:a|the|your))?)\b[^:.\n]{0,80}[:!.]\s*)+"
-    r"|^(?:caption|description|answer|sentence|output)\s*:\s*",
+    r"|^(?:caption|description|answer|sentence|output)\s*:\s*"
+    r"|^(?:the|this) (?:image|picture|photo|photograph|scene) (?:shows|depicts|features|displays|contains|is of)\s+",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[A-Z\"'(\[])|\n")
@@ -110,7 +111,7 @@ def is_refusal(answer: str) -> bool:
 def clean_sentence(answer: str) -> str:
     """The first sentence of an answer as one line of plain text: no preamble, quotes, markup or final full stop."""
     text = without_thoughts(answer).translate(_ASCII)
-    text = re.sub(r"[*_`#]+(?=\w)|(?<=[\w.,!])[*_`#]+", "", text).strip()
+    text = re.sub(r"[*_`#]+(?=\w)|(?<=[\w.,!:])[*_`#]+", "", text).strip()
     before = None
     while before != text:
         before, text = text, _PREAMBLE.sub("", text.strip().strip('"').strip())

@@ -3,6 +3,7 @@
 from singleinsert.config.fields import (
     MINI_SD_NAME,
     AdapterSettings,
+    CaptionSettings,
     ConceptSettings,
     DataSettings,
     MaskSettings,
@@ -18,6 +19,7 @@ from singleinsert.config.load import load_settings, preset_names, require, to_to
 __all__ = [
     "MINI_SD_NAME",
     "AdapterSettings",
+    "CaptionSettings",
     "ConceptSettings",
     "DataSettings",
     "MaskSettings",

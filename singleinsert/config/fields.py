@@ -89,6 +89,23 @@ class MaskSettings:
 
 
 @dataclass(frozen=True)
+class CaptionSettings:
+    """The sentence that says everything in the picture but the subject (SID), so that it stays out of the concept."""
+
+    describe: str = setting(
+        "", "who writes it: vlm:MODEL (hub id or folder), openai:URL#MODEL, or words:red hat, beach; a file photo.txt "
+        "beside photo.jpg goes before it",
+    )  # fmt: skip
+    instruction: str = setting(
+        "", "what a model is asked for in place of the built-in instruction; {class_word} is the class word"
+    )
+    mode: Literal["off", "O0", "O1", "O2", "O3", "O4", "O5"] = setting(
+        "off", "where it goes: off or O0, nowhere; O1, the concept's prompt; O2, all prompts; O3, the semantic "
+        "term's by halves; O4, all, without what the mask leaves out; O5, as O2, and worn things are cut from the mask",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class ConceptSettings:
     """What gives the concept's embedding."""
 
@@ -239,6 +256,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
+    caption: CaptionSettings = field(default_factory=CaptionSettings)
     concept: ConceptSettings = field(default_factory=ConceptSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     stage1: StageSettings = field(default_factory=StageSettings)

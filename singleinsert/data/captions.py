@@ -1,0 +1,112 @@
+"""Caption files: ``photo.txt`` beside ``photo.jpg``, or a row of ``metadata.jsonl``; what stands for the concept."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from singleinsert.errors import InputError
+
+CONCEPT = "{concept}"
+METADATA = "metadata.jsonl"
+"""The image-folder layout of the datasets library: {"file_name": "photo.jpg", "text": "..."} a line."""
+
+# as in prompts, a star of its own; [trigger] is ai-toolkit's word
+_STANDS_FOR_CONCEPT = re.compile(r"\{concept\}|\{placeholder\}|\[trigger\]|(?<![\w*])\*(?![\w*])", re.IGNORECASE)
+
+
+def caption_file(picture: str | Path) -> Path:
+    """Where the caption of a picture is: ``photo.txt`` beside ``photo.jpg``."""
+    return Path(picture).with_suffix(".txt")
+
+
+def read_caption(path: str | Path) -> str | None:
+    """The caption of the picture at ``path``, in which ``{concept}`` stands for the concept; None where it has none.
+
+    Its ``.txt`` goes before its row in ``metadata.jsonl``. Of a file the first line that is not empty counts.
+
+    Raises:
+        InputError: a file that is no text or holds no caption.
+    """
+    file = caption_file(path)
+    if file.is_file():
+        lines = [line.strip() for line in _read_text(file).splitlines()]
+        text = next((line for line in lines if line), "")
+        if not text:
+            raise InputError(f"caption file {file} is empty: write one sentence into it, or delete it")
+        return with_braces(text)
+    rows = read_metadata(Path(path).parent)
+    row = rows.get(Path(path).name)
+    return None if row is None or not row.get("text", "").strip() else with_braces(row["text"])
+
+
+def with_braces(text: str) -> str:
+    """``*``, ``[trigger]`` and ``{placeholder}`` become ``{concept}``; spaces and line breaks become one space each."""
+    return _STANDS_FOR_CONCEPT.sub(CONCEPT, " ".join(text.split()))
+
+
+def with_concept(text: str, class_word: str) -> str:
+    """A caption with ``{concept}`` in it, which stands for placeholder and class word ("* face") together.
+
+    with_concept("a photo of a * face", "face") and with_concept("a photo of a face", "face") are both
+    "a photo of a {concept}": the class word after a placeholder is part of it, and where there is no placeholder the
+    first class word becomes one.
+
+    Raises:
+        InputError: neither a placeholder nor the class word is in it.
+    """
+    text = with_braces(text)
+    word = class_pattern(class_word)
+    if CONCEPT in text:
+        return re.sub(rf"\{{concept\}} {word.pattern}", CONCEPT, text, flags=re.IGNORECASE)
+    if not class_word or not word.search(text):
+        raise InputError(
+            f"caption {text[:80]!r} says neither {class_word or 'a class word'} nor * nor {{concept}}: "
+            "nothing in it stands for the concept"
+        )
+    return word.sub(CONCEPT, text, count=1)
+
+
+def class_pattern(class_word: str) -> re.Pattern[str]:
+    """The class word as a whole word, in singular or plural."""
+    words = r"\s+".join(re.escape(part) for part in class_word.split())
+    return re.compile(rf"(?<![\w-]){words}(?:e?s)?(?![\w-])", re.IGNORECASE)
+
+
+def read_metadata(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """File name -> row of the folder's ``metadata.jsonl``, in its order; empty where there is none.
+
+    Raises:
+        InputError: a line that is no such row.
+    """
+    file = Path(folder) / METADATA
+    if not file.is_file():
+        return {}
+    rows: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(_read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as problem:
+            raise InputError(f"{file}, line {number}: is not JSON ({problem})") from problem
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise InputError(f'{file}, line {number}: is not {{"file_name": "photo.jpg", "text": "..."}}')
+        if not isinstance(row.get("text", ""), str):
+            raise InputError(f'{file}, line {number}: "text" is not a text')
+        rows[row["file_name"]] = row
+    return rows
+
+
+def metadata_text(rows: dict[str, dict[str, Any]]) -> str:
+    """What :func:`read_metadata` reads, as the file holds it."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise InputError(f"caption file {file} cannot be read as UTF-8 text ({problem})") from problem
