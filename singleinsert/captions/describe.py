@@ -90,9 +90,23 @@ def describe(
         file = caption_file(picture.path)
         source = file.name if file.is_file() else METADATA
         return of_user(with_concept(text, class_word), class_word, source, room)
-    spec = settings.describe.strip()
-    if ask is None and not spec:
+    if ask is None and not settings.describe.strip():
         return None
+    return compose(picture, class_word, settings, room, device=device, ask=ask, say=say)
+
+
+def compose(
+    picture: Picture,
+    class_word: str,
+    settings: CaptionSettings,
+    room: Room,
+    *,
+    device: torch.device | str = "cpu",
+    ask: Ask | None = None,
+    say: Callable[[str], object] = print,
+) -> Description:
+    """As :func:`describe`, by the words or the model alone, whatever file is beside the picture."""
+    spec = settings.describe.strip()
     if ask is None and spec.startswith(WORDS):
         return of_user(caption_of_words(spec.removeprefix(WORDS), class_word), class_word, "the words given", room)
     text = instruction(class_word, settings.instruction)
@@ -139,7 +153,7 @@ def by_model(ask: Ask, picture: Picture, class_word: str, text: str, room: Room)
     if cut:
         notes.append(f"was too long for the text encoder; cut from its end: {', '.join(map(repr, cut))}")
     phrases = split_caption(original, class_word)
-    verdicts = tuple(judge(each, criticize(ask, picture.image, each, class_word)) for each in phrases)
+    verdicts = tuple(judge(each, criticize(ask, picture.image, each, class_word), may_drop=True) for each in phrases)
     caption = without_dropped(original, verdicts)
     if not says_something(split_caption(caption, class_word)):
         raise _unusable(ask, picture, f"says nothing beside the {class_word}")

@@ -157,6 +157,7 @@ def _unfinished(piece: str, following: str) -> bool:
     return listed and following.strip(" ,").split(" ")[0].lower() not in words.DETERMINERS | set(_GOVERNORS)
 
 
+_LIGHT_ANYWHERE = frozenset("light lighting lit backlit sunlight shadows".split())
 _COLOURS = frozenset(
     "red green blue yellow black white brown grey gray pink purple orange teal beige large small".split()
 )
@@ -183,8 +184,8 @@ def _role(text: str, previous: Role, class_word: str) -> Role:
         return "worn"  # "on its head": where a thing is worn
     if governor == "made of" and previous == "subject":
         return "subject"
-    if said & words.LIGHT:
-        return "light"
+    if listed[-1] in words.LIGHT or said & _LIGHT_ANYWHERE:
+        return "light"  # and not "before the night sky"
     if first in words.STATE or said & {"expression", "smile", "grin", "frown", "profile", "pose"}:
         return "state"
     if said & words.VIEW and governor in ("", "from", "in", "seen", "with"):

@@ -37,13 +37,19 @@ class Verdict:
 
 
 def judge(
-    phrase: Phrase, critic: str | None = None, placement: Placement | None = None, rho: Rho | None = None
+    phrase: Phrase,
+    critic: str | None = None,
+    placement: Placement | None = None,
+    rho: Rho | None = None,
+    *,
+    may_drop: bool = False,
 ) -> Verdict:
     """The verdict on a phrase from what is known of it.
 
     Args:
         critic: the letter that the model gave, None where none was asked or its answer could not be read.
         placement: where the phrase's mask lies. rho: of the caption with it, to the caption without it.
+        may_drop: of a model's sentence; a user's is only looked at.
     """
     reasons = [f"by the words, {MEANING[phrase.role]}"]
     doubts = phrase.role in ("subject", "unsure")
@@ -56,6 +62,6 @@ def judge(
     if rho is not None:
         reasons.append(rho.reason)
         doubts = doubts or rho.is_wrong
-    if phrase.role == "subject" and critic == "A":
+    if may_drop and phrase.role == "subject" and critic == "A":
         return Verdict(phrase, "drop", tuple(reasons))
     return Verdict(phrase, "look" if doubts else "keep", tuple(reasons))

@@ -73,7 +73,8 @@ CLOTHES = frozenset(
 WEARING = ("wearing", "holding", "carrying", "containing", "dressed in", "filled with", "full of", "covered with",
            "covered in", "wrapped in", "decorated with", "wears", "holds", "carries", "contains")  # fmt: skip
 HAVING = ("with", "has", "having", "whose", "featuring", "is", "are", "its", "his", "her", "their")
-PLACING = ("in front of", "on top of", "in the middle of", "surrounded by", "next to", "close to", "made of", "beside",
+PLACING = ("in front of", "on top of", "in the middle of", "surrounded by", "next to", "close to", "made of", "before",
+           "beside",
            "behind", "under", "underneath", "against", "near", "on", "in", "at", "by", "over", "above", "below",
            "inside", "outside", "between", "among", "around", "through", "from", "beneath", "atop", "amid", "along",
            "across", "into", "onto", "toward", "towards", "while", "that", "which", "who", "as")  # fmt: skip
