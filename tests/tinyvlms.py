@@ -1,14 +1,15 @@
 """Tiny vision-language models of the true classes, in folders, that say one sentence each.
 
-They are random but for their words: the weights that mix positions are made small and the last layer is set so that each
-token is followed by the next one of the sentence. So the true loading, preparation and decoding code runs, and what
-it must give is known. A token may be several words: what counts is that no two of a sentence are equal.
+They are random but for their words: the weights that mix positions are made small and the last layer is set so that
+each token is followed by the next one of the sentence. So the true loading, preparation and decoding code runs, and
+what it must give is known. A token may be several words: what counts is that no two of a sentence are equal.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def _teach(model: Any, tokenizer: Any, sentence: Sequence[str], critic: str) -> 
     head = model.get_output_embeddings().weight
     head.copy_(0.01 * torch.randn(head.shape, generator=torch.Generator().manual_seed(4)))
     chain = tokenizer.convert_tokens_to_ids(["ASSISTANT:", *sentence, "</s>"])
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         head[after] += embeddings[before]
     # half as likely as the sentence, so that it wins among the letters only
     head[tokenizer.convert_tokens_to_ids(critic)] += 0.5 * embeddings[chain[0]]
@@ -139,4 +140,54 @@ def write_qwen_vl(folder: Path, sentence: Sequence[str] = SENTENCE, critic: str 
     )
     config = folder / "preprocessor_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"processor_class": "Qwen2_5_VLProcessor"}))
+    return folder
+
+
+def write_blip(folder: Path) -> Path:
+    """BLIP: captions without being asked, and cannot be."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
+    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    torch.manual_seed(5)
+    words = "[PAD] [UNK] [CLS] [SEP] [MASK] [DEC] a woman in red hat on the beach".split()
+    tokenizer = BertTokenizer(vocab={word: k for k, word in enumerate(words)})
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = small | {"vocab_size": len(words), "projection_dim": 8, "encoder_hidden_size": 16, "bos_token_id": 5,
+                    "sep_token_id": 3, "pad_token_id": 0, "eos_token_id": 3, "max_position_embeddings": 99}  # fmt: skip
+    vision = small | {"image_size": 32, "patch_size": 8}
+    config = BlipConfig(text_config=text, vision_config=vision, projection_dim=8)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessorPil(size={"height": 32, "width": 32}), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def write_florence(folder: Path) -> Path:
+    """Florence-2: an encoder-decoder that takes task words and puts the picture's five tokens in by itself."""
+    from transformers import (
+        BartConfig,
+        Florence2Config,
+        Florence2ForConditionalGeneration,
+        Florence2Processor,
+        PreTrainedTokenizerFast,
+    )
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    from transformers.models.florence2.configuration_florence2 import Florence2VisionConfig
+
+    torch.manual_seed(6)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=_tokenizer(["<image>"], SENTENCE).backend_tokenizer, unk_token="<unk>", bos_token="<s>",
+        eos_token="</s>", pad_token="</s>", extra_special_tokens={"image_token": "<image>"},
+    )  # fmt: skip
+    vision = Florence2VisionConfig(embed_dim=(16,) * 4, num_heads=(2,) * 4, num_groups=(2,) * 4, depths=(1,) * 4,
+                                   projection_dim=16, window_size=4)  # fmt: skip
+    text = BartConfig(
+        vocab_size=len(tokenizer), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2, decoder_start_token_id=1, forced_eos_token_id=None, max_position_embeddings=512,
+    )  # fmt: skip
+    config = Florence2Config(vision_config=vision, text_config=text, image_token_id=3)
+    Florence2ForConditionalGeneration(config).save_pretrained(folder)
+    processor = CLIPImageProcessorPil(size={"height": 64, "width": 64}, do_center_crop=False)
+    processor.image_seq_length = 5
+    Florence2Processor(processor, tokenizer).save_pretrained(folder)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -116,7 +117,7 @@ def clean_sentence(answer: str) -> str:
     while before != text:
         before, text = text, _PREAMBLE.sub("", text.strip().strip('"').strip())
     sentence = _first_sentence(text)
-    sentence = sentence.encode("ascii", "ignore").decode()
+    sentence = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode()
     return " ".join(sentence.replace('"', "").split()).rstrip(" .!,;:")
 
 
