@@ -230,10 +230,11 @@ def test_a_person_reads_drops_edits_and_saves(browser, photo, tmp_path):
     wait = WebDriverWait(browser, 60)
 
     def chips() -> list[tuple[str, str]]:
-        return [
-            (chip.get_attribute("class"), chip.text.splitlines()[0])
-            for chip in browser.find_elements(By.CSS_SELECTOR, "#chips li")
-        ]
+        """Read in one go: the page makes them anew after every check."""
+        script = (
+            "return [...document.querySelectorAll('#chips li')].map(e => [e.className, e.innerText.split('\\n')[0]])"
+        )
+        return [(kind, text) for kind, text in browser.execute_script(script)]
 
     def value() -> str:
         return browser.find_element(By.ID, "text").get_attribute("value")

@@ -204,8 +204,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, kind: str, body: bytes, nonce: str = "") -> None:
         source = f"'nonce-{nonce}'" if nonce else "'none'"
-        policy = (f"default-src 'none'; script-src {source}; style-src {source}; img-src 'self' data:; connect-src 'self'; "
-                  "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
+        policy = (f"default-src 'none'; script-src {source}; style-src {source}; img-src 'self' data:; "
+                  "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
         self.send_response(status)
         for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
                             ("Content-Security-Policy", policy), ("X-Content-Type-Options", "nosniff"),
