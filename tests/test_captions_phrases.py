@@ -41,7 +41,7 @@ def roles(text: str, word: str) -> dict[str, str]:
           "with a black handle": "unsure"}),
         ("dog", "a dog, a golden retriever, lying on grass",
          {"a golden retriever": "unsure", "lying": "state", "on grass": "thing"}),
-        ("face", "a photo of a face, red hat, beach", {"red hat": "thing", "beach": "thing"}),
+        ("face", "a photo of a face, red hat, beach", {"red hat": "worn", "beach": "thing"}),
         ("car", "a red cup next to a car parked in the snow",
          {"a red cup next to": "thing", "parked": "state", "in the snow": "thing"}),
         ("face", "a face before the night sky", {"before the night sky": "thing"}),
@@ -49,6 +49,9 @@ def roles(text: str, word: str) -> dict[str, str]:
          {"with a beard": "subject", "holding a guitar": "worn", "while wearing a hat": "worn", "on his head": "worn"}),
         ("art", "a painting in the style of art of bunnies in a meadow with thick brush strokes",
          {"of bunnies": "thing", "in a meadow": "thing", "with thick brush strokes": "subject"}),
+        ("dog", "a steaming dog wearing a red cap, glasses and a green scarf in the jungle",
+         {"steaming": "state", "wearing a red cap": "worn", "glasses": "worn", "a green scarf": "worn",
+          "in the jungle": "thing"}),
         ("face", "a photo of a face", {}),
     ],
 )  # fmt: skip

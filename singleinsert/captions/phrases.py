@@ -105,7 +105,7 @@ def _adjective_role(word: str) -> Role | None:
     word = word.lower().strip(",")
     if word in ("and", "very", "or", "-"):
         return None
-    return "state" if word in words.STATE | words.VIEW else "subject"
+    return "state" if word in words.STATE | words.VIEW or word.endswith("ing") else "subject"  # "steaming", "burning"
 
 
 def _of_tokens(caption: str, offset: int, group: list[re.Match[str]], role: Role) -> Phrase:
@@ -194,6 +194,8 @@ def _role(text: str, previous: Role, class_word: str) -> Role:
         return "state" if said & words.STATE else "subject"
     if governor in words.HAVING:
         return "worn" if previous in ("subject", "state", "worn") else "thing"
+    if not governor and listed[-1] in words.CLOTHES and previous in ("subject", "state", "worn"):
+        return "worn"  # ", red hat, glasses"
     if not governor and previous == "subject" and first in words.DETERMINERS:
         return "unsure"  # ", a golden retriever," says again what the subject is; ", a red hat" does not
     return "thing"
