@@ -91,7 +91,7 @@ def lines(captions: int, pictures: int) -> Iterator[str]:
     """The two tables, Markdown."""
     words = judged_words(captions)
     leaks, others = words[True, True] + words[True, False], words[False, True] + words[False, False]
-    yield f"words: {words[True, True]} of {leaks} leaking phrases found, {words[False, True]} of {others} others called so"
+    yield f"words: {words[True, True]} of {leaks} leaking phrases found, {words[False, True]} of {others} others too"
     found = judged_rho(load_base_model(MINI_SD), pictures)
     yield "| wrong in the caption | " + " | ".join(f"{name} flagged" for name in ("hat", "expression", "place")) + " |"
     yield "|---|---|---|---|"

@@ -97,7 +97,14 @@ def test_what_is_no_caption_says_why(answer, said):
 def test_another_word_for_the_subject_is_replaced_and_said():
     caption, notes = caption_from_answer("The image shows a smiling young woman wearing a red hat.", "face")
     assert caption == "a photo of a smiling young {concept} wearing a red hat"
-    assert notes == ["the answer calls the face 'woman': is it the same thing?"]
+    assert notes == ["calls the face 'woman': is it the same thing?"]
+
+
+def test_an_answer_that_goes_on_is_cut_and_says_so():
+    caption, notes = caption_from_answer(GOOD + " It is a lovely day." + " And so on." * 100, "face")
+    assert caption.endswith("on a beach") and notes == [
+        "went on for 305 words more, which are left out: only the first sentence counts"  # 5 and 100 * 3
+    ]
 
 
 PIECES = (

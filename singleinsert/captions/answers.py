@@ -13,6 +13,9 @@ from singleinsert.captions.phrases import split_caption
 from singleinsert.data.captions import CONCEPT, class_pattern, with_concept
 from singleinsert.errors import InputError
 
+AFTERWORD = 12
+"""Words beside the sentence ("Sure! Here is a caption:") that are not worth a remark."""
+
 LONGEST = 2 * MAX_WORDS
 """Words of a sentence that was asked to have MAX_WORDS; what is longer was not written to the instruction."""
 
@@ -38,6 +41,8 @@ def caption_from_answer(answer: str, class_word: str) -> tuple[str, list[str]]:
     if loop := _loop(listed):
         raise UnusableError(f"repeats itself: {loop!r}")
     caption, notes = _with_subject(sentence, class_word)
+    if (more := len(without_thoughts(answer).split()) - len(sentence.split())) > AFTERWORD:
+        notes.append(f"went on for {more} words more, which are left out: only the first sentence counts")
     caption = caption[:1].lower() + caption[1:]
     if not says_something(split_caption(caption, class_word)):
         raise UnusableError(f"says nothing beside the {class_word}: {sentence[:80]!r}")
@@ -73,7 +78,7 @@ def _with_subject(sentence: str, class_word: str) -> tuple[str, list[str]]:
     before, _, noun = listed[1].rpartition(" ")
     article = "" if start else f"{beginning(class_word).rsplit(' ', 1)[0].rsplit(' ', 1)[0]} "
     caption = f"{sentence[: start.end()] if start else article}a {before} {CONCEPT}{rest[listed.end() :]}"
-    return " ".join(caption.split()), [f"the answer calls the {class_word} {noun!r}: is it the same thing?"]
+    return " ".join(caption.split()), [f"calls the {class_word} {noun!r}: is it the same thing?"]
 
 
 _ENDS = "|".join(
