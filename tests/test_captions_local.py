@@ -96,7 +96,16 @@ def test_a_model_that_is_not_there_is_one_line(spec):
     assert "\n" not in str(error.value)
 
 
-def test_options_that_the_tokenizer_does_not_know(tmp_path):
-    model = LocalModel(str(write_llava(tmp_path / "model")))
-    with pytest.raises(ModelError, match="cannot tell A from Z by their first tokens"):
-        model.choose(noise(0), "x", ["A", "Z"])
+def test_options_that_the_tokenizer_does_not_know_are_read_from_the_text(tmp_path):
+    model = LocalModel(str(write_llava(tmp_path / "model", ("it is", "Z."))))
+    assert not model.can_tell_apart(["A", "Z"]) and model.can_tell_apart(["A", "B"])  # "Z." is a token, "Z" is none
+    assert model.choose(noise(0), "x", ["A", "Z"]) == "Z"
+    assert model.choose(noise(0), "x", ["Q", "Y"]) is None
+
+
+def test_a_chat_template_that_fails_is_one_line(tmp_path):
+    model = LocalModel(str(write_llava(tmp_path / "model", template="{{ raise_exception('only texts') }}")))
+    for ask in (lambda: model(noise(0), "x"), lambda: model.choose(noise(0), "x", LETTERS)):
+        with pytest.raises(ModelError, match="cannot answer on a picture and a text: only texts") as error:
+            ask()
+        assert "\n" not in str(error.value)

@@ -6,7 +6,8 @@ Models whose processor wants torchvision, which must not be installed, are opene
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.captions.ask import shrink, without_thoughts
+from singleinsert.captions.ask import first_option, shrink, without_thoughts
 from singleinsert.errors import ModelError
 from singleinsert.models.base import first_line
 
@@ -69,37 +70,54 @@ class LocalModel:
     def __call__(self, picture: Image.Image, text: str) -> str:
         if self.captions_only:
             text = CAPTIONERS[self.kind] or ""
-        inputs = self.inputs(picture, text)
-        answer = self._generate(inputs, text, MAX_NEW_TOKENS)
-        if not without_thoughts(answer) and "<think" in answer.lower():
-            answer = self._generate(inputs, text, TOKENS_TO_THINK)
+        with self._one_line():
+            inputs = self.inputs(picture, text)
+            answer = self._generate(inputs, text, MAX_NEW_TOKENS)
+            if not without_thoughts(answer) and "<think" in answer.lower():
+                answer = self._generate(inputs, text, TOKENS_TO_THINK)
         return without_thoughts(answer)
 
     def choose(self, picture: Image.Image, text: str, options: Sequence[str]) -> str | None:
-        """The most probable of ``options`` by its first word's score: every picture gets an answer in one pass."""
+        """The most probable of ``options`` by its first word's score: every picture gets an answer in one pass.
+
+        Where the tokenizer cannot tell them apart by their first tokens, the answer's text is read.
+        """
         if self.captions_only:
             return None
-        scores = self.scores(picture, text, options)
-        return options[int(scores.argmax())]
+        if not self.can_tell_apart(options):
+            return first_option(self(picture, text), options)
+        return options[int(self.scores(picture, text, options).argmax())]
+
+    def can_tell_apart(self, options: Sequence[str]) -> bool:
+        """Whether each option has first tokens, and none of them is another's."""
+        tokens = [self.first_tokens(option) for option in options]
+        flat = [token for each in tokens for token in each]
+        return all(tokens) and len(set(flat)) == len(flat)
 
     @torch.no_grad()
     def scores(self, picture: Image.Image, text: str, options: Sequence[str]) -> Tensor:
         """(len(options),) float64 log scores that the answer's first word is each option, however it is written.
 
-        Raises:
-            ModelError: the tokenizer cannot tell the options apart by their first tokens.
+        The tokenizer must tell the options apart: :meth:`can_tell_apart`.
         """
-        tokens = [self.first_tokens(option) for option in options]
-        flat = [token for each in tokens for token in each]
-        if not all(tokens) or len(set(flat)) < len(flat):
-            said = " from ".join(options) if len(options) == 2 else ", ".join(options)
-            raise ModelError(f"{self.name}: its tokenizer cannot tell {said} by their first tokens")
-        out = self.model.generate(
-            **self.inputs(picture, text), max_new_tokens=1, do_sample=False, output_logits=True,
-            return_dict_in_generate=True,
-        )  # fmt: skip
+        with self._one_line():
+            out = self.model.generate(
+                **self.inputs(picture, text), max_new_tokens=1, do_sample=False, output_logits=True,
+                return_dict_in_generate=True,
+            )  # fmt: skip
         logits = out.logits[0][0].double().log_softmax(-1)
-        return torch.stack([logits[torch.tensor(each, device=logits.device)].logsumexp(0) for each in tokens])
+        tokens = [torch.tensor(self.first_tokens(option), device=logits.device) for option in options]
+        return torch.stack([logits[each].logsumexp(0) for each in tokens])
+
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Errors of the model, its processor or its chat template (of many kinds) as one line."""
+        try:
+            yield
+        except torch.OutOfMemoryError as problem:
+            raise ModelError(f"{self.name} does not fit the memory: take a smaller one, or --device cpu") from problem
+        except Exception as problem:
+            raise ModelError(f"{self.name} cannot answer on a picture and a text: {first_line(problem)}") from problem
 
     def close(self) -> None:
         self.model = None

@@ -33,8 +33,7 @@ class VisionLanguageJudge:
         """
         self.local = LocalModel(model, device)
         self.name = self.local.name
-        yes, no = (self.local.first_tokens(word) for word in ANSWERS)
-        if not yes or not no or set(yes) & set(no):
+        if not self.local.can_tell_apart(ANSWERS):
             raise ModelError(f"{model}: its tokenizer cannot tell yes from no by their first tokens")
 
     def __call__(self, pictures: Sequence[Image.Image], targets: Sequence[Sequence[Target]]) -> list[list[bool]]:
