@@ -97,6 +97,19 @@ def test_metadata_keeps_what_others_wrote(tmp_path):
     }
 
 
+def test_half_a_character_is_no_traceback(tmp_path):
+    """JSON may hold one, UTF-8 cannot: it is a question mark in the caption, and stays as it is in others' rows."""
+    file = tmp_path / "metadata.jsonl"
+    file.write_text(
+        '{"file_name": "a.jpg", "text": "a * face \\ud800"}\n{"file_name": "b.jpg", "note": "\\ud800 \u00fc"}\n'
+    )
+    assert read_caption(tmp_path / "a.jpg") == "a {concept} face ?"
+    write_caption(tmp_path / "c.jpg", "c \u00fc", metadata=True)
+    assert read_metadata(tmp_path)["b.jpg"]["note"] == "\ud800 \u00fc"
+    assert file.read_text(encoding="utf-8").splitlines()[2] == '{"file_name": "c.jpg", "text": "c \u00fc"}'
+    assert with_concept("a face \udcff in snow", "face") == "a {concept} ? in snow"
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_every_file_is_a_caption_or_one_line(tmp_path, content):

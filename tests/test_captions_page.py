@@ -136,6 +136,7 @@ def test_check_and_save(server, photo):
     status, body, _ = request(server, "POST", f"/{server.token}/save", text_body("a face in snow"))
     assert status == 200 and "saved" in json.loads(body)["said"]
     assert photo.with_suffix(".txt").read_text() == "a {concept} in snow\n"
+    assert request(server, "POST", f"/{server.token}/check", '{"text": "a face \\ud800"}')[0] == 200
     for text in ("a red hat", "", "a face " * 400):
         status, body, _ = request(server, "POST", f"/{server.token}/save", text_body(text))
         assert status == 422 and "\n" not in json.loads(body)["error"]

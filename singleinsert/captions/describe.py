@@ -16,7 +16,7 @@ from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config.fields import CaptionSettings
-from singleinsert.data.captions import CONCEPT, METADATA, caption_file, read_caption, with_concept
+from singleinsert.data.captions import CONCEPT, METADATA, caption_file, one_line, read_caption, with_concept
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError
 
@@ -132,7 +132,7 @@ def caption_of_words(given: str, class_word: str) -> str:
     Raises:
         ConfigError: no words.
     """
-    listed = [" ".join(word.split()) for word in given.split(",") if word.strip()]
+    listed = [one_line(word) for word in given.split(",") if word.strip()]
     if not listed:
         raise ConfigError('--scene_words is empty: name what is in the picture beside the subject: "red hat, beach"')
     start = beginning(class_word).removesuffix(class_word) + CONCEPT

@@ -11,6 +11,7 @@ import html
 import io
 import json
 import secrets
+import sys
 import threading
 import webbrowser
 from collections.abc import Mapping
@@ -132,6 +133,11 @@ class Server(ThreadingHTTPServer):
         except (OSError, OverflowError) as problem:
             raise ConfigError(f"--port {port} cannot be used ({problem}): give another, or 0 for any") from problem
         self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A tab that was closed is no error to show; any other is."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
