@@ -59,6 +59,15 @@ def test_phrases_are_placed_by_their_thing():
     assert thing_of("with its long hair") == "long hair" and thing_of("in") == "in"
 
 
+def test_the_words_find_the_leaks_of_drawn_captions():
+    """Captions that name every feature of a drawn subject, and everything else: 60 of docs/captions.md's 400."""
+    from testbed.caption_checks import judged_words
+
+    found = judged_words(60)
+    leaks = found[True, True] + found[True, False]
+    assert leaks > 150 and found[True, True] / leaks > 0.97 and found[False, True] == 0 < found[False, False]
+
+
 # --- rho --------------------------------------------------------------------------------------------------------------
 def test_rho_is_the_ratio_of_means_with_a_paired_error():
     errors = {"with": torch.tensor([1.0, 2.0, 3.0]), "without": torch.tensor([2.0, 2.0, 4.0])}

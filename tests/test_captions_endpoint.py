@@ -159,7 +159,16 @@ def test_what_names_no_model_is_one_line(spec):
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:8000/v1", "ftp://x/v1", "http://", "http:///v1", "http://a b/v1", "http://h:port/v1", "https://[1/"],
+    [
+        "localhost:8000/v1",
+        "ftp://x/v1",
+        "http://",
+        "http:///v1",
+        "http://a b/v1",
+        "http://h:port/v1",
+        "http://me:pw@h/v1",
+        "https://[1/",
+    ],
 )
 def test_what_is_no_address_is_one_line(url):
     with pytest.raises(InputError, match="is not http://HOST") as error:

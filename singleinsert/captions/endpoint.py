@@ -249,7 +249,8 @@ def _host(url: str) -> str | None:
         _ = parts.port  # raises where it is no number
     except ValueError:
         return None
-    usable = parts.scheme in ("http", "https") and not re.search(r"\s", url)
+    # a password in the address would be printed with it
+    usable = parts.scheme in ("http", "https") and "@" not in parts.netloc and not re.search(r"\s", url)
     return parts.hostname if usable else None
 
 

@@ -132,9 +132,8 @@ def _pieces(caption: str, start: int, end: int, class_word: str, after_subject: 
     previous: Role = "subject" if after_subject else "thing"
     for left, right in spans:
         text = caption[left:right]
-        lead = len(text) - len(text.lstrip(" ,;:"))
-        joined = text[lead:].lower().startswith("and ")
-        lead += 4 if joined else 0
+        between = re.match(r"[\s,;:]*(and\s+)?", text, re.IGNORECASE)
+        lead, joined = (between.end(), bool(between[1])) if between else (0, False)
         text = caption[left + lead : right].rstrip(" ,;:.")
         if not re.search(r"\w", text):
             continue
