@@ -65,7 +65,8 @@ def test_words_by_hand(photo, capsys):
     assert "already there: --overwrite" in capsys.readouterr().err
     assert run("write", "--image", photo, "--class_word", "face", "--scene_words", "snow", "--overwrite") == 0
     assert "snow" in photo.with_suffix(".txt").read_text()
-    assert run("write", "--image", photo, "--preset", "face", "--scene_words", "x", "--metadata") == 0
+    assert run("write", "--image", photo, "--preset", "face", "--scene_words", "x", "--metadata") == 2
+    assert "me.txt goes before metadata.jsonl" in capsys.readouterr().err
 
 
 def test_a_folder_goes_on_where_it_was(tmp_path, capsys):
@@ -94,6 +95,8 @@ def test_a_folder_into_metadata(tmp_path, capsys):
         shutil.copy(FACE, tmp_path / name)
     assert run("write", "--images", tmp_path, "--class_word", "face", "--scene_words", "snow", "--metadata") == 0
     assert len((tmp_path / "metadata.jsonl").read_text().splitlines()) == 2 and not (tmp_path / "a.txt").exists()
+    assert run("write", "--images", tmp_path, "--class_word", "face", "--scene_words", "sand") == 0
+    assert "a.png: kept" in capsys.readouterr().out and not (tmp_path / "a.txt").exists()
     sheet = tmp_path / "sheet" / "all.png"
     assert run("show", "--images", tmp_path, "--sheet", sheet) == 0
     assert "b.png: a photo of a {concept}, snow" in capsys.readouterr().out

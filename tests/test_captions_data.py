@@ -77,11 +77,18 @@ def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
 def test_what_is_there_is_never_lost(tmp_path):
     photo = tmp_path / "a.jpg"
     assert write_caption(photo, "a {concept} on snow").read_text() == "a {concept} on snow\n"
+    with pytest.raises(InputError, match="--overwrite"):
+        write_caption(photo, "second")
+    for overwrite in (False, True):  # a row that no one would read
+        with pytest.raises(InputError, match="goes before metadata.jsonl"):
+            write_caption(photo, "second", metadata=True, overwrite=overwrite)
+    assert read_caption(photo) == "a {concept} on snow"
+    write_caption(tmp_path / "b.jpg", "first", metadata=True)
     for metadata in (False, True):
-        write_caption(photo, "first", metadata=metadata, overwrite=True)
-        with pytest.raises(InputError, match="--overwrite"):
-            write_caption(photo, "second", metadata=metadata)
-    assert read_caption(photo) == "first"
+        with pytest.raises(InputError, match="a text for b.jpg is already there"):
+            write_caption(tmp_path / "b.jpg", "second", metadata=metadata)
+    write_caption(tmp_path / "b.jpg", "third", metadata=True, overwrite=True)
+    assert read_caption(tmp_path / "b.jpg") == "third"
 
 
 def test_metadata_keeps_what_others_wrote(tmp_path):

@@ -36,12 +36,14 @@ def write(args: argparse.Namespace, settings: Settings) -> int:
         )
     if args.image:
         refuse_existing(paths[0], args.metadata, args.overwrite)
-    wanted = [path for path in paths if args.overwrite or not _has_caption(path, args.metadata)]
     room, failed = clip_room(settings.concept.num_vectors), 0
-    with _model(settings, args.device, any_wanted=bool(wanted)) as ask:
+    with _model(settings, args.device) as ask:
         for number, path in enumerate(paths, start=1):
             try:
-                line = "kept, it has one" if path not in wanted else _write_one(path, word, settings, args, room, ask)
+                if not args.overwrite and read_caption(path) is not None:
+                    line = "kept, it has one"
+                else:
+                    line = _write_one(path, word, settings, args, room, ask)
             except InputError as problem:
                 if args.image:
                     raise
@@ -123,10 +125,10 @@ def class_word(settings: Settings) -> str:
 
 
 @contextmanager
-def _model(settings: Settings, device: str, any_wanted: bool = True) -> Iterator[Ask | None]:
+def _model(settings: Settings, device: str) -> Iterator[Ask | None]:
     """The model of caption.describe, open for all pictures; None where words were given, or nothing."""
     spec = settings.caption.describe.strip()
-    if not any_wanted or not spec or spec.startswith(WORDS):
+    if not spec or spec.startswith(WORDS):
         yield None
         return
     ask = load_ask(spec, best_device(device))
@@ -141,14 +143,6 @@ def _paths(args: argparse.Namespace) -> list[Path]:
         return list_pictures(Path(args.images))
     load_picture(args.image)  # says what is wrong with it before a model is loaded
     return [Path(args.image)]
-
-
-def _has_caption(path: Path, metadata: bool) -> bool:
-    try:
-        refuse_existing(path, metadata, overwrite=False)
-    except InputError:
-        return True
-    return False
 
 
 def _say_next(args: argparse.Namespace, failed: int) -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 from singleinsert.atomic import write_text
-from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_metadata
+from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_caption, read_metadata
 from singleinsert.errors import InputError
 
 
 def refuse_existing(picture: Path, metadata: bool, overwrite: bool) -> None:
-    """InputError where a caption is there that may have been written by hand."""
-    if overwrite:
-        return
-    if not metadata and caption_file(picture).exists():
-        raise InputError(f"{caption_file(picture)} is already there: --overwrite replaces it")
-    if metadata and read_metadata(picture.parent).get(picture.name, {}).get("text"):
-        raise InputError(f"{picture.parent / METADATA} has a text for {picture.name}: --overwrite replaces it")
+    """InputError where a caption is there, in either place, that may have been written by hand.
+
+    Also where the new one could not be seen: a text file goes before a row of metadata.jsonl.
+    """
+    file = caption_file(picture)
+    if metadata and file.exists():
+        raise InputError(f"{file} goes before {METADATA}: move it away first")
+    if not overwrite and read_caption(picture) is not None:
+        place = file if file.exists() else f"in {picture.parent / METADATA} a text for {picture.name}"
+        raise InputError(f"{place} is already there: --overwrite replaces it")
 
 
 def write_caption(picture: Path, text: str, *, metadata: bool = False, overwrite: bool = False) -> Path:
