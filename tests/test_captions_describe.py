@@ -212,7 +212,9 @@ def test_words_alone(picture):
 
 
 def test_nothing_asked_for_is_none_and_a_wrong_model_is_not(picture):
-    assert by(None, picture) is None
+    assert by(None, picture) is None and by(None, picture, mode="O0") is None
+    with pytest.raises(CaptionError, match=r"caption.mode O2 needs a description of me.png: write it into me.txt"):
+        by(None, picture, mode="O2")
     with pytest.raises(ConfigError, match="names no vision-language model"):
         by(None, picture, describe="smolvlm")
 

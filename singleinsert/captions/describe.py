@@ -71,7 +71,7 @@ def describe(
     ask: Ask | None = None,
     say: Callable[[str], object] = print,
 ) -> Description | None:
-    """The picture's description; None where none was asked for and no caption file is there.
+    """The picture's description; None where none is there, none was asked for and ``settings.mode`` needs none.
 
     A caption file goes before everything, and is never changed. What a model answers is used only where it is a
     caption; a refusal, silence, rambling or a sentence about nothing but the subject is an error, never plain training.
@@ -83,7 +83,8 @@ def describe(
         say: told where a picture is sent.
 
     Raises:
-        CaptionError: the model gave nothing that can be used. ConfigError, ModelError, InputError: as they say.
+        CaptionError: the model gave nothing that can be used, or the mode needs what nobody writes.
+        ConfigError, ModelError, InputError: as they say.
     """
     room = room or clip_room()
     if (text := read_caption(picture.path)) is not None:
@@ -91,6 +92,11 @@ def describe(
         source = file.name if file.is_file() else METADATA
         return of_user(with_concept(text, class_word), class_word, source, room)
     if ask is None and not settings.describe.strip():
+        if settings.mode not in ("off", "O0"):
+            raise CaptionError(
+                f"caption.mode {settings.mode} needs a description of {picture.path.name}: write it into "
+                f"{caption_file(picture.path).name}, or say who does: --describe or --scene_words"
+            )
         return None
     return compose(picture, class_word, settings, room, device=device, ask=ask, say=say)
 
