@@ -27,6 +27,7 @@ FLAGS = {
     "mask_index": "mask.mask_index",
     "box": "mask.box",
     "class_word": "data.class_word",
+    "describe": "caption.describe",
     "learn_background": "data.learn_background",
     "placeholder_token": "data.placeholder_token",
     "resolution": "data.resolution",
@@ -84,6 +85,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--low_vram", action="store_true",
         help="for a GPU of 4 GB: " + ", ".join(f"{key} {value}" for key, value in low_vram().items()),
     )  # fmt: skip
+    parser.add_argument(
+        "--scene_words", metavar="WORDS", help='what the picture shows besides the subject: "red hat, beach"'
+    )
     parser.add_argument("--mask_only", action="store_true", help="write the mask and a picture of it, and stop")
 
 
@@ -105,6 +109,10 @@ def overrides_from_args(args: argparse.Namespace) -> dict[str, Any]:
     """
     given = low_vram() if args.low_vram else {}
     given |= {key: getattr(args, flag) for flag, key in FLAGS.items() if getattr(args, flag) is not None}
+    if args.scene_words is not None:
+        if args.describe is not None:
+            raise ConfigError("--describe and --scene_words both say who describes the picture: give one of them")
+        given["caption.describe"] = f"words:{args.scene_words}"
     for item in args.set:
         key, equals, text = item.partition("=")
         if not equals:

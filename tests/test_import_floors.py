@@ -23,6 +23,7 @@ FLOORS = (
     ("masks",),
     ("losses",),
     ("models",),
+    ("captions",),
     ("concepts", "adapters"),
     ("artifact",),
     ("interchange",),

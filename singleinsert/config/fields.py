@@ -77,9 +77,10 @@ class DataSettings:
         "training prompt with the concept, y* in the paper; of a picture without a description",
     )
     class_prompt: str = setting("{class_word}", "the same without the concept, which the frozen model is asked for")
-    description: str = setting(
-        "", "what the picture shows besides the subject, {concept} in the subject's place; empty: the first line of "
-        "photo.txt beside photo.jpg, where there is one",
+    description: tuple[str, ...] = setting(
+        (), "what the picture shows besides the subject, {concept} in the subject's place, one for each picture; "
+        "empty: the first line of photo.txt beside photo.jpg, where there is one, or as [caption] says", several=True,
+        free=True,
     )  # fmt: skip
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
@@ -119,6 +120,26 @@ class MaskSettings:
     )
     padding: float = setting(0.0, "grow the mask by this much, shrink it where negative", minimum=-0.5, maximum=0.5)
     feather: float = setting(0.0, "softness of the edge, standard deviation of a blur", minimum=0, maximum=0.25)
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """The sentence that says everything in the picture but the subject (SID), so that it stays out of the concept."""
+
+    describe: str = setting(
+        "", "who writes it: vlm:MODEL (hub id or folder), openai:URL#MODEL, or words:red hat, beach; a file photo.txt "
+        "beside photo.jpg goes before it", free=True,
+    )  # fmt: skip
+    instruction: str = setting(
+        "", "what a model is asked for in place of the built-in instruction; {class_word} is the class word", free=True
+    )
+    mode: Literal["auto", "off", "O1", "O2", "O3", "O4"] = setting(
+        "auto", "which prompts of training say it: auto, as O2 where there is a description; off, none; O1, the "
+        "concept's; O2, all; O3, all, but the semantic term's every second time; O4, as O3 always, without what the "
+        "mask leaves out",
+    )  # fmt: skip
+    drop: float = setting(0.0, "share of the samples that are asked as if there were none", minimum=0, maximum=1)
+    keep: bool = setting(True, "the artifact holds the description", free=True)
 
 
 @dataclass(frozen=True)
@@ -335,6 +356,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
+    caption: CaptionSettings = field(default_factory=CaptionSettings)
     concept: ConceptSettings = field(default_factory=ConceptSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     stage1: StageSettings = field(default_factory=StageSettings)

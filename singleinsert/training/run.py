@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
 from singleinsert.config import Settings
-from singleinsert.config.load import check_name
+from singleinsert.config.load import check_name, read_values
 from singleinsert.data.pictures import image_to_tensor, mask_to_tensor
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import ConfigError, first_line
@@ -85,7 +85,9 @@ def train(
     watch = (watch or ConsoleWatch()) if accelerator.is_main_process else SilentWatch()
     if note := common_word_note(settings.name):  # the name can still be changed now
         watch.line(f"note: {note}")
+    settings = described_before(settings, files)
     material = find_material(settings, watch.line)
+    settings = with_descriptions(settings, material)
     checkpoint = _checkpoint_to_resume(settings, files, watch)
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
@@ -176,6 +178,23 @@ def identity_of(settings: Settings, material: Material) -> dict[str, Any]:
     ]  # fmt: skip
     described = [picture.description for picture in material.pictures]
     return flatten(settings) | {"data.digest": digest(*content), "data.described": described}
+
+
+def described_before(settings: Settings, files: RunFiles) -> Settings:
+    """A run that goes on does not ask a model again: its config holds what the model said."""
+    if not (settings.run.resume_from_checkpoint and settings.caption.describe and files.config.is_file()):
+        return settings
+    text = read_values(files.config).get("data.description", ())
+    return replace(settings, data=replace(settings.data, description=tuple(text)))
+
+
+def with_descriptions(settings: Settings, material: Material) -> Settings:
+    """The settings with what a model or the user's words said of the pictures, so that the config can be fed back."""
+    if not settings.caption.describe or settings.caption.mode == "off":
+        return settings
+    said = tuple(picture.description for picture in material.pictures)
+    data = replace(settings.data, description=said)
+    return replace(settings, data=data, caption=replace(settings.caption, describe=""))
 
 
 def _checkpoint_to_resume(settings: Settings, files: RunFiles, watch: Watch) -> Path | None:
