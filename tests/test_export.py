@@ -24,7 +24,6 @@ from singleinsert.export.webui import example_prompts
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
 from singleinsert.training.files import RESULTS
 
 SEED, STEPS = 3, 3
@@ -54,10 +53,9 @@ def trained_picture(folder, concept, alpha, rank, text_targets):
             component, path = key.rsplit(".", 1)[0].split(".", 1)
             weights = concept.lora[component][path]
             parameter.copy_(weights.down if key.endswith(".down") else weights.up)
-        slots = {"*": concept.num_vectors}
-        vectors = {"*": concept.embedding}
-        condition = encode(model.text_encoder, tokenize(model.tokenizer, "* face in the snow", slots), vectors)
-        negative = encode(model.text_encoder, tokenize(model.tokenizer, "", {}), {})
+        prompt = model.tokenize("* face in the snow", {"*": concept.num_vectors})
+        condition = model.encode(prompt, {"*": concept.concept.embeddings})
+        negative = model.encode(model.tokenize("", {}), {})
     return sample_images(model, condition, negative, [torch.Generator().manual_seed(SEED)], steps=STEPS)[0]
 
 
@@ -285,7 +283,7 @@ def test_refusals_write_nothing(concept, tmp_path):
     large = with_embedding(concept, concept.embedding * 1e6)
     refusals = [
         (concept, {"formats": ("webui", "ckpt")}, "'ckpt' is none of webui"),
-        (concept, {"precision": "fp8"}, "'fp8' is none of fp16"),
+        (concept, {"precision": "fp8"}, "'fp8' is none of no, fp32, fp16"),
         (large, {"precision": "fp16"}, "too large for fp16"),
         (replace(concept, name="zork.v2"), {"formats": ("bundle",)}, "splits the names in a bundle at dots"),
     ]
