@@ -12,9 +12,10 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "terms"),
+    ("errors", "terms", "streams"),
     ("names",),
     ("atomic", "dtypes"),
+    ("claims",),
     ("tensorfile",),
     ("config",),
     ("cli",),

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from singleinsert.atomic import unfinished
+from singleinsert.claims import claimed
 from singleinsert.config.load import all_fields, read_values
 from singleinsert.errors import ConfigError, InputError
+from singleinsert.training.signals import launched_by_accelerate
 
 RESULTS = (
     "_artifact.safetensors", ".safetensors", "_lora.safetensors", ".json", "_lora.json", ".preview.png",
     "_lora.preview.png", "_bundle.safetensors", "_diffusers", "_sheet.png",
 )  # fmt: skip
 """How the names of a finished run's files end, in every format of :mod:`singleinsert.export`."""
+OWN_ENDS = (*RESULTS, "_config.toml", "_mask.png", "_mask_overlay.png")
+"""The same, of everything that a run writes beside them."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,13 @@ class RunFiles:
     def artifact(self) -> Path:
         return self.folder / f"{self.name}_artifact.safetensors"
 
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with this run."""
+        program = "accelerate launch" if launched_by_accelerate() else "python"
+        config = shlex.quote(str(self.config))
+        return f"{program} train_singleinsert.py --config_file {config} --resume_from_checkpoint latest"
+
     def sample(self, stage: str, step: int, index: int) -> Path:
         return self.samples / f"{self.name}_{stage}_{step:06d}_{index:02d}.png"
 
@@ -77,7 +93,7 @@ class RunFiles:
         if not continued and (finished or begun):
             raise InputError(
                 f"{self.folder} holds another run called {self.name}: choose another --output_name or --output_dir"
-                + (", or go on with it by --resume_from_checkpoint latest" if begun and not resuming else "")
+                + (f", or go on with it: {self.resume_command}" if begun and not resuming else "")
                 + self._way_out()
             )
         if resuming and checkpoint is None and finished:
@@ -93,6 +109,29 @@ class RunFiles:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"output folder {self.folder} cannot be made: {error.strerror}") from error
+
+    @contextmanager
+    def claimed(self, resuming: bool, checkpoint: Path | None) -> Iterator[None]:
+        """Within it, no other run of this name writes here; what killed ones have left half written is removed.
+
+        For one process of the run, after :meth:`check_free`. Raises InputError where another run has the name.
+        """
+        with claimed(self.folder, self.name):
+            self.check_free(resuming, checkpoint)  # one may have finished meanwhile
+            for path in self._unfinished():
+                path.unlink(missing_ok=True)
+            yield
+
+    def _unfinished(self) -> list[Path]:
+        """What a write of this run's that was killed has left; of runs with other names in the same folder nothing."""
+        own = rf"{re.escape(self.name)}(_\d\d)?({'|'.join(map(re.escape, OWN_ENDS))}|_stage\d_\d+_\d+\.png)"
+        shared = [
+            path
+            for folder in (self.folder, self.folder / f"{self.name}_diffusers", self.samples)
+            for path, name in unfinished(folder).items()
+            if folder.name == f"{self.name}_diffusers" or re.fullmatch(own, name)
+        ]
+        return [*shared, *unfinished(self.checkpoints), *unfinished(self.logs)]
 
     def _way_out(self) -> str:
         """For a run that was stopped between its artifact and the clients' files."""

@@ -318,7 +318,7 @@ class Loop:
             raise Interrupted(
                 received,
                 f"interrupted after {self.run.stages[self.stage_index].name} step {self.step}, state saved in "
-                f"{self.run.files.checkpoints}: go on with --resume_from_checkpoint latest",
+                f"{self.run.files.checkpoints}; go on: {self.run.files.resume_command}",
             )
 
     def _bar(self, stage: Stage) -> Any:
