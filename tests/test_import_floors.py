@@ -12,7 +12,8 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "terms", "streams"),
+    ("errors", "terms", "streams", "placeholders"),
+    ("specs",),
     ("names",),
     ("atomic", "dtypes"),
     ("claims",),
@@ -33,6 +34,7 @@ FLOORS = (
     ("insert",),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
+    ("__main__",),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 

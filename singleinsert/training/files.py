@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -11,9 +12,13 @@ from pathlib import Path
 
 from singleinsert.atomic import unfinished
 from singleinsert.claims import claimed
-from singleinsert.config.load import all_fields, read_values
+from singleinsert.config import Settings
+from singleinsert.config.load import all_fields, check_name, read_values
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.training.signals import launched_by_accelerate
+
+LATEST = "latest"
+_CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
 
 RESULTS = (
     "_artifact.safetensors", ".safetensors", "_lora.safetensors", ".json", "_lora.json", ".preview.png",
@@ -78,14 +83,22 @@ class RunFiles:
         return self.name if of == 1 else f"{self.name}_{place + 1:02d}"
 
     def check_free(self, resuming: bool, checkpoint: Path | None) -> None:
-        """Make the folder.
+        """:meth:`check_taken`, and make the folder. InputError where it cannot be made."""
+        self.check_taken(resuming, checkpoint)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"output folder {self.folder} cannot be made: {error.strerror}") from error
+
+    def check_taken(self, resuming: bool, checkpoint: Path | None) -> None:
+        """Refuse to write over another run.
 
         Args:
             resuming: the run is asked to go on. checkpoint: from here, None where there is none yet; one from
                 elsewhere begins a run here.
 
         Raises:
-            InputError: it holds another run of this name and this is not its continuation, or it cannot be made.
+            InputError: it holds another run of this name and this is not its continuation.
         """
         finished = any((self.folder / (self.name + end)).exists() for end in RESULTS)
         continued = resuming and (checkpoint is None or checkpoint.resolve().parent == self.checkpoints.resolve())
@@ -105,10 +118,6 @@ class RunFiles:
                 f"{self.config} was not written by a run, and this one would replace it: move it, or choose another "
                 "--output_name or --output_dir"
             )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"output folder {self.folder} cannot be made: {error.strerror}") from error
 
     @contextmanager
     def claimed(self, resuming: bool, checkpoint: Path | None) -> Iterator[None]:
@@ -146,3 +155,54 @@ class RunFiles:
             return read_values(self.config).keys() == {key for key, _, _ in all_fields()}
         except ConfigError:
             return False
+
+
+def checkpoint_path(folder: Path, global_step: int) -> Path:
+    """Where a checkpoint after that many steps of the run lies."""
+    return folder / f"step_{global_step:06d}.safetensors"
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, oldest step first."""
+    found = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("step_*.safetensors")}
+    return sorted((path for path, match in found.items() if match), key=lambda path: int(found[path][1]))  # type: ignore[index]
+
+
+def find_checkpoint(asked: str, folder: Path) -> Path | None:
+    """The file behind ``--resume_from_checkpoint``: "latest" in ``folder`` (None if there is none yet) or a path.
+
+    Raises:
+        InputError: a path that is not there.
+    """
+    if asked == LATEST:
+        return next(reversed(checkpoints(folder)), None)
+    path = Path(asked)
+    if path.is_dir():
+        newest = next(reversed(checkpoints(path)), None)
+        if newest is None:
+            raise InputError(f"no checkpoint in folder {path}: its files are called step_<n>.safetensors")
+        return newest
+    if not path.is_file():
+        raise InputError(f"no checkpoint {path}: give a file, a folder of them, or {LATEST}")
+    return path
+
+
+def check_early(settings: Settings) -> None:
+    """What can be seen to be wrong with a run in no time, before torch is imported.
+
+    Raises:
+        InputError, ConfigError: a picture, mask or checkpoint that is not there; a name that cannot be; a folder that
+            holds another run or cannot be written to.
+    """
+    check_name(settings)
+    for key, paths in (("--image", settings.data.image), ("--mask", settings.data.mask)):
+        for path in paths:
+            if not Path(path).exists():
+                raise InputError(f"{key} {path}: there is no such file or folder")
+    files, resume = RunFiles(settings.output_dir, settings.name), settings.run.resume_from_checkpoint
+    files.check_taken(bool(resume), find_checkpoint(resume, files.checkpoints) if resume else None)
+    there = files.folder
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output folder {files.folder} cannot be made: nothing can be written in {there}")

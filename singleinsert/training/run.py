@@ -25,7 +25,15 @@ from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.trigger import check_triggers, common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
-from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
+from singleinsert.training.checkpoint import (
+    check_place,
+    check_same_run,
+    check_state,
+    digest,
+    find_checkpoint,
+    load_checkpoint,
+    not_reached,
+)
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
@@ -203,12 +211,14 @@ def _checkpoint_to_resume(settings: Settings, files: RunFiles, watch: Watch) -> 
 def _read_state(checkpoint: Path, run: Run) -> dict[str, Any]:
     """A checkpoint's state. ConfigError where it is of another run."""
     state = load_checkpoint(checkpoint)
+    check_state(checkpoint, state)
     check_same_run(checkpoint, run.identity, state["identity"], not_reached(state))
     if wants_bank(run.settings, run.stages) and state["bank"] is None:
         raise ConfigError(
             f"checkpoint {checkpoint} has no predictions of the frozen model for {run.stages[-1].name}, its run had no "
             "use for them: set run.teacher_bank to false, or begin anew"
         )
+    check_place(checkpoint, state, [stage.steps for stage in run.stages])
     run.watch.line(f"going on from {checkpoint}")
     return state
 
