@@ -145,8 +145,9 @@ def test_other_values_in_the_texts(name, files, data, tmp_path):
 
 KEYS = st.sampled_from(
     ["emb_params", "clip_l", "clip_g", "flora", "string_to_param.*", "bundle_emb.a.string_to_param.*", "bundle_emb.",
-     "lora_unet_mid_block.lora_down.weight", "lora_unet_mid_block.lora_up.weight", "lora_unet_mid_block.alpha", "unet.a.lora_A.weight", "unet.a.lora_B.weight", "unet.a.alpha",
-     "lora_te2_text_model_x.lora_up.weight", "text_encoder_2.a.lora_A.weight", "a.hada_w1_a", "embedding", ""]
+     "lora_unet_mid_block.lora_down.weight", "lora_unet_mid_block.lora_up.weight", "lora_unet_mid_block.alpha",
+     "unet.a.lora_A.weight", "unet.a.lora_B.weight", "unet.a.alpha", "lora_te2_text_model_x.lora_up.weight",
+     "text_encoder_2.a.lora_A.weight", "a.hada_w1_a", "embedding", ""]
 )  # fmt: skip
 SHAPES = st.lists(st.integers(0, 3), max_size=4).map(tuple)
 DTYPES = st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.bool, torch.float8_e4m3fn])

@@ -65,7 +65,7 @@ def hidden(folder: Path) -> list[str]:
 LONG = bool(os.environ.get("SINGLEINSERT_LONG_TESTS"))
 
 
-@pytest.mark.parametrize("first", range(1, 40) if LONG else (1, 4, 9))
+@pytest.mark.parametrize("first", range(1, 40) if LONG else (2, 7))
 def test_killed_before_and_after_renames_twice(tiny_sd, tmp_path, first):
     """Killed at a rename, killed again at another, and then left alone: the artifact is the undisturbed one's."""
     values = small_values(tmp_path, tiny_sd, run__checkpointing_steps=2, stage1__steps=2, stage2__steps=2)
@@ -100,10 +100,8 @@ def test_what_killed_writes_left_is_removed_by_the_next_run_of_that_name(tmp_pat
     for name in ("anna_stage1_000003_00.png", "anna2_stage1_000003_00.png"):
         (files.samples / f".{name}.abcd1234.part.png").write_text("half")
     with files.claimed(False, None):
-        kept = {name.split(".abcd")[0].removeprefix(".") for name in hidden(tmp_path)}
-    assert kept - {"anna.claim-001"} == {*others, "anna2_stage1_000003_00.png", ".anna.claim-001".removeprefix(".")} - {
-        "anna.claim-001"
-    }
+        kept = {name.removeprefix(".").split(".abcd")[0] for name in hidden(tmp_path) if "claim" not in name}
+    assert kept == {*others, "anna2_stage1_000003_00.png"}
     assert not [name for name in hidden(tmp_path) if "claim" in name]
 
 
