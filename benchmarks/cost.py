@@ -59,10 +59,11 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
     with fake_tensors():
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
+        (text_encoder,) = model.text_encoders.values()
         account = Account(
-            CARD, {"UNet": model.unet, "text encoder": model.text_encoder, "image encoder": loop.run.concepts}
+            CARD, {"UNet": model.denoiser, "text encoder": text_encoder, "image encoder": loop.run.concepts}
         )
-        account.hold([*model.unet.parameters(), *model.text_encoder.parameters()], "frozen weights")
+        account.hold([*model.denoiser.parameters(), *text_encoder.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -84,8 +85,9 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
     with fake_tensors():
         loop, _ = build_loop(settings, "stage1", family)
         model = loop.run.model
-        place(model.vae, CARD, torch.float32)
-        parts = {"UNet": model.unet, "text encoder": model.text_encoder, "VAE": model.vae}
+        place(model.autoencoder, CARD, torch.float32)
+        (text_encoder,) = model.text_encoders.values()
+        parts = {"UNet": model.denoiser, "text encoder": text_encoder, "VAE": model.autoencoder}
         account = Account(CARD, parts)
         for part in parts.values():
             account.hold(part.parameters(), "frozen weights")

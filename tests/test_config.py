@@ -271,7 +271,7 @@ def test_what_a_run_cannot_do_without():
 
 def test_settings_do_not_change_under_a_run():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().run.seed = 1  # type: ignore[misc]
+        Settings().run.seed = 1
     assert load_settings().stage2 is STAGE2 and StageSettings() == load_settings().stage1
 
 
@@ -335,3 +335,15 @@ def test_odd_values_are_one_short_line(key, value):
     with pytest.raises(ConfigError) as raised:
         load_settings(overrides={key: parse_value(key, value)})
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 400 and key in str(raised.value)
+
+
+def test_a_bundled_model_brings_what_it_needs_over_any_preset(tmp_path):
+    wanted = {"model.pretrained_model_name_or_path": "mini-scenes"}
+    plain = load_settings("face", None, wanted)
+    assert (plain.data.resolution, plain.mask.backend, plain.data.crop) == (96, "mini", "zoom")
+    # a file and a flag still win, and so does naming the model in the file
+    file = tmp_path / "own.toml"
+    file.write_text('[model]\npretrained_model_name_or_path = "mini-scenes"\n[data]\nresolution = 64\n')
+    assert load_settings("face", file).data.resolution == 64
+    assert load_settings("face", None, wanted | {"data.resolution": 48}).data.resolution == 48
+    assert load_settings("face").data.resolution == 512

@@ -81,7 +81,8 @@ class Server:
     """A chat-completions server that gives the prepared replies in turn, the last one for ever."""
 
     def __init__(self, *replies: tuple[int, object]) -> None:
-        self.replies, self.requests = list(replies), []
+        self.replies = list(replies)
+        self.requests: list[dict] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -190,7 +191,8 @@ def test_yes_or_no(answer, read):
 def items_of(folder) -> list[dict]:
     """What the page shows, read from its text."""
     text = (folder / "page.html").read_text(encoding="utf-8")
-    return json.loads(re.search(r"^const data = (.*);$", text, re.MULTILINE).group(1))["items"]
+    (data,) = re.findall(r"^const data = (.*);$", text, re.MULTILINE)
+    return json.loads(data)["items"]
 
 
 def answer(folder, name: str, answers: dict[str, bool]) -> None:

@@ -17,9 +17,9 @@ from testbed.world.scene import draw
 SIZE = (100, 80)
 
 
-def named(name: str, *box: int, value: int = 255) -> NamedMask:
+def named(name: str, left: int, top: int, right: int, bottom: int, value: int = 255) -> NamedMask:
     mask = Image.new("L", SIZE)
-    mask.paste(value, box)
+    mask.paste(value, (left, top, right, bottom))
     return NamedMask(name, f"a {name}", mask, "drawn")
 
 

@@ -58,7 +58,7 @@ class Fixed:
 def candidate(box: tuple[int, int, int, int], score: float = 0.9, size: tuple[int, int] = (100, 80)) -> Candidate:
     mask = Image.new("L", size)
     mask.paste(255, box)
-    return Candidate(mask, tuple(float(v) for v in box), score, "thing")
+    return Candidate(mask, (box[0], box[1], box[2], box[3]), score, "thing")
 
 
 def using(monkeypatch, **found: list[Candidate]) -> Fixed:

@@ -12,7 +12,7 @@ from tinymodels import CONCEPT_WIDTH, hashed
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
-from singleinsert.models.families.sd import StableDiffusion
+from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -20,7 +20,7 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 CREATED = 1_700_000_000
 
 
-def inject_lora(model: StableDiffusion, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
+def inject_lora(model: Family, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
     """The training core's own adapters in ``model``, with both matrices of every layer set by formula."""
     options = AdapterOptions({"unet": UNET_TARGETS, "text_encoder": text_targets}, rank, alpha)
     adapters = LoraAdapters.inject(model.parts, options, torch.Generator())
@@ -54,10 +54,11 @@ def make_concept(
 ) -> Artifact:  # fmt: skip
     """A concept as training would hand it out, for the model in ``folder``."""
     model = load_base_model(folder)
-    state = inject_lora(model, name, rank, alpha, text_targets).state().lora if lora else {}
+    update = inject_lora(model, name, rank, alpha, text_targets).state() if lora else None
     return Artifact.of_one_concept(
         name=name, placeholder="*", class_word=class_word,
-        embeddings=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())), lora=state,
+        embeddings=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())),
+        lora={} if update is None else update.lora,
         base=BaseInfo(model.name, model.model_name, model.schedule.prediction_type, model.source),
         metadata={
             "created": CREATED, "resolution": 32, "seed": 7, "steps": {"stage1": 5, "stage2": 10},

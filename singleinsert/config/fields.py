@@ -10,9 +10,6 @@ from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
 from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
 
-MINI_SD_NAME = "mini-sd"
-"""Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
-
 
 def setting(
     default: Any,
@@ -150,7 +147,7 @@ class ConceptSettings:
 class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora", "full", "kv", "svd"] = setting(
+    type: str = setting(
         "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
         "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
         "network_dim",

@@ -70,7 +70,7 @@ class ConceptPipeline:
             weights: of each artifact's LoRA, 1 by default; the embeddings are not scaled.
             scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``.
             offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
-                layers do); the small text encoders stay on ``offload_device``. ``model`` is on the CPU then.
+                layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU.
 
         Raises:
             ModelError: a concept is for another kind of model. InputError: two of one name, an unknown scheduler.

@@ -241,19 +241,50 @@ class Family(ABC):
             x_t: (b, c, h, w) noisy latents. t: (b,) int64, rows of the schedule's tables. condition: b or 1 prompts.
         """
 
-    @abstractmethod
-    def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
-        """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out."""
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        negative: Condition | None,
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int,
+        guidance_scale: float,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        """Latents (b, c, h, w) of one picture per prompt of ``condition``, by the denoiser alone.
 
-    @abstractmethod
+        Args:
+            condition: b prompts. negative: 1 or b, None only without guidance. generators: b of them, so that a picture
+                does not depend on the others. height, width: in pixels.
+        """
+        pipeline = self.pipeline(denoiser_only=True)
+        return pipeline(
+            **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
+            guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
+        ).images  # fmt: skip
+
+    def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
+        """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out.
+
+        Raises:
+            ConfigError: diffusers has none for this family; pictures are drawn while it trains, and not otherwise.
+        """
+        raise self._without_pipeline()
+
     def pipeline_conditions(self, condition: Condition, negative: Condition | None) -> dict[str, Any]:
         """The pipeline's keyword arguments for a batch of conditions (and as many, or one, negative ones)."""
+        raise self._without_pipeline()
 
-    @abstractmethod
     def load_lora(
         self, pipeline: Any, part: str, tensors: dict[str, Tensor], config: dict[str, Any], name: str
     ) -> None:
         """Put a LoRA in peft's form into a part, as an adapter called ``name``, by diffusers' own loader."""
+        raise self._without_pipeline()
+
+    def _without_pipeline(self) -> ConfigError:
+        return ConfigError(f"models of family {self.name} have no pipeline to draw pictures with")
 
     def read_attention(self, tokens: Sequence[Any], **options: Any) -> Any:
         """A context within which cross-attention is read: :class:`~singleinsert.models.attention.CrossAttentionMaps`.

@@ -14,13 +14,13 @@ from PIL import Image
 from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
-from singleinsert.config import MINI_SD_NAME, Settings
+from singleinsert.config import Settings
 from singleinsert.config.load import check_name
 from singleinsert.data.pictures import image_to_tensor, mask_to_tensor
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import ConfigError
 from singleinsert.masks import write_mask
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.trigger import check_triggers, common_word_note
@@ -150,9 +150,8 @@ def notes_of_name(settings: Settings) -> Iterator[str]:
 def load_model(settings: Settings, accelerator: Any) -> Family:
     """The base model in the run's precision on the run's device, with the memory switches set."""
     source = settings.model
-    name = source.pretrained_model_name_or_path
     model = load_base_model(
-        MINI_SD if name == MINI_SD_NAME else name,
+        place_of_model(source.pretrained_model_name_or_path),
         revision=source.revision or None,
         variant=source.variant or None,
         dtype=DTYPES[accelerator.mixed_precision],
