@@ -17,6 +17,7 @@ from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
 from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.streams import unbreakable_streams
 
 FLAGS = {
     "pretrained_model_name_or_path": "model.pretrained_model_name_or_path",
@@ -162,11 +163,16 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     return parser
 
 
+LONGEST_MESSAGE = 300
+"""Letters of argparse's own messages, which repeat whatever was given."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the page of usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ..."
+        self.exit(2, f"error: {shown} (--help lists the flags)\n")
 
 
 def run_script(
@@ -176,19 +182,33 @@ def run_script(
 
     Returns the exit code: 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130 after Ctrl-C.
     """
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except SingleInsertError as problem:
-        return _fail(str(problem), problem.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
-    except OSError as problem:
-        if problem.errno not in USERS_TO_MEND:
-            raise  # a bug of ours is shown whole
-        cause = os_error(problem, Path.cwd())
-        return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
+    words = list(sys.argv[1:] if argv is None else argv)
+    with unbreakable_streams():
+        for word in words:
+            if problem := _unusable(word):
+                return _fail(f"argument {word[:80]!r} {problem}", 2)
+        args = parser.parse_args(words)
+        try:
+            run(args)
+        except SingleInsertError as problem:
+            return _fail(str(problem), problem.exit_code)
+        except KeyboardInterrupt:
+            return _fail("stopped", 130)
+        except OSError as problem:
+            if problem.errno not in USERS_TO_MEND:
+                raise  # a bug of ours is shown whole
+            cause = os_error(problem, Path.cwd())
+            return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
     return 0
+
+
+def _unusable(word: str) -> str:
+    """What is wrong with a word of a command line that no file and no prompt could hold; "" where nothing is."""
+    if "\0" in word:
+        return "holds a zero byte, which no path and no prompt can"
+    if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+        return "is not in UTF-8: write it in that encoding, or rename the file"
+    return ""
 
 
 def _fail(line: str, exit_code: int) -> int:

@@ -324,8 +324,8 @@ class SampleSettings:
     steps_interval: int = setting(0, "steps between samples; 0: at the end of each stage", minimum=0)
     prompts: tuple[str, ...] = setting(
         ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
-        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone",
-    )
+        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone", several=True,
+    )  # fmt: skip
     num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
     guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
     seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
