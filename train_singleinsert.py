@@ -30,14 +30,12 @@ def run(args: argparse.Namespace) -> None:
 
     # heavy from here on: a wrong flag or preset was told before torch is imported
     from singleinsert.export import export
-    from singleinsert.masks import write_mask
-    from singleinsert.training.files import RunFiles
+    from singleinsert.masks import write_beside
     from singleinsert.training.run import find_subject, train
 
     if args.mask_only:
-        RunFiles(settings.output_dir, settings.name).check_free(False, None)
         found, _ = find_subject(settings, print)
-        print(*write_mask(found, settings.output_dir, settings.name), sep="\n")
+        print(*write_beside(found), sep="\n")
         return
     trained = train(settings, started=STARTED)
     if trained.is_main_process:

@@ -19,7 +19,7 @@ from torch import Tensor
 from singleinsert.adapters.naming import LoraKey, parse_lora_key
 from singleinsert.adapters.weights import LoraWeights
 from singleinsert.artifact import HEADER_KEY, SUFFIX, Artifact, BaseInfo, Lora, check, read_safetensors
-from singleinsert.errors import InputError, ModelError
+from singleinsert.errors import InputError, ModelError, first_line
 
 BUNDLE_PREFIX = "bundle_emb."
 ADAPTER_METADATA_KEY = "lora_adapter_metadata"  # diffusers' header key for peft's configuration
@@ -77,9 +77,7 @@ def _read(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], dict[str, 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(
-            f"{path} holds more than plain tensors, or is damaged: {str(error).splitlines()[0]}"
-        ) from error
+        raise ModelError(f"{path} holds more than plain tensors, or is damaged: {first_line(error)}") from error
     if isinstance(content, Mapping) and "string_to_param" in content:
         content = {f"string_to_param.{key}": value for key, value in content["string_to_param"].items()}
     if not isinstance(content, Mapping):

@@ -13,7 +13,7 @@ ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
     ("errors",),
-    ("atomic",),
+    ("atomic", "reading"),
     ("config",),
     ("cli",),
     ("data",),
@@ -32,8 +32,8 @@ FLOORS = (
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "atomic", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
-    "metrics", "hosts",
+    "errors", "atomic", "reading", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact",
+    "interchange", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

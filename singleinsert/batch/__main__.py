@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
-from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError, SingleInsertError, first_line
 from singleinsert.work.launch import stand_alone
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class BatchFailed(SingleInsertError):
 def batch_parser() -> argparse.ArgumentParser:
     """The flags of train_singleinsert.py, for every job, and the batch's own."""
     parser = Parser(
-        prog="python -m singleinsert.batch", description=__doc__, allow_abbrev=False,
+        prog="python -m singleinsert.batch", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("jobs", type=Path, metavar="JOBS", help="a .toml or .csv file, or a folder of pictures")
@@ -140,7 +140,6 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     from singleinsert.batch.plan import check_disk
     from singleinsert.batch.progress import counts, progress_line
     from singleinsert.batch.report import Report
-    from singleinsert.batch.store import first_line
     from singleinsert.work.queue import DONE, FAILED
 
     def say(line: str) -> None:
@@ -152,7 +151,7 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
         try:
             report.write()
         except Exception as problem:  # such as a network's; no job is worth less for it
-            say(f"index.html and results.csv were not written: {problem}")
+            say(f"index.html and results.csv were not written: {first_line(problem)}")
 
     common: dict[str, Any] = {"say": say, "report": write_report}
     states = queue.states()

@@ -10,7 +10,7 @@ from typing import Any
 
 from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
-from singleinsert.batch.worker import digest_of, plain_values, read_inputs
+from singleinsert.batch.worker import digest_of, input_paths, plain_values, read_inputs
 from singleinsert.config import MINI_SD_NAME
 from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.work.queue import DONE, FAILED, State
@@ -47,8 +47,7 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
     from singleinsert.data.pictures import load_picture
-    from singleinsert.masks import mask_from_file
-    from singleinsert.masks.files import check_mask, paired_mask
+    from singleinsert.masks import check_mask, mask_from_file
     from singleinsert.models.base import MINI_SD, check_folder
     from singleinsert.training.stages import stages_of
 
@@ -57,8 +56,7 @@ def check_inputs(job: Job) -> list[Problem]:
 
     def picture() -> None:
         shown = load_picture(data.image)
-        if data.mask:
-            file = paired_mask(shown.path, data.mask) if Path(data.mask).is_dir() else Path(data.mask)
+        if file := input_paths(job.settings).get("mask"):
             check_mask(mask_from_file(file, shown), f"mask {file}")
 
     def model() -> None:

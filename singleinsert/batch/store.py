@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from singleinsert.errors import InputError, MissingPackageError
+from singleinsert.errors import InputError, MissingPackageError, first_line
 
 RECORD_END = "_job.json"
 
@@ -89,11 +89,6 @@ class UrlStore:
 def open_store(folder: Path, url: str) -> Store:
     """The store at ``url``, or in ``folder`` where that is ""."""
     return UrlStore(url) if url else FolderStore(folder)
-
-
-def first_line(problem: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from singleinsert.batch.store import RECORD_END, Store
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
-from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
 from singleinsert.work.queue import DONE, FAILED, this_host
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
@@ -115,7 +116,7 @@ class Worker:
             reason = str(problem)
         except Exception as problem:
             self.model = KeptModel()  # who knows what became of it
-            reason = f"{type(problem).__name__}: {(str(problem).strip() or 'no text').splitlines()[0]}"
+            reason = f"{type(problem).__name__}: {first_line(problem)}"
             log.append(traceback.format_exc())
         finally:
             shutil.rmtree(task.copies, ignore_errors=True)
@@ -128,7 +129,7 @@ class Worker:
         except Exception as problem:
             if not out_of_memory(problem):
                 raise
-            say(f"out of memory ({str(problem).splitlines()[0]}): once more with {LOW_MEMORY}")
+            say(f"out of memory ({first_line(problem)}): once more with {LOW_MEMORY}")
         self.model.forget()
         less = replace(task.settings, run=replace(task.settings.run, **LOW_MEMORY))
         return self._train(task, less, say, sparing=True)
@@ -213,17 +214,27 @@ def plain_values(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def input_paths(settings: Settings) -> dict[str, Path]:
+    """A job's picture and mask file, by key; no mask where it is still to be found. InputError as of `mask_file`."""
+    from singleinsert.masks import mask_file
+    from singleinsert.masks.find import wants_search
+
+    data, mask = settings.data, settings.mask
+    search = wants_search(mask.box, mask.points, mask.mask_index, mask.merge)
+    file = mask_file(Path(data.image), data.mask or None, search)
+    return {"image": Path(data.image)} | ({"mask": file} if file else {})
+
+
 def read_inputs(settings: Settings) -> dict[str, bytes]:
     """Contents of a job's picture and mask file, by key; what cannot be read is left out, the job will say so."""
-    from singleinsert.masks.files import paired_mask
-
-    data, found = settings.data, dict[str, bytes]()
-    for key, text in (("image", data.image), ("mask", data.mask)):
-        try:
-            path = paired_mask(Path(data.image), text) if key == "mask" and Path(text).is_dir() else Path(text)
-            found |= {key: path.read_bytes()} if text else {}
-        except (OSError, InputError):
-            continue
+    found: dict[str, bytes] = {}
+    try:
+        paths = input_paths(settings)
+    except InputError:
+        paths = {"image": Path(settings.data.image)}
+    for key, path in paths.items():
+        with suppress(OSError, ValueError):
+            found[key] = path.read_bytes()
     return found
 
 
@@ -231,7 +242,8 @@ def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> S
     """``settings`` on copies of its pictures, written under ``folder``."""
     paths: dict[str, Any] = {}
     for key, content in inputs.items():
-        path = folder / key / Path(getattr(settings.data, key)).name
+        name = Path(getattr(settings.data, key)).name
+        path = folder / key / (name or "mask.png")  # the name of a mask that was not named says nothing
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         paths[key] = str(path)

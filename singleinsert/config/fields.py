@@ -16,9 +16,15 @@ Format = Literal["webui", "diffusers", "bundle"]
 Precision = Literal["fp16", "fp32", "bf16"]
 
 
-def setting(default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None) -> Any:
-    """A documented field; ``minimum`` and ``maximum`` are inclusive. Choices are declared as a Literal type."""
-    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum})
+def setting(
+    default: Any, help: str, *, minimum: float | None = None, maximum: float | None = None, path: bool = False
+) -> Any:
+    """A documented field; ``minimum`` and ``maximum`` are inclusive. Choices are declared as a Literal type.
+
+    Args:
+        path: it names a file or folder, or may name one: ``~`` stands for the home folder.
+    """
+    return field(default=default, metadata={"help": help, "minimum": minimum, "maximum": maximum, "path": path})
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,7 @@ class ModelSettings:
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "SD 1.x or 2.x: a folder in diffusers' layout, a hub id, one .safetensors file, or mini-sd, which is bundled",
+        path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
@@ -40,9 +47,12 @@ class ModelSettings:
 class DataSettings:
     """The one picture, what it shows, and the words for it."""
 
-    image: str = setting("", "the picture to learn from")
+    image: str = setting("", "the picture to learn from", path=True)
     mask: str = setting(
-        "", "mask file of the picture's size, white is the subject; empty: the picture's alpha channel, else found"
+        "",
+        "mask file of the picture's size, white is the subject, or a folder of masks by the pictures' names; empty: "
+        "NAME_mask.png beside the picture, else its alpha channel, else found",
+        path=True,
     )
     class_word: str = setting("", "what the subject is one of, such as face or cat")
     placeholder_token: str = setting("*", "the word in prompts that stands for the concept")
@@ -77,8 +87,12 @@ class MaskSettings:
     box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, look for nothing")
     points: tuple[str, ...] = setting((), '"x,y" in pixels on the subject, "x,y,0" not on it, with or without a box')
     threshold: float = setting(0.35, "least score of a candidate", minimum=0, maximum=1)
-    detector: str = setting("", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny")
-    segmenter: str = setting("", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base")
+    detector: str = setting(
+        "", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny", path=True
+    )
+    segmenter: str = setting(
+        "", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base", path=True
+    )
     smooth: float = setting(0.003, "radius of the clean-up of whiskers and cracks; 0: off", minimum=0, maximum=0.1)
     fill_holes: bool = setting(True, "background that the subject encloses becomes subject")
     min_part: float = setting(
@@ -102,7 +116,7 @@ class ConceptSettings:
     hidden_size: int = setting(768, "vit: width", minimum=8, maximum=4096)
     num_hidden_layers: int = setting(12, "vit: layers", minimum=1, maximum=64)
     num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
-    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model")
+    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model", path=True)
     init_std: float = setting(
         1.0, "standard deviation per element of the first embedding (of the residual, if it is one: 0.02 starts beside "
         "the class word)",
@@ -167,7 +181,7 @@ class StageSettings:
 class RunSettings:
     """How the training runs."""
 
-    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME")
+    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", path=True)
     output_name: str = setting("", "NAME of the files and trigger word in WebUIs; empty: the picture's file name")
     seed: int = setting(0, "every random number hangs on it", minimum=0, maximum=2**32 - 1)
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
@@ -193,7 +207,7 @@ class RunSettings:
     allow_tf32: bool = setting(False, "where a GPU computes in float32, round the factors to TF32: faster, less exact")
     checkpointing_steps: int = setting(0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0)
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0)
-    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest")
+    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses")
     teacher_bank: bool = setting(
         True, "keep the frozen model's predictions of stage I and let stage II draw from them: a tenth less work"

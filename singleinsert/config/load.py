@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, replace
 from pathlib import Path
@@ -18,7 +17,8 @@ import toml
 
 from singleinsert.atomic import FORBIDDEN_IN_NAMES
 from singleinsert.config.fields import Settings
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, shown
+from singleinsert.reading import WHOLE_NUMBERS, expanded, parse_toml, read_toml
 
 FILLED_IN = ("concept", "placeholder", "class_word")
 """What prompts may hold in braces."""
@@ -91,14 +91,7 @@ def toml_string(text: str) -> str:
 
 def read_values(path: Path) -> Values:
     """The keys of a TOML file, each checked by its declaration."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as problem:
-        raise ConfigError(f"config file not found: {path}") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"config file {path} cannot be read: {problem}") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{path} is not valid TOML: {problem}") from problem
+    tables = read_toml(path)
     values: Values = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -168,11 +161,20 @@ def checked_value(key: str, value: Any, where: str = "") -> Any:
     """``value`` in the type of ``key``. ConfigError where it is of another type or out of range."""
     field, hint = declaration(key, where)
     value = _typed(f"{_at(where)}{key}", value, hint)
+    if field.metadata["path"]:
+        value = _at_home(f"{_at(where)}{key}", value)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ConfigError(f"{_at(where)}{key} is {value}, but must be {span}")
+        raise ConfigError(f"{_at(where)}{key} is {shown(value)}, but must be {span}")
     return value
+
+
+def _at_home(label: str, text: str) -> str:
+    try:
+        return expanded(text)
+    except ConfigError as problem:
+        raise ConfigError(f"{label}: {problem}") from problem
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -190,8 +192,8 @@ def parse_value(key: str, text: str) -> Any:
     if not is_list and is_text and not text.startswith(('"', "'")):
         return text
     try:
-        return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = [{text}]" if bare else f"value = {text}", key)["value"]
+    except ConfigError:
         return text
 
 
@@ -201,18 +203,20 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 def _typed(label: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{label} must be a list in brackets, not {value!r}")
+            raise ConfigError(f"{label} must be a list in brackets, not {shown(value)}")
         return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
-            raise ConfigError(f"{label} is {value!r}, but must be one of {', '.join(choices)}{hint_at}")
+            raise ConfigError(f"{label} is {shown(value)}, but must be one of {', '.join(choices)}{hint_at}")
         return value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and value in WHOLE_NUMBERS:
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {value!r}")
+        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {shown(value)}")
+    if hint is str and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise ConfigError(f"{label} holds bytes that are not UTF-8: {shown(value)}")
     return value
 
 

@@ -35,15 +35,15 @@ OUTPUT = Path("output") / "evaluation"
 def evaluate_parser() -> argparse.ArgumentParser:
     """Three commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
     parser = Parser(
-        prog="python -m singleinsert.evaluate", description=__doc__, allow_abbrev=False,
+        prog="python -m singleinsert.evaluate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (("ablation", f"the rows of {ABLATION}"), ("run", "any set of methods")):
-        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        command = commands.add_parser(name, help=what, description=what)
         _add_own(command.add_argument_group("the evaluation"), choose=name == "run")
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
-    report = commands.add_parser("report", help="write the report of an evaluation again", allow_abbrev=False)
+    report = commands.add_parser("report", help="write the report of an evaluation again")
     report.add_argument("folder", type=Path, help="the evaluation's --output_dir")
     return parser
 

@@ -12,7 +12,7 @@ import torch
 from singleinsert.artifact import Artifact
 from singleinsert.config import MINI_SD_NAME
 from singleinsert.data.prompts import NOVEL_VIEWS
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, first_line
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, prompt_lines
 from singleinsert.interchange import load_concept
@@ -90,7 +90,7 @@ def pick_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} is not there ({str(error).splitlines()[0]})") from error
+        raise InputError(f"--device {name} is not there ({first_line(error)})") from error
     return name
 
 

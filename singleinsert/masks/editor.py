@@ -16,6 +16,7 @@ from singleinsert.errors import MissingPackageError, SingleInsertError
 from singleinsert.masks import Backends, check_mask, mask_from_file
 from singleinsert.masks.candidates import Point
 from singleinsert.masks.cleanup import Cleanup, clean
+from singleinsert.masks.find import place_of
 from singleinsert.masks.overlay import overlay
 
 PAINT = (255, 40, 200)
@@ -179,7 +180,7 @@ def serve(image: Path, mask: Path | None, options: Mapping[str, Any], *, port: i
         InputError: the picture or the mask cannot be used.
     """
     picture = load_picture(image)
-    session = Session(picture, mask or picture.path.with_name(f"{picture.path.stem}_mask.png"), options)
+    session = Session(picture, mask or place_of(picture.path), options)
     page = build_page(session)
     try:
         page.launch(server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False)

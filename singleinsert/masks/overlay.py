@@ -48,7 +48,7 @@ def overlay(
         colour = TAKEN if index in chosen else OTHER
         box = [v * scale for v in candidate.box]
         draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour, width=line)
-        _label(draw, (box[0], box[1]), f"{index}: {candidate.label} {candidate.score:.2f}", colour, font, size)
+        _label(draw, (box[0], box[1]), f"{index}: {candidate.score_text}", colour, font, size)
     return captioned(out, caption) if caption else out
 
 

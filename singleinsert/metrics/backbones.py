@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.errors import ModelError
+from singleinsert.errors import ModelError, first_line
 from singleinsert.metrics import lpips
-from singleinsert.models.base import ASSETS, first_line
+from singleinsert.models.base import ASSETS
 
 MINI = ASSETS / "mini-eval"
 BATCH = 32

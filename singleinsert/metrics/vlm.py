@@ -15,9 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.errors import ModelError
+from singleinsert.errors import ModelError, first_line
 from singleinsert.metrics.targets import Target
-from singleinsert.models.base import first_line
 
 ASK = "{question} Answer with yes or no only."
 FILES = "config.json, *.safetensors, preprocessor_config.json, tokenizer.json and, for chat models, the chat template"

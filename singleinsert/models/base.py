@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from singleinsert.errors import ModelError
+from singleinsert.errors import ModelError, first_line
 from singleinsert.models.schedule import NoiseSchedule
 
 Family = Literal["sd1", "sd2"]
@@ -206,8 +206,3 @@ def short_name(source: str | Path) -> str:
     """Folder name, file stem, or the last part of a hub id."""
     name = Path(source).expanduser().name or str(source)
     return name.removesuffix(".safetensors")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for messages of one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

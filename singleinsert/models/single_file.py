@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from singleinsert.errors import ModelError
+from singleinsert.errors import ModelError, first_line
 
 _K_PROJECTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 _FAMILY_OF_WIDTH = {768: "sd1", 1024: "sd2"}
@@ -22,7 +22,7 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction_type: str) -> tu
     """
     from diffusers import StableDiffusionPipeline
 
-    from singleinsert.models.base import ASSETS, first_line
+    from singleinsert.models.base import ASSETS
 
     family, metadata = inspect_checkpoint(path)
     prediction_type = checkpoint_prediction_type(path, family, metadata, prediction_type)

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from singleinsert.atomic import write_text
-from singleinsert.errors import ConfigError, MissingPackageError
-from singleinsert.models.base import first_line
+from singleinsert.errors import ConfigError, MissingPackageError, first_line
 from singleinsert.training.files import RunFiles
 
 TRACKERS = ("tensorboard", "wandb")

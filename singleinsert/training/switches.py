@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from singleinsert.errors import ConfigError, MissingPackageError
-from singleinsert.models.base import BaseModel, first_line
+from singleinsert.errors import ConfigError, MissingPackageError, first_line
+from singleinsert.models.base import BaseModel
 
 
 def set_switches(model: BaseModel, run: Any, say: Callable[[str], None] = print) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -42,14 +43,12 @@ def page(results: Results, summary: Summary, plot: Figure | None, folder: Path, 
         "title": escape(results.title),
         "style": (HERE / "page.css").read_text(encoding="utf-8") + styles,
         "body": "\n".join(section for section in sections if section),
-        # "</" would end the script, and so might end a text of ours
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
+        # "</script" in a text of ours would end the script, and "<!--<script>" hides its end: no "<" at all
+        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         "script": (HERE / "page.js").read_text(encoding="utf-8"),
     }
     html = (HERE / "page.html").read_text(encoding="utf-8")
-    for name, text in parts.items():
-        html = html.replace(f"@@{name}@@", text)
-    return html
+    return re.sub("@@([a-z]+)@@", lambda place: parts[place[1]], html)  # in one go: a text of ours may hold @@data@@
 
 
 def _line(results: Results) -> str:
