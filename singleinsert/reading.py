@@ -16,6 +16,8 @@ LARGEST_FILE = 64 * 2**20
 """Bytes; a list of a million jobs has fewer."""
 
 QUOTED_BACKSLASH = re.compile(r'"[^"\n]*\\[^"\n]*')
+ESCAPED = "\b\t\n\f\r"
+"""What C:\\temp and its like become in double quotes."""
 WINDOWS_PATHS = "write Windows paths in single quotes: 'C:\\photos\\anna.jpg'"
 
 
@@ -109,7 +111,8 @@ def user_path(text: str | Path) -> Path:
 def expanded(text: str) -> str:
     """The same for text. A name that begins with ``~`` and is no user's is left as it is."""
     if any(ord(letter) < 32 for letter in text):
-        raise ConfigError(f"the path {shown(text)} holds a control character; in TOML, {WINDOWS_PATHS}")
+        hint = f"; in TOML, {WINDOWS_PATHS}" if set(text) & set(ESCAPED) else ""
+        raise ConfigError(f"the path {shown(text)} holds a control character{hint}")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise ConfigError(f"the path {shown(text)} holds bytes that are not UTF-8: rename the file or folder")
     if not text.startswith("~"):

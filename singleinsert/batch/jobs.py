@@ -19,7 +19,7 @@ from singleinsert.cli import FLAGS
 from singleinsert.config import Settings, load_settings, preset_names, require
 from singleinsert.config.load import check_name, nearest
 from singleinsert.data.folders import PictureFolder, list_folder, masks_for, only_mask, same_name, some
-from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line, shown
+from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line
 from singleinsert.reading import expanded, read_toml
 
 NOT_IN_JOBS = ("run.output_dir", "run.resume_from_checkpoint")

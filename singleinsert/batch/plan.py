@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, input_paths, plain_values, read_inputs
 from singleinsert.config import MINI_SD_NAME
-from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.data.folders import some
+from singleinsert.errors import InputError, ModelError, SingleInsertError
 from singleinsert.work.queue import DONE, FAILED, State
 
 LORA_MB_PER_RANK = 1.6
@@ -49,6 +51,7 @@ def check_inputs(job: Job) -> list[Problem]:
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import check_mask, mask_from_file
     from singleinsert.models.base import MINI_SD, check_folder
+    from singleinsert.models.single_file import inspect_checkpoint
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
@@ -63,6 +66,12 @@ def check_inputs(job: Job) -> list[Problem]:
         folder = MINI_SD if source == MINI_SD_NAME else Path(source)
         if folder.is_dir():
             check_folder(folder, job.settings.model.variant or None)
+        elif folder.is_file():
+            inspect_checkpoint(folder)
+        elif not looks_like_hub_id(source):
+            raise ModelError(f"no model folder {source}: give a diffusers folder, a .safetensors file or a hub id")
+        elif not is_cached(source) and hub_is_off():
+            raise ModelError(f"{source} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it")
 
     for check in (picture, model, lambda: stages_of(job.settings)):
         try:
@@ -70,6 +79,65 @@ def check_inputs(job: Job) -> list[Problem]:
         except SingleInsertError as problem:
             found.append((job.where, str(problem)))
     return found
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a model that is neither file nor folder may be one of the hub's, OWNER/NAME."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and "\\" not in source
+
+
+def is_cached(source: str) -> bool:
+    """Whether the hub's model was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(source, "model_index.json"), str)
+    except HFValidationError:
+        return False
+
+
+def hub_is_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def model_notes(jobs: Sequence[Job]) -> list[str]:
+    """What a user should know of the base models that the jobs load: several, or one that is still to be fetched."""
+    found = []
+    models = Counter(job.settings.model.pretrained_model_name_or_path for job in jobs)
+    if len(models) > 1:
+        names = ", ".join(f"{name} ({count} of the jobs)" for name, count in models.items())
+        found.append(f"note: {len(models)} base models will be loaded, one after the other: {names}")
+    for name in models:
+        of_the_hub = name != MINI_SD_NAME and not Path(name).exists() and looks_like_hub_id(name)
+        if of_the_hub and not is_cached(name) and not hub_is_off():
+            found.append(f"note: {name} is not on this machine: it will be fetched from the hub, some gigabytes")
+    return found
+
+
+def mask_notes(jobs: Sequence[Job]) -> list[str]:
+    """Which masks nobody has looked for yet."""
+    names = [job.name for job in jobs if mask_words(job) == TO_BE_FOUND]
+    if not names:
+        return []
+    return [
+        f"note: {some(names)}: no mask file, and none was looked for yet: the picture's alpha channel, or what "
+        "mask.backend finds when the job begins"
+    ]
+
+
+TO_BE_FOUND = "mask to be found"
+
+
+def mask_words(job: Job) -> str:
+    """Where a job's mask comes from, in words."""
+    try:
+        file = input_paths(job.settings).get("mask")
+    except InputError:
+        return "mask in doubt"
+    return f"mask {file}" if file else TO_BE_FOUND
 
 
 def megabytes(jobs: Sequence[Job], workers: int) -> float:
@@ -127,6 +195,6 @@ def plan_lines(jobs: Sequence[Job], states: Mapping[str, State]) -> list[str]:
         what = {DONE: "done, left alone", FAILED: "again, it failed"}.get(state.state, state.state)
         steps = f"{settings.stage1.steps}+{settings.stage2.steps} steps at {data.resolution}"
         model = Path(settings.model.pretrained_model_name_or_path).name
-        parts = [data.class_word, f"preset {job.preset or 'none'}", model, steps, data.image]
+        parts = [data.class_word, f"preset {job.preset or 'none'}", model, steps, data.image, mask_words(job)]
         lines.append(f"  {job.name:{width}}  {what:16}  {', '.join(parts)}")
     return lines

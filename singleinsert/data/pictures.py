@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.data.opening import open_picture, to_8_bits, to_srgb
+from singleinsert.data.opening import open_picture, strips, to_8_bits, to_srgb
 from singleinsert.errors import InputError
 
 CropMode = Literal["mask", "zoom", "center", "pad"]
@@ -155,8 +155,25 @@ def image_to_tensor(image: Image.Image, size: int) -> Tensor:
 
 def mask_to_tensor(mask: Image.Image, size: int) -> Tensor:
     """Mask in mode "L" -> (1, 1, size, size) float32 in [0, 1], each value the mean of the area it covers."""
-    values = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32)) / 255
+    mask = mask.convert("L")
+    if mask.width * mask.height > LARGEST_WHOLE:
+        return _area_by_strips(mask, size)
+    values = torch.from_numpy(np.array(mask, dtype=np.float32)) / 255
     return area_resample(values[None, None], (size, size))
+
+
+LARGEST_WHOLE = 16_000_000
+"""Pixels of a mask that is resampled in one go; larger ones in strips, which differ by how sums are rounded."""
+
+
+def _area_by_strips(mask: Image.Image, size: int) -> Tensor:
+    """As :func:`area_resample`, without the whole mask in floating point."""
+    rows, columns = area_weights(mask.height, size).float(), area_weights(mask.width, size).float()
+    out = torch.zeros(size, size)
+    for top, part in strips(mask):
+        values = torch.from_numpy(part.astype(np.float32)) / 255  # (rows of the strip, width)
+        out += rows[:, top : top + len(part)] @ (values @ columns.T)
+    return out.clamp(0, 1)[None, None]
 
 
 def area_resample(values: Tensor, size: tuple[int, int]) -> Tensor:

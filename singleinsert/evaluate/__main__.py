@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
 from singleinsert.errors import ConfigError
+from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
 
 OF_ONE_CONCEPT = (
@@ -44,7 +45,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         _add_own(command.add_argument_group("the evaluation"), choose=name == "run")
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
     report = commands.add_parser("report", help="write the report of an evaluation again")
-    report.add_argument("folder", type=Path, help="the evaluation's --output_dir")
+    report.add_argument("folder", type=path_argument, help="the evaluation's --output_dir")
     return parser
 
 
@@ -58,7 +59,9 @@ def _add_own(group: Any, choose: bool) -> None:
         group.add_argument("--methods", required=True, metavar="SET", help=f"{', '.join(set_names())}, or a .toml file")
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
     group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
-    group.add_argument("--cache", type=Path, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})")
+    group.add_argument(
+        "--cache", type=path_argument, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})"
+    )
     for f in fields(Protocol):
         kind = type(f.default)
         group.add_argument(f"--{f.name}", type=kind, help=f.metadata["help"], metavar="N" if kind is int else "TEXT")
@@ -94,7 +97,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from singleinsert.evaluate.plan import make_plan
     from singleinsert.evaluate.runner import Runner
 
-    folder = Path(args.output_dir or OUTPUT / methods.name)
+    folder = user_path(args.output_dir or OUTPUT / methods.name)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     plan = make_plan(methods, protocol, args.preset, args.config_file, flags, folder, _names(args.only))
     prefix, started = f"{rank}: " if processes > 1 else "", time.perf_counter()

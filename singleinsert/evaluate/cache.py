@@ -14,6 +14,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import Settings
+from singleinsert.data.opening import open_picture
 from singleinsert.inference.pipeline import Picture
 from singleinsert.training.checkpoint import FREE, FREE_SECTIONS, STAGES
 from singleinsert.training.run import flatten
@@ -35,8 +36,7 @@ class Cache:
         return self.folder / "pictures" / key[:2] / f"{key}.png"
 
     def load_picture(self, key: str) -> Image.Image:
-        with Image.open(self.picture(key)) as image:
-            return image.convert("RGB")
+        return open_picture(self.picture(key)).convert("RGB")
 
     def save_picture(self, key: str, image: Image.Image) -> None:
         write_atomically(self.picture(key), lambda target: image.save(target, "PNG"))

@@ -21,6 +21,7 @@ from singleinsert.evaluate.methods import Method, MethodSet
 from singleinsert.evaluate.prompt_lists import EditPrompt, prompts_for
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.inference.pipeline import Picture
+from singleinsert.reading import user_path
 from singleinsert.training.run import flatten
 
 PYTHON = "python:"
@@ -133,7 +134,9 @@ def _concept(job: Job, methods: tuple[Method, ...], protocol: Protocol, preset: 
 def _jobs(source: str, folder: Path, preset: str, config_file: Path | None, flags: dict[str, Any]) -> list[Job]:
     if not source:
         raise ConfigError("--concepts is missing: a folder of pictures or a list of them, see docs/evaluation.md")
-    path = _written(source.removeprefix(PYTHON), folder / "instances") if source.startswith(PYTHON) else Path(source)
+    path = (
+        _written(source.removeprefix(PYTHON), folder / "instances") if source.startswith(PYTHON) else user_path(source)
+    )
     if (path / LIST).is_file():
         path = path / LIST
     jobs, problems = read_jobs(path, folder, preset=preset, config_file=config_file, flags=flags)

@@ -37,7 +37,7 @@ def batch(args: argparse.Namespace, settings: Settings, options: dict[str, Any])
         raise ConfigError("--output_dir is the folder of the pictures: masks have the pictures' names, give another")
     there = {path: _mask_there(path, folder) for path in pictures}
     kept = sum(mask is not None for mask in there.values())
-    print(f"{len(pictures)} pictures, {kept} of them with a mask, which is kept; the others' masks go to {folder}")
+    print(f"pictures: {len(pictures)}; with a mask, which is kept: {kept}; the others' masks go to {folder}")
     print(*(f"note: {line}" for line in left_out), sep="\n", end="\n" * bool(left_out))
     models = {key: options.pop(key) for key in ("threshold", "detector", "segmenter")}
     rows, failed = [], 0

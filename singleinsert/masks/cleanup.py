@@ -6,7 +6,7 @@ Every length is a share of the picture's shorter side, so that one setting fits 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
@@ -14,7 +14,11 @@ from PIL import Image, ImageChops, ImageFilter
 from singleinsert.config import MaskSettings
 from singleinsert.config.load import checked_value
 from singleinsert.data.pictures import HALF
+from singleinsert.data.pictures import solid as to_solid
 from singleinsert.masks.grabcut import import_cv2
+
+LARGEST_CLEANED = 16_000_000
+"""Pixels; a larger mask is cleaned at this size, where distances and pieces take less than a gigabyte, and enlarged."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,11 @@ class Cleanup:
 
 def clean(mask: Image.Image, options: Cleanup) -> Image.Image:
     """A found mask (mode "L", cut at one half) after all of `options`."""
+    if mask.width * mask.height > LARGEST_CLEANED:
+        scale = (LARGEST_CLEANED / (mask.width * mask.height)) ** 0.5
+        small = mask.resize([max(1, int(side * scale)) for side in mask.size], Image.Resampling.BOX)
+        large = clean(small, replace(options, padding=0.0, feather=0.0)).resize(mask.size, Image.Resampling.BILINEAR)
+        return pad_and_feather(to_solid(large), options)
     solid = np.asarray(mask) >= HALF
     radius = options.smooth * min(mask.size)
     if radius >= 0.5:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
-import io
 import json
 import os
 import time
@@ -15,6 +13,7 @@ from typing import Any
 
 from PIL import Image
 
+from singleinsert.drawing.dataurl import data_url
 from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.metrics.esr import yes_or_no
 from singleinsert.metrics.targets import Target
@@ -125,11 +124,7 @@ class EndpointJudge:
 
 def request_body(model: str, picture: Image.Image, text: str) -> dict[str, Any]:
     """A chat completion with one picture, as a PNG in a data address."""
-    picture = picture.convert("RGB")
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    address = data_url(picture, largest_side=LARGEST_SIDE)
     content = [{"type": "image_url", "image_url": {"url": address}}, {"type": "text", "text": text}]
     return {"model": model, "temperature": 0, "messages": [{"role": "user", "content": content}]}
 
