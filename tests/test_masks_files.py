@@ -176,3 +176,30 @@ def test_a_small_subject_on_a_small_picture_is_fine():
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 8, 8))  # 64 pixels, 1.6 percent
     assert check_mask(mask) == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("rim", [254, 0])
+def test_a_stray_pixel_of_alpha_is_no_mask(tmp_path, picture, rim):
+    """One almost opaque pixel, or a transparent corner: the black-and-white drawing is the mask."""
+    alpha = Image.new("L", SIZE, 255)
+    alpha.paste(rim, (0, 0, 3, 3))
+    image = grey().convert("RGBA")
+    image.putalpha(alpha)
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())
+
+
+def test_a_drawing_with_a_wide_transparent_rim_is_the_mask(tmp_path, picture):
+    """A quarter of it transparent, where the drawing is black anyway."""
+    alpha = Image.new("L", SIZE, 255)
+    alpha.paste(0, (0, 0, 10, 30))
+    image = grey().convert("RGBA")
+    image.putalpha(alpha)
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_sixteen_bit_masks(tmp_path, picture, white):
+    Image.fromarray(disc().astype(np.uint16) * np.uint16(white)).save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())

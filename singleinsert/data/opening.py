@@ -79,6 +79,8 @@ def open_picture(path: str | Path, what: str = "picture", size: tuple[int, int] 
         raise
     except UnidentifiedImageError as problem:
         raise InputError(_unidentified(path, what)) from problem
+    except Image.DecompressionBombError as problem:
+        raise InputError(f"{what} {path} has too many pixels: scale it down, 4096 a side is plenty") from problem
     except Exception as problem:
         raise InputError(
             f"{what} {path} cannot be read, it may be damaged or cut short ({first_line(problem)})"
