@@ -65,6 +65,6 @@ def test_masks_are_written_where_they_are_looked_for(tmp_path):
 
 
 def test_a_profile_that_is_no_use_is_said_with_the_mask(tmp_path):
-    image, mask = draw_subject(tmp_path)
+    image, _ = draw_subject(tmp_path)
     Image.open(image).save(image, icc_profile=b"none")
     assert any("colour profile" in line for line in find_mask(load_picture(image), "face").lines())

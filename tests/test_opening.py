@@ -137,7 +137,7 @@ def test_a_profile_of_other_channels_is_told(tmp_path):
 
 
 def cmyk_profile() -> bytes:
-    """A CMYK profile by the ICC's format (lut8): Lab of white without ink, of black with any; two grid points a side."""
+    """A CMYK profile by the ICC's format (lut8): white without ink, black with any, two grid points a side, in Lab."""
     black, white = bytes([0, 128, 128]), bytes([255, 128, 128])
     ramp = bytes(range(256))
     grid = b"".join(white if inks == (0, 0, 0, 0) else black for inks in np.ndindex(2, 2, 2, 2))
@@ -185,7 +185,7 @@ def test_large_masks_are_resampled_in_strips_to_the_same(monkeypatch):
     whole = mask_to_tensor(mask, 16)
     monkeypatch.setattr("singleinsert.data.pictures.LARGEST_WHOLE", 100)
     monkeypatch.setattr(opening, "STRIP_VALUES", 350)  # seven rows
-    assert whole.shape == (1, 1, 16, 16) and LARGEST_WHOLE > mask.width * mask.height
+    assert whole.shape == (1, 1, 16, 16) and mask.width * mask.height < LARGEST_WHOLE
     assert (mask_to_tensor(mask, 16) - whole).abs().max() < 1e-6
     assert area_resample(whole, (1, 1)).item() == pytest.approx(np.asarray(mask).mean() / 255, abs=1e-6)
 

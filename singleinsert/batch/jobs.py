@@ -19,7 +19,7 @@ from singleinsert.cli import FLAGS
 from singleinsert.config import Settings, load_settings, preset_names, require
 from singleinsert.config.load import check_name, nearest
 from singleinsert.data.folders import PictureFolder, list_folder, masks_for, only_mask, same_name, some
-from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line
+from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line, shown
 from singleinsert.reading import expanded, read_toml
 
 NOT_IN_JOBS = ("run.output_dir", "run.resume_from_checkpoint")
@@ -149,20 +149,27 @@ def _one(where: str, layers: Iterable[Values], parse: Parse | None, source: Path
     own: dict[str, str] = {}
     values: Values = {}
     for layer in layers:
-        own |= {key: str(layer[key]) for key in OWN_KEYS if key in layer}
+        own |= {key: _text(key, layer[key]) for key in OWN_KEYS if key in layer}
         values |= dict(_keys({key: value for key, value in layer.items() if key not in OWN_KEYS}))
     if parse is not None:
         values = {key: parse(key, text) for key, text in values.items()}
     if "name" in own:
         values["run.output_name"] = own["name"]
-    values |= {key: _path(values[key], source) for key in PATHS if values.get(key)}
+    values |= {key: _path(text, source) for key in PATHS if isinstance(text := values.get(key), str) and text}
     file = _path(own["config_file"], source) if "config_file" in own else ""
     return Asked(where, own.get("preset", ""), file, values)
 
 
-def _path(text: Any, source: Path) -> str:
+def _text(key: str, value: Any) -> str:
+    """A name, preset or file; a name may be a number."""
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ConfigError(f"{key} must be a text in quotes, not {shown(value)}")
+    return str(value)
+
+
+def _path(text: str, source: Path) -> str:
     """Paths in a list of jobs are seen from its folder; those of a folder are whole already."""
-    return str(text) if source.is_dir() else str(source.parent / expanded(str(text)))
+    return text if source.is_dir() else str(source.parent / expanded(text))
 
 
 def _keys(row: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
