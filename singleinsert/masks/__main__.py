@@ -1,9 +1,9 @@
 """Find a mask for a class word, for one picture or a folder of them, look at it, and correct it.
 
-python -m singleinsert.masks find --image sks-anna.jpg --class_word face
+python -m singleinsert.masks find --image annaxy.jpg --class_word face
 python -m singleinsert.masks find --image scene.jpg --class_word cat --class_word mug="coffee cup"
 python -m singleinsert.masks batch --images photos --class_word face
-python -m singleinsert.masks edit --image sks-anna.jpg
+python -m singleinsert.masks edit --image annaxy.jpg
 """
 
 from __future__ import annotations
