@@ -94,7 +94,7 @@ def evaluate(args: argparse.Namespace) -> None:
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")
     from singleinsert.evaluate.cache import Cache
-    from singleinsert.evaluate.plan import make_plan
+    from singleinsert.evaluate.plan import left_out, make_plan
     from singleinsert.evaluate.runner import Runner
 
     folder = user_path(args.output_dir or OUTPUT / methods.name)
@@ -105,6 +105,8 @@ def evaluate(args: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(prefix + line, flush=True)
 
+    for line in left_out(protocol.concepts):
+        say(f"note: {line}")
     say(f"{len(plan.concepts)} concepts, {len(plan.methods.methods)} methods, into {folder}")
     runner = Runner(plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say)
     try:

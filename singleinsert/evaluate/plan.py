@@ -12,6 +12,7 @@ from typing import Any
 
 from singleinsert import __version__
 from singleinsert.batch.jobs import Job, read_jobs
+from singleinsert.batch.jobs import left_out as jobs_left_out
 from singleinsert.config import Settings
 from singleinsert.config.load import nearest
 from singleinsert.errors import ConfigError, InputError
@@ -144,6 +145,12 @@ def _jobs(source: str, folder: Path, preset: str, config_file: Path | None, flag
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(problems[0] + more)
     return jobs
+
+
+def left_out(source: str) -> list[str]:
+    """What is left out of a folder of photos that is evaluated, and why, a line each."""
+    path = user_path(source)
+    return [] if source.startswith(PYTHON) or (path / LIST).is_file() else jobs_left_out(path)
 
 
 def _chosen(jobs: list[Job], only: Collection[str], limit: int) -> list[Job]:
