@@ -13,6 +13,10 @@ class SingleInsertError(Exception):
 
     exit_code = 2
 
+    def __str__(self) -> str:
+        """One line of bearable length, whatever keys and values of a user's it repeats."""
+        return one_line(super().__str__())
+
 
 class ConfigError(SingleInsertError):
     """An unknown key, a wrong type, a value out of range."""

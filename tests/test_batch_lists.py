@@ -90,6 +90,7 @@ JOB = '[[job]]\nclass_word = "face"\n'
         ("j.toml", '[[job]]\nimage = "a.png"\nclass_word = 3', "data.class_word must be a text"),
         ("j.toml", f'{JOB}image = "a.png"\nname = ["x"]', "name must be a text"),
         ("j.toml", f'{JOB}image = ["a.png"]', "data.image must be a text"),
+        ("j.toml", f'{JOB}image = {{"\\n" = false}}', "unknown key image"),
         ("j.csv", f"image,class_word\na.png,{'x' * 131_073}\n", "cannot be read as CSV: field larger"),
         ("j.csv", f"image,class_word,seed\na.png,face,{'9' * 5000}\n", "run.seed must be a whole number"),
         ("j.csv", f"{'x' * 100_000}\na.png\n", "unknown key"),
