@@ -26,7 +26,7 @@ FLOORS = (
     ("interchange",),
     ("training",),
     ("export", "inference", "metrics", "work"),
-    ("insert",),
+    ("insert", "edit"),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
 )

@@ -4,9 +4,9 @@ Sampling starts from the photo's noised latents. After each step the latents out
 photo's own, noised to the level that the latents have AFTER that step; after the last one they are clean. What the
 decoder draws is pasted into the photo through feathered masks (:mod:`~singleinsert.inference.canvas`).
 
-Several regions in one pass: each region's prompt has a row of its own in the batch. The rows start from the same latents
-with the same noise, and after each step every latent is taken from the row whose region it lies in. All samplers are
-linear in the model's output, so this is a step with the outputs mixed by the masks.
+Several regions in one pass: each region's prompt has a row of its own in the batch. The rows start from the same
+latents with the same noise, and after each step every latent is taken from the row whose region it lies in. All
+samplers are linear in the model's output, so this is a step with the outputs mixed by the masks.
 """
 
 from __future__ import annotations
@@ -157,8 +157,8 @@ def starting_late(pipeline: Any, strength: float) -> Iterator[None]:
     """Within it, the pipeline's sampler takes the last ``strength`` of its steps, from latents that are noised already.
 
     The shortened schedule is a whole one to the sampler: orders that fall at the end, and the levels that its
-    ``add_noise`` reads, follow from it. (diffusers' own start in the middle, ``set_begin_index``, is unknown to PNDM, which
-    then redoes its first step at the wrong level.)
+    ``add_noise`` reads, follow from it. (diffusers' own start in the middle does not fit PNDM, which then goes on from
+    its third timestep with latents of the level before.)
     """
     before = pipeline.scheduler
     pipeline.scheduler = _late(before, strength)
@@ -186,7 +186,7 @@ def _late(scheduler: Any, strength: float) -> Any:
                 return
             self.timesteps = self.timesteps[first * self.order :]
             if hasattr(self, "sigmas"):
-                self.sigmas = self.sigmas[first * self.order :]
+                self.sigmas: Tensor = self.sigmas[first * self.order :]
                 self.set_begin_index(0)
 
     return Late.from_config(scheduler.config)

@@ -97,10 +97,10 @@ def prepare_canvas(
             (mw, mh), (pw, ph) = region.mask.size, photo.size
             raise InputError(f"mask {number} is {mw}x{mh} but the picture is {pw}x{ph}: save it at the picture's size")
         if not solid(region.mask).getbbox():
-            raise InputError(f"mask {number} is empty (nothing in it is brighter than half): paint white what may change")
+            raise InputError(f"mask {number} is empty (nothing in it is brighter than half): white is what may change")
     side = resolution or model.native_resolution
     whole = _union([region.mask for region in regions])
-    box = window(photo.size, whole.getbbox(), side)
+    box = window(photo.size, whole.getbbox() or (0, 0, *photo.size), side)
     size = canvas_size(box, side, model.size_multiple)
     cut = photo.crop(box).resize(size, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(cut, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -128,7 +128,7 @@ def window(size: tuple[int, int], bounds: Box, least: int) -> Box:
 
 
 def canvas_size(box: Box, side: int, multiple: int) -> tuple[int, int]:
-    """(width, height): multiples of ``multiple``, as near as they come to the box's shape and an area of ``side**2``."""
+    """(width, height): the multiples of ``multiple`` nearest to the box's shape at an area of ``side**2``."""
     width, height = box[2] - box[0], box[3] - box[1]
     scale = side / math.sqrt(width * height)
     return tuple(max(1, round(length * scale / multiple)) * multiple for length in (width, height))  # type: ignore[return-value]
@@ -137,9 +137,9 @@ def canvas_size(box: Box, side: int, multiple: int) -> tuple[int, int]:
 def mask_stages(mask: Tensor, size: tuple[int, int]) -> tuple[Tensor, ...]:
     """A mask (1, 1, H, W) of 0 and 1 -> (1, 1, h, w) float32 for each of equal parts of the steps, wide ones first.
 
-    A latent's value is the mean of the area that it covers, as a share of the largest within two latents, so that a thin
-    line is drawn as strongly as a thick one; and all is dilated by one latent. A mask that is nowhere three latents wide
-    starts wider and shrinks: the model makes something of room, and nothing of a line.
+    A latent's value is the mean of the area that it covers, as a share of the largest within two latents, so that a
+    thin line is drawn as strongly as a thick one; and all is dilated by one latent. A mask that is nowhere three
+    latents wide starts wider and shrinks: the model makes something of room, and nothing of a line.
     """
     area = area_resample(mask, size).float()
     own = spread(area, 1) / spread(area, 2).clamp_min(1e-6)
