@@ -50,6 +50,7 @@ def edit_pictures(
         strength: share of the steps that are taken, in (0, 1]; 1 starts from noise with a trace of the photo.
         order: "at_once", or "one_by_one": each region sees those before it done, and the later one has what two share.
         noise: of the surroundings: "fixed" is the starting noise in every step, "fresh" is drawn anew.
+        batch_size: rows at a time; a picture has one for each region of a pass.
 
     Raises:
         InputError: a strength, prompt, order or number that cannot be; before anything is drawn.
@@ -75,7 +76,8 @@ def edit_pictures(
             latents = blend.result
         return (canvas.paste(image) for image in images)
 
-    return (image for batch in batches(pictures, batch_size) for image in draw(batch))
+    size = max(1, batch_size // len(passes[0]))
+    return (image for batch in batches(pictures, size) for image in draw(batch))
 
 
 def check_strength(strength: float) -> None:
