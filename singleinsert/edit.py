@@ -35,6 +35,10 @@ CLIP = "openai/clip-vit-base-patch32"
 UNCHANGED = 6.0
 """Mean difference in levels of 255 under which an edit is called none: an SD autoencoder's own error is up to 5."""
 
+ROOM = 0.1
+"""By how much of the photo's shorter side a found mask is grown: it hugs the thing, whose rim would stay, and something
+of another shape needs room."""
+
 OTHER_KINDS = ("prompt_file", "prompt_list", "grid", "attention_maps")
 DETAILS = ("edit_regions", "edit_strength", "edit_order", "edit_noise", "edit_best")
 
@@ -60,7 +64,6 @@ def edit_photo(args: Namespace) -> None:
         InputError, ModelError: one line; before anything is drawn.
     """
     check_flags(args)
-
     strength = STRENGTH if args.edit_strength is None else args.edit_strength
     check_strength(strength)
     photo = load_picture(args.edit)
@@ -119,7 +122,6 @@ def pictures_of(args: Namespace, concepts: Sequence[Artifact]) -> list[Picture]:
 
 
 def _read_mask(photo: Photo, file: str) -> Image:
-
     mask = mask_from_file(file, photo)
     if not solid(mask).getbbox():
         raise InputError(f"mask {file} is empty (nothing in it is brighter than half): white is what may change")
@@ -133,7 +135,7 @@ def _regions(args: Namespace, photo: Photo, masks: Sequence[Image | None], model
     try:
         for (_, word), mask, prompt in zip(args.edit_regions, masks, args.prompt, strict=True):
             if mask is None:
-                found = find_mask(opaque, word, backends=backends)
+                found = find_mask(opaque, word, padding=ROOM, backends=backends)
                 print("\n".join(found.lines()))
                 mask = found.mask
             regions.append(Region(mask, prompt))
