@@ -292,3 +292,10 @@ def test_what_cannot_be_is_one_line(regions, options, message, pipeline):
     with pytest.raises(InputError, match=message) as raised:
         edited(pipeline, regions, HAT, **options)
     assert "\n" not in str(raised.value)
+
+
+def test_sd2_that_predicts_v(make_tiny_sd):
+    pipeline = ConceptPipeline(load_base_model(make_tiny_sd("v_prediction", "sd2")))
+    (got,) = edited(pipeline, [(LEFT, "a red hat")], HAT)
+    before, inside = np.asarray(photo()).astype(int), np.asarray(LEFT) > 0
+    assert np.array_equal(got[~inside], before[~inside]) and np.abs(got - before)[inside].mean() > 5
