@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from singleinsert.errors import ConfigError, InputError
 ROOT = Path(__file__).parents[1]
 
 TRAINING = """
-    --help --version --preset --config_file --set --low_vram --mask_only
+    --help --version --preset --config_file --set --low_vram --scene_words --mask_only
     --pretrained_model_name_or_path --revision --variant
     --image --mask --mask_index --box --class_word --describe --learn_background --placeholder_token --resolution
     --output_dir --output_name --seed
@@ -219,6 +219,9 @@ def test_every_parser_of_the_package_is_the_one_that_takes_none():
 
 def test_a_path_that_is_none_is_one_line(capsys):
     with pytest.raises(SystemExit):
-        importlib.import_module("train_singleinsert").main(["--config_file", "a\0b"])
+        importlib.import_module("train_singleinsert").main(["--config_file", "a\ab"])
     line = capsys.readouterr().err
     assert "holds a control character" in line and line.count("\n") == 1
+    assert importlib.import_module("train_singleinsert").main(["--config_file", "a\0b"]) == 2
+    line = capsys.readouterr().err
+    assert "holds a zero byte" in line and line.count("\n") == 1
