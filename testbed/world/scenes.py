@@ -73,9 +73,19 @@ def scene_from_seed(seed: int, count: int | None = None) -> Scene:
     drawn = rng.choices(list(COUNTS), list(COUNTS.values()))[0]
     classes = _classes(count or drawn, rng)
     instances = tuple(Instance.from_seed(rng.randrange(10**9), c) for c in classes)
-    edits = tuple(_edits(c, len(classes), rng) for c in classes)
+    return _around(instances, rng, seed)
+
+
+def scene_with(instances: Sequence[Instance], seed: int) -> Scene:
+    """A random scene of the given subjects."""
+    return _around(tuple(instances), random.Random(f"scenes-with-{seed}"), seed)
+
+
+def _around(instances: tuple[Instance, ...], rng: random.Random, seed: int) -> Scene:
+    """Edits, background, style and view for given subjects."""
+    edits = tuple(_edits(i.cls, len(instances), rng) for i in instances)
     style = rng.choices(STYLES, (0.92, 0.05, 0.03))[0]
-    side = 0.1 if len(classes) == 1 else 0.04
+    side = 0.1 if len(instances) == 1 else 0.04
     view = rng.choices(VIEWS, (1 - 2 * side, side, side))[0]
     return Scene(instances, edits, rng.choice(BACKGROUNDS), style, view, seed)
 
