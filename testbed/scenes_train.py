@@ -45,6 +45,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--captions", type=int, default=2, help="captions for each picture")
     p.add_argument("--reader_steps", type=int, default=3000, help="0: train without a reader of latents")
     p.add_argument("--steps", type=int, default=6000)
+    p.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile the UNet: quicker on a CPU after some minutes")
     p.add_argument("--start", type=Path, default=ASSETS / "mini-sd", help="a folder of mini-sd or mini-scenes")
@@ -116,14 +117,14 @@ def train_scene_reader(latents: np.ndarray, scaling: float, data: Pictures, fold
 
 def train_scenes(
     start: UNet2DConditionModel, latents: np.ndarray, scaling: float, data: Pictures, plain: Conditions,
-    dense: Conditions, reader: Network | None, folder: Path, steps: int, compile: bool, save: Any,
+    dense: Conditions, reader: Network | None, folder: Path, steps: int, rate: float, compile: bool, save: Any,
 ) -> UNet2DConditionModel:  # fmt: skip
     """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes; the reader reads windows of two subjects each."""
     dev = device()
     model = scenes_unet(start).to(dev, memory_format=torch.channels_last).train()
     if dev.type == "cpu":
         model.set_attn_processor(AttnProcessor())
-    trainer = HalfTrainer([model], lr=6e-4, ema=0.998)
+    trainer = HalfTrainer([model], lr=rate, ema=0.998)
     predict: Any = torch.compile(model) if compile else model
     unread_of: Any = torch.compile(unread) if compile else unread
     abar = unet.build_scheduler().alphas_cumprod.to(dev)
@@ -187,8 +188,8 @@ def main() -> None:
             requires_safety_checker=False,
         ).save_pretrained(folder)  # fmt: skip
 
-    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, args.steps, args.compile,
-                         save)  # fmt: skip
+    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, args.steps, args.rate,
+                         args.compile, save)  # fmt: skip
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 
