@@ -35,7 +35,7 @@ from .world.scenes import COUNTS, SCENE_SIZE, DrawnScene, draw_scene, scene_from
 
 FOLDER = Path(__file__).resolve().parent.parent / "singleinsert" / "assets" / "mini-scenes" / "segmenter"
 RUNS = Path(__file__).resolve().parent / "runs"
-PICTURES, STEPS, BATCH, LR = 8_000, 1_500, 20, 1e-3
+PICTURES, STEPS, BATCH, LR = 6_000, 800, 20, 1e-3
 LEAST_PIXELS, LEAST_SHARE = 60, 0.25
 """A piece of a word's mask is a subject if it has so many pixels, and so much of the largest piece."""
 EDGE = 2

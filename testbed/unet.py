@@ -91,12 +91,19 @@ class Noised:
         return (self.noisy.float() - (1 - self.abar).sqrt() * out) / self.abar.sqrt()
 
 
-def add_noise(x0: Tensor, abar: Tensor, generator: torch.Generator, towards_noise: bool) -> Noised:
-    """Stratified timesteps: one from each of as many slices as there are samples; `towards_noise`, narrower slices
-    there, where text decides. The noisy latents are bfloat16, channels last; `abar` (1000,)."""
+def towards_noise(place: Tensor) -> Tensor:
+    """Where in [0, 1) a timestep lies, of a uniform place: more of them near the noise, where text decides."""
+    return 1 - (1 - place).square()
+
+
+def add_noise(
+    x0: Tensor, abar: Tensor, generator: torch.Generator, shift: Callable[[Tensor], Tensor] | None = None
+) -> Noised:
+    """Stratified timesteps: one from each of as many slices as there are samples, equal ones or moved by `shift`. The
+    noisy latents are bfloat16, channels last; `abar` (1000,)."""
     count = len(x0)
     place = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    t = (1000 * (1 - (1 - place).square() if towards_noise else place)).long().clamp(max=999).to(x0.device)
+    t = (1000 * (place if shift is None else shift(place))).long().clamp(max=999).to(x0.device)
     noise = torch.randn(x0.shape, generator=generator).to(x0.device)
     a = abar[t].view(-1, 1, 1, 1)
     noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
@@ -162,7 +169,7 @@ def train_unet(
             said[much], named[much] = dense.conditions[rows[much]], dense.named[rows[much]]
         text = torch.from_numpy(said).to(dev, torch.bfloat16)
         generator = torch.Generator().manual_seed(step)
-        noised = add_noise(x0, abar, generator, towards_noise=learning)
+        noised = add_noise(x0, abar, generator, towards_noise if learning else None)
         out = predict(noised.noisy, noised.t, text).sample.float()
         guess = disturb(noised.guess(out), generator).bfloat16().contiguous(memory_format=torch.channels_last)
         missing = unread_of(reader, guess, torch.from_numpy(named.astype(np.int64)).to(dev))
