@@ -38,6 +38,8 @@ RUNS = Path(__file__).resolve().parent / "runs"
 PICTURES, STEPS, BATCH, LR = 6_000, 800, 20, 1e-3
 LEAST_PIXELS, LEAST_SHARE = 60, 0.25
 """A piece of a word's mask is a subject if it has so many pixels, and so much of the largest piece."""
+SURE = 0.6
+"""The least score of a subject."""
 EDGE = 2
 """Pixels taken off a piece at most, to see whether it is two subjects that touch."""
 
@@ -124,7 +126,8 @@ class SceneSegmenter:
     def find(self, image: Image.Image, word: str) -> list[Found]:
         """Every subject of the word, the largest first."""
         probability = self.probabilities(image, word)
-        return [Found(m, float((2 * probability[m] - 1).mean())) for m in pieces(probability > 0.5)]
+        found = [Found(m, float((2 * probability[m] - 1).mean())) for m in pieces(probability > 0.5)]
+        return [f for f in found if f.score >= SURE]
 
 
 def pieces(mask: np.ndarray) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ runs: write it to `testbed/runs/scenes-unet.steps`; the last quarter of the step
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,19 @@ def parse() -> argparse.Namespace:
 
 def scenes_unet(start: UNet2DConditionModel) -> UNet2DConditionModel:
     """A copy of a UNet of mini-sd's shape for latents of 24 x 24."""
-    config = {**start.config, "sample_size": SCENE_SIZE // 4}
+    config = {k: v for k, v in start.config.items() if k != "_name_or_path"} | {"sample_size": SCENE_SIZE // 4}
     model = UNet2DConditionModel.from_config(config)
     model.load_state_dict(start.state_dict())
     return model
+
+
+def export(model: UNet2DConditionModel, start: Path, folder: Path) -> None:
+    """A diffusers folder with this UNet in float16 and everything else of `start`, byte for byte."""
+    for name in ("scheduler", "text_encoder", "tokenizer", "vae"):
+        shutil.copytree(start / name, folder / name, dirs_exist_ok=True)
+    shutil.copy(start / "model_index.json", folder)
+    half: Any = model
+    half.half().save_pretrained(folder / "unet")
 
 
 def windows(x: Tensor, places: Tensor) -> Tensor:
@@ -194,11 +204,7 @@ def main() -> None:
     reader = train_scene_reader(latents, scaling, data, args.runs, args.reader_steps) if args.reader_steps else None
 
     def save(model: UNet2DConditionModel, folder: Path) -> None:
-        StableDiffusionPipeline(
-            vae=begin.vae.half(), text_encoder=begin.text_encoder.half(), tokenizer=begin.tokenizer, unet=model.half(),
-            scheduler=unet.build_scheduler(), safety_checker=None, feature_extractor=None,
-            requires_safety_checker=False,
-        ).save_pretrained(folder)  # fmt: skip
+        export(model, args.start, folder)
 
     model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, args.steps, args.rate,
                          args.compile, save)  # fmt: skip
