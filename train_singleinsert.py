@@ -1,13 +1,17 @@
 """Learn a concept from ONE picture: writes NAME.safetensors (embedding), NAME_lora.safetensors and NAME_sheet.png.
 
-The bundled miniature model, on any CPU, in minutes:
-    python train_singleinsert.py --preset mini --image face.png --class_word face
-Stable Diffusion 1.x or 2.x, a diffusers folder, a hub id or a .safetensors checkpoint:
-    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image me.jpg
-See what it takes for the subject, and stop; the mask can be edited and given back with --mask:
-    python train_singleinsert.py --preset face --image me.jpg --mask_only
-Go on after Ctrl-C:
-    python train_singleinsert.py --config_file output/me/me_config.toml --resume_from_checkpoint latest
+With the bundled miniature model, on any CPU, in minutes:
+    python train_singleinsert.py --preset mini --image examples/face.png --output_name mexyz
+With Stable Diffusion 1.x or 2.x (MODEL is a diffusers folder, a hub id or a .safetensors checkpoint):
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image photo.jpg
+Several photos of the subject, or several subjects of one picture:
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image photos
+    accelerate launch train_singleinsert.py --preset scene --pretrained_model_name_or_path MODEL --image kitchen.jpg \\
+        --class_word cat --class_word mug --learn_background
+Show the mask and stop; it can be edited and given back with --mask:
+    python train_singleinsert.py --preset face --image photo.jpg --mask_only
+Continue after Ctrl-C:
+    python train_singleinsert.py --config_file output/mexyz/mexyz_config.toml --resume_from_checkpoint latest
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ def run(args: argparse.Namespace) -> None:
     settings = load_settings(args.preset, args.config_file, overrides_from_args(args))
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
 
-    # heavy from here on: a wrong flag or preset was told before torch is imported
+    # heavy from here on: a wrong flag or preset is reported before torch is imported
     from singleinsert.insert import insert_concepts, write_masks
 
     if args.mask_only:

@@ -3,11 +3,11 @@
     python -m singleinsert.evaluate ablation --preset mini                    Table 2, on a machine without a GPU
     python -m singleinsert.evaluate run --methods table1 --preset mini        another set of methods, or a .toml file
     python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL   real models
-    accelerate launch -m singleinsert.evaluate ablation --preset mini         processes take concepts from one queue
+    accelerate launch -m singleinsert.evaluate ablation --preset mini         several processes share one queue
     python -m singleinsert.evaluate report output/evaluation/table2           the report again, from the results
-A few minutes of it, to see how it looks:
+A first look, in a few minutes:
     python -m singleinsert.evaluate ablation --preset mini --concept_limit 2 --prompt_limit 3 --seeds 2
-The same command again goes on where it was interrupted. docs/evaluation.md has the formats and columns.
+The same command again continues where it was interrupted. Formats and columns are in docs/evaluation.md.
 """
 
 from __future__ import annotations
