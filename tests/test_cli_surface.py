@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 TRAINING = """
     --help --version --preset --config_file --set --low_vram --mask_only
     --pretrained_model_name_or_path --revision --variant
-    --image --mask --mask_index --box --class_word --placeholder_token --resolution
+    --image --mask --mask_index --box --class_word --learn_background --placeholder_token --resolution
     --output_dir --output_name --seed
     --stage1_steps --stage2_steps --stage1_learning_rate --stage2_learning_rate
     --stage1_batch_size --stage2_batch_size --network_dim --network_alpha
@@ -75,6 +75,7 @@ def test_every_flag_lands_in_its_own_setting(flag):
         "stage1_learning_rate": ("2e-3", 2e-3),
         "stage2_learning_rate": ("2e-3", 2e-3),
         "network_alpha": ("8", 8.0),
+        **{flag: ("64, x", ("64, x",)) for flag in ("image", "mask", "class_word")},  # may be repeated, never split
     }.get(flag, ("64", 64))
     before = to_values(load_settings())
     if isinstance(before[key], bool):
@@ -94,6 +95,7 @@ def test_set_reaches_every_setting_and_comes_last():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if isinstance(value, tuple):
             text = ",".join(map(str, value))
+        text = f'"{text}"' if text != text.strip() else text  # quotes keep its spaces
         assert settings_of("--set", f"{key}={text}") == load_settings(), key
 
 

@@ -281,3 +281,15 @@ def test_every_setting_is_explained():
 def test_the_reference_page_is_up_to_date():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == reference(), "run: python -m singleinsert.config > docs/configuration.md"
+
+
+def test_a_bundled_model_brings_what_it_needs_over_any_preset(tmp_path):
+    wanted = {"model.pretrained_model_name_or_path": "mini-scenes"}
+    plain = load_settings("face", None, wanted)
+    assert (plain.data.resolution, plain.mask.backend, plain.data.crop) == (96, "mini", "zoom")
+    # a file and a flag still win, and so does naming the model in the file
+    file = tmp_path / "own.toml"
+    file.write_text('[model]\npretrained_model_name_or_path = "mini-scenes"\n[data]\nresolution = 64\n')
+    assert load_settings("face", file).data.resolution == 64
+    assert load_settings("face", None, wanted | {"data.resolution": 48}).data.resolution == 48
+    assert load_settings("face").data.resolution == 512

@@ -24,7 +24,6 @@ from singleinsert.export.webui import example_prompts
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
 from singleinsert.training.files import RESULTS
 
 SEED, STEPS = 3, 3
@@ -54,10 +53,8 @@ def trained_picture(folder, concept, alpha, rank, text_targets):
             component, path = key.rsplit(".", 1)[0].split(".", 1)
             weights = concept.lora[component][path]
             parameter.copy_(weights.down if key.endswith(".down") else weights.up)
-        slots = {"*": concept.num_vectors}
-        vectors = {"*": concept.embedding}
-        condition = encode(model.text_encoder, tokenize(model.tokenizer, "* face in the snow", slots), vectors)
-        negative = encode(model.text_encoder, tokenize(model.tokenizer, "", {}), {})
+        slots, vectors = {"*": concept.num_vectors}, {"*": {"text_encoder": concept.embedding}}
+        condition, negative = (model.encode(model.tokenize(p, slots), vectors) for p in ("* face in the snow", ""))
     return sample_images(model, condition, negative, [torch.Generator().manual_seed(SEED)], steps=STEPS)[0]
 
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from singleinsert.config import MINI_SD_NAME, Settings, load_settings, preset_names, to_toml
+from singleinsert.config import Settings, load_settings, preset_names, to_toml
 from singleinsert.config.load import presets_folder, read_values, to_values
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError
@@ -67,7 +67,7 @@ def test_the_paper_is_written_out_in_full():
 
 
 def test_mini_names_the_bundled_model():
-    assert load_settings("mini").model.pretrained_model_name_or_path == MINI_SD_NAME
+    assert load_settings("mini").model.pretrained_model_name_or_path == "mini-sd"
 
 
 def test_unknown_presets_name_the_nearest():

@@ -14,7 +14,7 @@ from test_train_script import command_line
 
 import train_singleinsert
 from singleinsert.artifact import Artifact
-from singleinsert.config import MINI_SD_NAME, load_settings
+from singleinsert.config import load_settings
 from singleinsert.training import loop
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.run import train
@@ -140,7 +140,7 @@ def test_two_subjects_of_one_picture_both_learn_and_are_exported(tmp_path, capsy
         black.paste(255, (62, 0, 80, 64))
         black.save(other)
     values = small_values(
-        tmp_path, Path(MINI_SD_NAME), concept__type="vector", data__resolution=64, stage2__steps=1,
+        tmp_path, Path("mini-sd"), concept__type="vector", data__resolution=64, stage2__steps=1,
         run__output_name="zorpair", run__checkpointing_steps=1, run__checkpoints_total_limit=0,
     )  # fmt: skip
     del values["data.class_word"], values["data.mask"]

@@ -20,11 +20,10 @@ from tinymodels import CONCEPT_WIDTH
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings, to_toml
 from singleinsert.drawing.sheet import EDGE, TILE, _tile, mask_overlay
-from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
-from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError
+from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.loop import Loop
 from singleinsert.training.prepare import find_material
-from singleinsert.training.progress import LossLog
 from singleinsert.training.run import train
 from singleinsert.training.signals import Interrupted
 
@@ -364,32 +363,6 @@ def test_a_name_that_is_a_word_is_told_before_anything_is_done(tmp_path, tiny_sd
         with pytest.raises(InputError, match="picture not found"):
             train(settings, watch=Said(lines.append))
         assert len(lines) == told and all(f"note: '{name}' is a word of CLIP's vocabulary" in line for line in lines)
-
-
-def test_only_the_newest_checkpoints_are_kept_and_a_failed_one_harms_none(tmp_path, monkeypatch):
-    nested = {"a": [1, 2.5, None, {"b": torch.arange(3)}], 7: {"step": torch.tensor(3.0)}, "empty": {}}
-    for step in (5, 10, 100):
-        save_checkpoint(tmp_path, step, nested, limit=2)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step_000010.safetensors", "step_000100.safetensors"]
-    loaded = load_checkpoint(checkpoints(tmp_path)[0])
-    assert loaded["a"][:3] == [1, 2.5, None] and torch.equal(loaded["a"][3]["b"], torch.arange(3))
-    assert loaded[7]["step"] == 3 and loaded["empty"] == {}
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(InputError, match="the disk is full"):
-        save_checkpoint(tmp_path, 200, nested, limit=1)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_loss_that_is_no_number_ends_the_run_with_advice():
-    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1, log=lambda *a, **k: None)
-    log = LossLog(accelerator)
-    log.add("stage2", 7, 1e-4, {"foreground": torch.tensor(float("nan"))})
-    with pytest.raises(SingleInsertError, match=r"loss is nan at stage2 step 7: lower stage2.learning_rate"):
-        log.flush()
 
 
 def test_other_models_concepts_and_stages(make_tiny_sd, tmp_path):

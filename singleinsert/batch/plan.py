@@ -11,7 +11,6 @@ from typing import Any
 from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, plain_values, read_inputs
-from singleinsert.config import MINI_SD_NAME
 from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.work.queue import DONE, FAILED, State
 
@@ -49,7 +48,7 @@ def check_inputs(job: Job) -> list[Problem]:
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import mask_from_file
     from singleinsert.masks.files import check_mask, paired_mask
-    from singleinsert.models.bundled import MINI_SD
+    from singleinsert.models.bundled import place_of_model
     from singleinsert.models.loading import check_folder
     from singleinsert.training.prepare import picture_paths
     from singleinsert.training.stages import stages_of
@@ -65,7 +64,7 @@ def check_inputs(job: Job) -> list[Problem]:
                 check_mask(mask_from_file(file, shown), f"mask {file}")
 
     def model() -> None:
-        folder = MINI_SD if source == MINI_SD_NAME else Path(source)
+        folder = Path(place_of_model(source))
         if folder.is_dir():
             check_folder(folder, job.settings.model.variant or None)
 

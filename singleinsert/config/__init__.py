@@ -2,7 +2,6 @@
 
 from singleinsert.config.fields import (
     FREE_SECTIONS,
-    MINI_SD_NAME,
     AdapterSettings,
     ConceptSettings,
     DataSettings,
@@ -19,7 +18,6 @@ from singleinsert.config.load import keys_declared, load_settings, preset_names,
 
 __all__ = [
     "FREE_SECTIONS",
-    "MINI_SD_NAME",
     "AdapterSettings",
     "ConceptSettings",
     "DataSettings",

@@ -10,9 +10,6 @@ from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
 from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
 
-MINI_SD_NAME = "mini-sd"
-"""Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
-
 
 def setting(
     default: Any,

@@ -19,7 +19,7 @@ import toml
 from singleinsert.config.fields import Settings, StageSettings
 from singleinsert.errors import ConfigError
 from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
-from singleinsert.terms import STAGES
+from singleinsert.terms import BUNDLED_MODELS, STAGES
 
 RENAMED = {
     "adapter.unet_targets": "adapter.denoiser_targets",
@@ -40,17 +40,19 @@ def load_settings(
 ) -> Settings:
     """Settings from a preset, a config file and overrides ("section.key" -> value), the later ones winning.
 
+    A bundled model brings what it needs (its resolution, rates, mask finder) over any preset; the config file and the
+    overrides win over that.
+
     Raises:
         ConfigError: one line with the file (or the key), what is wrong and the nearest name that exists.
     """
-    values: Values = {}
-    if preset:
-        values |= read_values(preset_path(preset))
-    if config_file is not None:
-        values |= read_values(Path(config_file))
-    for key, value in (overrides or {}).items():
-        values[key] = checked_value(key, value, where="")
-    settings = from_values(values)
+    chosen = read_values(preset_path(preset)) if preset else {}
+    written = read_values(Path(config_file)) if config_file is not None else {}
+    given = {key: checked_value(key, value, where="") for key, value in (overrides or {}).items()}
+    model = (chosen | written | given).get("model.pretrained_model_name_or_path", "")
+    brought = presets_folder() / "models" / f"{model}.toml"
+    needed = read_values(brought) if model in BUNDLED_MODELS and brought.is_file() else {}
+    settings = from_values(chosen | needed | written | given)
     check_together(settings)
     return settings
 

@@ -59,6 +59,7 @@ def _add_own(group: Any, choose: bool) -> None:
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
     group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
     group.add_argument("--cache", type=Path, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})")
+    group.add_argument("--protocol", type=Path, metavar="FILE", help="TOML of the flags below; default: the preset's")
     for f in fields(Protocol):
         kind = type(f.default)
         group.add_argument(f"--{f.name}", type=kind, help=f.metadata["help"], metavar="N" if kind is int else "TEXT")
@@ -87,7 +88,7 @@ def evaluate(args: argparse.Namespace) -> None:
     methods = load_methods(getattr(args, "methods", ABLATION))
     if args.rows:
         methods = methods.only(_names(args.rows))
-    protocol = load_protocol(args.preset, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
+    protocol = load_protocol(args.preset, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")
     from singleinsert.evaluate.cache import Cache

@@ -43,14 +43,14 @@ class Protocol:
     attention: int = _option(2, "concepts whose cross-attention is drawn")
 
 
-def load_protocol(preset: str, **given: Any) -> Protocol:
-    """The protocol that goes with a preset, the paper's where it has none, changed by what is ``given`` (not None).
+def load_protocol(preset: str, file: Path | None = None, **given: Any) -> Protocol:
+    """The protocol of ``file``, else the one that goes with a preset, else the paper's; changed by what is ``given``.
 
     Raises:
         ConfigError: an unknown key or a wrong type in the file, a number below its least.
     """
-    path = FOLDER / f"{preset}.toml"
-    path = path if path.is_file() else FOLDER / f"{PAPER}.toml"
+    path = file or FOLDER / f"{preset}.toml"
+    path = path if file or path.is_file() else FOLDER / f"{PAPER}.toml"
     table = read_toml(path)
     check_keys(table, tuple(f.name for f in fields(Protocol)), (), str(path))
     protocol = Protocol(**table | {key: value for key, value in given.items() if value is not None})

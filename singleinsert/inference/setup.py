@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 
 from singleinsert.artifact import Artifact
-from singleinsert.config import MINI_SD_NAME
 from singleinsert.data.prompts import NOVEL_VIEWS
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, prompt_lines
 from singleinsert.locate import load_concept
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
+from singleinsert.terms import BUNDLED_MODELS
 
 PROMPT_LISTS = {"views": NOVEL_VIEWS}
 
@@ -55,7 +55,7 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     given = args.pretrained_model_name_or_path
     prediction_type = "auto" if given or not concepts else concepts[0].base.prediction_type
     model = load_base_model(
-        MINI_SD if given == MINI_SD_NAME else given or _recorded_base(concepts),
+        place_of_model(given) if given else _recorded_base(concepts),
         revision=args.revision, variant=args.variant, dtype=DTYPES[args.mixed_precision],
         device="cpu" if args.offload != "none" else device, prediction_type=prediction_type,
     )  # fmt: skip
@@ -76,8 +76,8 @@ def _recorded_base(concepts: Sequence[Artifact]) -> str | Path:
     if not concepts:
         raise InputError(f"no --concept and no base model: {flag}")
     base = concepts[0].base
-    if base.name == MINI_SD_NAME and not (base.source and Path(base.source).is_dir()):
-        return MINI_SD
+    if base.name in BUNDLED_MODELS and not (base.source and Path(base.source).is_dir()):
+        return place_of_model(base.name)
     if not base.source:
         raise InputError(f"{concepts[0].name} does not say where its base model ({base.name}) is: {flag}")
     if Path(base.source).is_absolute() and not Path(base.source).exists():

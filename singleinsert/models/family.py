@@ -59,7 +59,7 @@ class Family(ABC):
     """A loaded base model. Nothing in it requires a gradient until an adapter is put in.
 
     Attributes:
-        name: the family's key: "sd1", "sd2", ... model_name: short name of the weights, for metadata.
+        name: the family's key, one of :attr:`names`. model_name: short name of the weights, for metadata.
         source: what :func:`~singleinsert.models.loading.load_base_model` was given.
         schedule: the noise schedule for training, on the denoiser's device.
         scheduler: diffusers' scheduler with the model's tables, for sampling.
@@ -165,7 +165,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def embedding_widths(self) -> Mapping[str, int]:
-        """Width of each text encoder's input embeddings, by part: {"text_encoder": 768} for SD 1.x."""
+        """Width of each text encoder's input embeddings, by part; 768 for SD 1.x."""
 
     @property
     @abstractmethod

@@ -117,7 +117,8 @@ class Loop:
                 if _due(settings.run.checkpointing_steps, self.global_step):
                     self.save()
                 self._leave_if_asked(stop)
-                if _due(settings.sample.steps_interval, self.step) and self.step < stage.steps:
+                wanted = _due(settings.sample.steps_interval, self.step) or self._asked_for_samples()
+                if wanted and self.step < stage.steps:  # the last step's are drawn in any case
                     self.sample(stage.name, self.step)
         self._release()
         self.sample(stage.name, stage.steps)
@@ -320,6 +321,13 @@ class Loop:
                 f"interrupted after {self.run.stages[self.stage_index].name} step {self.step}, state saved in "
                 f"{self.run.files.checkpoints}: go on with --resume_from_checkpoint latest",
             )
+
+    def _asked_for_samples(self) -> bool:
+        """All processes draw together, though the main one alone is asked."""
+        asked, accelerator = self.run.watch.asked_for_samples(), self.run.accelerator
+        if accelerator.num_processes > 1:
+            asked = bool(accelerator.gather(torch.tensor([int(asked)], device=accelerator.device)).max())
+        return asked
 
     def _bar(self, stage: Stage) -> Any:
         from tqdm.auto import tqdm

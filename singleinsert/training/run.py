@@ -13,18 +13,19 @@ from PIL import Image
 from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
-from singleinsert.config import MINI_SD_NAME, Settings
+from singleinsert.config import Settings
 from singleinsert.config.load import check_name
 from singleinsert.data.pictures import image_to_tensor, mask_to_tensor
 from singleinsert.dtypes import DTYPES
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, first_line
 from singleinsert.masks import write_mask
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.trigger import common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
 from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
+from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
@@ -34,7 +35,7 @@ from singleinsert.training.signals import Interrupted
 from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, wants_bank
 from singleinsert.training.switches import set_switches
 from singleinsert.training.texts import PromptBook
-from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch
+from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch, Watches
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,11 @@ def train(
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
-    if accelerator.is_main_process:
+    events = EventLog(files.logs) if accelerator.is_main_process else None
+    if events is not None:
         _write_beginning(run, material)
+        events.begin({stage.name: stage.steps for stage in stages}, str(checkpoint or ""))
+        run.watch = Watches(watch, events)
     start_trackers(accelerator, settings, files)
     loop = Loop(
         run,
@@ -107,8 +111,14 @@ def train(
         loop.train()
         artifact = build_artifact(run, loop, material)
         preview = write_results(run, loop, artifact, sampler, material)
-    except Interrupted:  # all processes, after the same step; one that leaves with its group open may be aborted
-        accelerator.state.destroy_process_group()
+        if events is not None:
+            events.done(files.artifact)
+    except BaseException as problem:
+        if events is not None:
+            events.failed(first_line(problem))
+        if isinstance(problem, Interrupted):
+            # all processes, after the same step; one that leaves with its group open may be aborted
+            accelerator.state.destroy_process_group()
         raise
     finally:
         loop.adapters.eject()
@@ -121,9 +131,8 @@ def train(
 def load_model(settings: Settings, accelerator: Any) -> Family:
     """The base model in the run's precision on the run's device, with the memory switches set."""
     source = settings.model
-    name = source.pretrained_model_name_or_path
     model = load_base_model(
-        MINI_SD if name == MINI_SD_NAME else name,
+        place_of_model(source.pretrained_model_name_or_path),
         revision=source.revision or None,
         variant=source.variant or None,
         dtype=DTYPES[accelerator.mixed_precision],
