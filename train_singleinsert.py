@@ -32,6 +32,10 @@ def run(args: argparse.Namespace) -> None:
     settings = load_settings(args.preset, args.config_file, overrides_from_args(args))
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
 
+    if not args.mask_only:
+        from singleinsert.training.files import check_early
+
+        check_early(settings)
     # heavy from here on: a wrong flag or preset is reported before torch is imported
     from singleinsert.insert import insert_concepts, write_masks
 

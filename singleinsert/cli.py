@@ -17,6 +17,7 @@ from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
 from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.streams import unbreakable_streams
 
 FLAGS = {
     "pretrained_model_name_or_path": "model.pretrained_model_name_or_path",
@@ -27,6 +28,7 @@ FLAGS = {
     "mask_index": "mask.mask_index",
     "box": "mask.box",
     "class_word": "data.class_word",
+    "describe": "caption.describe",
     "learn_background": "data.learn_background",
     "placeholder_token": "data.placeholder_token",
     "resolution": "data.resolution",
@@ -86,6 +88,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--low_vram", action="store_true",
         help="for a GPU of 4 GB: sets " + ", ".join(f"{key}={str(v).lower()}" for key, v in low_vram().items()),
     )  # fmt: skip
+    parser.add_argument(
+        "--scene_words", metavar="WORDS", help='what the picture shows besides the subject: "red hat, beach"'
+    )
     parser.add_argument("--mask_only", action="store_true", help="write the mask and a picture of it, and stop")
 
 
@@ -107,6 +112,10 @@ def overrides_from_args(args: argparse.Namespace) -> dict[str, Any]:
     """
     given = low_vram() if args.low_vram else {}
     given |= {key: getattr(args, flag) for flag, key in FLAGS.items() if getattr(args, flag) is not None}
+    if args.scene_words is not None:
+        if args.describe is not None:
+            raise ConfigError("--describe and --scene_words both say who describes the picture: give one of them")
+        given["caption.describe"] = f"words:{args.scene_words}"
     for item in args.set:
         key, equals, text = item.partition("=")
         if not equals:
@@ -191,11 +200,16 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     return parser
 
 
+LONGEST_MESSAGE = 300
+"""Letters of argparse's own messages, which repeat whatever was given."""
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong with a command line in one line, without the page of usage before it."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ..."
+        self.exit(2, f"error: {shown} (--help lists the flags)\n")
 
 
 def run_script(
@@ -205,19 +219,33 @@ def run_script(
 
     Returns the exit code: 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130 after Ctrl-C.
     """
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except SingleInsertError as problem:
-        return _fail(str(problem), problem.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
-    except OSError as problem:
-        if problem.errno not in USERS_TO_MEND:
-            raise  # a bug of ours is shown whole
-        cause = os_error(problem, Path.cwd())
-        return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
+    words = list(sys.argv[1:] if argv is None else argv)
+    with unbreakable_streams():
+        for word in words:
+            if problem := _unusable(word):
+                return _fail(f"argument {word[:80]!r} {problem}", 2)
+        args = parser.parse_args(words)
+        try:
+            run(args)
+        except SingleInsertError as problem:
+            return _fail(str(problem), problem.exit_code)
+        except KeyboardInterrupt:
+            return _fail("stopped", 130)
+        except OSError as problem:
+            if problem.errno not in USERS_TO_MEND:
+                raise  # a bug of ours is shown whole
+            cause = os_error(problem, Path.cwd())
+            return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
     return 0
+
+
+def _unusable(word: str) -> str:
+    """What is wrong with a word of a command line that no file and no prompt could hold; "" where nothing is."""
+    if "\0" in word:
+        return "holds a zero byte, which no path and no prompt can"
+    if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+        return "is not in UTF-8: write it in that encoding, or rename the file"
+    return ""
 
 
 def _fail(line: str, exit_code: int) -> int:

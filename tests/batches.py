@@ -58,8 +58,8 @@ def until(process: subprocess.Popen[str], text: str) -> None:
 
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """Everything that was learnt, by name."""
-    flat = {f"{c.name}.{part}": tensor for c in artifact.concepts for part, tensor in c.embeddings.items()}
+    """Everything that was learnt, whatever the run and its concepts are called."""
+    flat = {f"{i}.{part}": v for i, concept in enumerate(artifact.concepts) for part, v in concept.embeddings.items()}
     for component, layers in artifact.lora.items():
         for path, lora in layers.items():
             flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}

@@ -12,9 +12,11 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "terms"),
+    ("errors", "terms", "streams", "placeholders"),
+    ("specs",),
     ("names",),
     ("atomic", "dtypes"),
+    ("claims",),
     ("tensorfile",),
     ("config",),
     ("cli",),
@@ -23,6 +25,7 @@ FLOORS = (
     ("masks",),
     ("losses",),
     ("models",),
+    ("captions",),
     ("concepts", "adapters"),
     ("artifact",),
     ("interchange",),
@@ -32,6 +35,7 @@ FLOORS = (
     ("insert",),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
+    ("__main__",),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 

@@ -236,7 +236,10 @@ def test_resuming_gives_the_same_numbers_across_the_stage_switch(whole, tmp_path
 def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_sd, signum, capsys):
     settings = small_settings(tmp_path, tiny_sd)
     before = signal.getsignal(signum)
-    with pytest.raises(Interrupted, match="after stage1 step 1, .*go on with --resume_from_checkpoint latest") as stop:
+    with pytest.raises(
+        Interrupted,
+        match="after stage1 step 1, .*; go on: python train_singleinsert.py .*--resume_from_checkpoint latest",
+    ) as stop:
         train(settings, watch=Said(lambda line: os.kill(os.getpid(), signum) if "first step" in line else None))
     assert stop.value.exit_code == 128 + signum
     assert capsys.readouterr().err.count("finishing the step to save it; once more leaves at once") == 1
@@ -334,7 +337,7 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
         (MissingPackageError, "pip install wandb", {"run__report_to": "wandb"}),
         (InputError, "no checkpoint nowhere", {"run__resume_from_checkpoint": "nowhere"}),
         (InputError, "no checkpoint in folder", {"run__resume_from_checkpoint": str(tmp_path)}),
-        (ModelError, "is not a checkpoint", {"run__resume_from_checkpoint": str(image)}),
+        (ModelError, "is not a readable safetensors file", {"run__resume_from_checkpoint": str(image)}),
         (ConfigError, "stage2.learning_rate was 5e-05 there and is 0.1 here",
          {"run__resume_from_checkpoint": latest, "stage2__learning_rate": 0.1}),
         (ConfigError, "is of another picture or mask", {"run__resume_from_checkpoint": latest, "data__crop": "pad"}),

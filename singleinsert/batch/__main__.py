@@ -140,7 +140,7 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     from singleinsert.batch.plan import check_disk
     from singleinsert.batch.progress import counts, progress_line
     from singleinsert.batch.report import Report
-    from singleinsert.batch.store import first_line
+    from singleinsert.errors import first_line
     from singleinsert.work.queue import DONE, FAILED
 
     def say(line: str) -> None:

@@ -16,12 +16,13 @@ from typing import Any
 
 from singleinsert.atomic import write_text
 from singleinsert.batch.store import RECORD_END, Store
+from singleinsert.claims import this_host
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, keys_declared, to_toml
 from singleinsert.config.load import to_values
 from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
 from singleinsert.training.watch import SilentWatch
-from singleinsert.work.queue import DONE, FAILED, this_host
+from singleinsert.work.queue import DONE, FAILED
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""

@@ -3,6 +3,7 @@
 from singleinsert.config.fields import (
     FREE_SECTIONS,
     AdapterSettings,
+    CaptionSettings,
     ConceptSettings,
     DataSettings,
     MaskSettings,
@@ -19,6 +20,7 @@ from singleinsert.config.load import keys_declared, load_settings, preset_names,
 __all__ = [
     "FREE_SECTIONS",
     "AdapterSettings",
+    "CaptionSettings",
     "ConceptSettings",
     "DataSettings",
     "MaskSettings",

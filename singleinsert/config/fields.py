@@ -77,9 +77,10 @@ class DataSettings:
         "training prompt with the concept (y* in the paper), for pictures without a description",
     )
     class_prompt: str = setting("{class_word}", "the same prompt without the concept, used for the frozen model")
-    description: str = setting(
-        "", "what the picture shows besides the subject, with {concept} in the subject's place; empty: the first line "
-        "of photo.txt beside photo.jpg, if there is one",
+    description: tuple[str, ...] = setting(
+        (), "what the picture shows besides the subject, with {concept} in the subject's place, one for each picture; "
+        "empty: the first line of photo.txt beside photo.jpg, if there is one, or as [caption] says", several=True,
+        free=True,
     )  # fmt: skip
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
@@ -119,6 +120,26 @@ class MaskSettings:
     )
     padding: float = setting(0.0, "grow the mask by this much; below 0, shrink it", minimum=-0.5, maximum=0.5)
     feather: float = setting(0.0, "softness of the edge: standard deviation of a blur", minimum=0, maximum=0.25)
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """The sentence that says everything in the picture but the subject (SID), so that it stays out of the concept."""
+
+    describe: str = setting(
+        "", "who writes it: vlm:MODEL (hub id or folder), openai:URL#MODEL, or words:red hat, beach; a file photo.txt "
+        "beside photo.jpg is used instead", free=True,
+    )  # fmt: skip
+    instruction: str = setting(
+        "", "instruction to the model instead of the built-in one; {class_word} stands for the class word", free=True
+    )
+    mode: Literal["auto", "off", "O1", "O2", "O3", "O4"] = setting(
+        "auto", "which prompts of training say it: auto, as O2 if there is a description; off, none; O1, the "
+        "concept's; O2, all; O3, all, but the semantic term's every second time; O4, as O3 always, without what the "
+        "mask leaves out",
+    )  # fmt: skip
+    drop: float = setting(0.0, "share of the samples that are trained without it", minimum=0, maximum=1)
+    keep: bool = setting(True, "the artifact holds the description", free=True)
 
 
 @dataclass(frozen=True)
@@ -308,8 +329,8 @@ class SampleSettings:
     steps_interval: int = setting(0, "steps between samples; 0: at the end of each stage", minimum=0)
     prompts: tuple[str, ...] = setting(
         ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
-        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone",
-    )
+        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone", several=True,
+    )  # fmt: skip
     num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
     guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
     seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
@@ -340,6 +361,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
+    caption: CaptionSettings = field(default_factory=CaptionSettings)
     concept: ConceptSettings = field(default_factory=ConceptSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     stage1: StageSettings = field(default_factory=StageSettings)

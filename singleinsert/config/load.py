@@ -19,6 +19,7 @@ import toml
 from singleinsert.config.fields import Settings, StageSettings
 from singleinsert.errors import ConfigError
 from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
+from singleinsert.placeholders import names_the_concept
 from singleinsert.terms import BUNDLED_MODELS, STAGES
 
 RENAMED = {
@@ -193,7 +194,7 @@ def checked_value(key: str, value: Any, where: str = "") -> Any:
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ConfigError(f"{_at(where)}{key} is {value}, but must be {span}")
+        raise ConfigError(f"{_at(where)}{key} is {shown(value)}, but must be {span}")
     return value
 
 
@@ -213,7 +214,7 @@ def parse_value(key: str, text: str) -> Any:
         return text
     try:
         return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # TOMLDecodeError is one; so is a number of 5,000 digits
         return text
 
 
@@ -223,7 +224,7 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 def _typed(label: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{label} must be a list in brackets, not {value!r}")
+            raise ConfigError(f"{label} must be a list in brackets, not {shown(value)}")
         return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         choices = get_args(hint)
@@ -231,13 +232,33 @@ def _typed(label: str, value: Any, hint: Any) -> Any:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
             if value in OLD_VALUES and OLD_VALUES[value] in choices:
                 hint_at = f"; it is called {OLD_VALUES[value]} now"
-            raise ConfigError(f"{label} is {value!r}, but must be one of {', '.join(choices)}{hint_at}")
+            raise ConfigError(f"{label} is {shown(value)}, but must be one of {', '.join(choices)}{hint_at}")
         return value
     if hint is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < 1e300 else math.inf
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {value!r}")
+        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {shown(value)}")
+    if isinstance(value, str) and (problem := _unwritable(value)):
+        raise ConfigError(f"{label} {shown(value)} {problem}")
     return value
+
+
+def shown(value: Any) -> str:
+    """A value in a message: not the whole of one that is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # more digits than Python writes
+        text = f"a {TYPE_NAMES.get(type(value), type(value).__name__)} beyond all bounds"
+    return text if len(text) <= 120 else f"{text[:100]} ... ({len(text)} letters)"
+
+
+def _unwritable(text: str) -> str:
+    """What is wrong with a text that no file of settings, and no path, could hold; "" where nothing is."""
+    if "\0" in text:
+        return "holds a zero byte"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return "holds bytes that are not UTF-8"
+    return ""
 
 
 def check_together(settings: Settings) -> None:
@@ -257,9 +278,9 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"data.resolution {data.resolution} is no multiple of 8: take {nearest_size}")
     if data.placeholder_token.split() != [data.placeholder_token]:
         raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be one word, without spaces")
-    if not _names_the_concept(data.prompt, data.placeholder_token):
+    if not names_the_concept(data.prompt, data.placeholder_token):
         raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
-    if _names_the_concept(data.class_prompt, data.placeholder_token):
+    if names_the_concept(data.class_prompt, data.placeholder_token):
         raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
     templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
     for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
@@ -277,10 +298,6 @@ def _check_braces(key: str, text: str) -> None:
     for name in re.findall(r"\{([^{}]*)\}", text):
         if name not in FILLED_IN:
             raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, FILLED_IN)}")
-
-
-def _names_the_concept(prompt: str, placeholder: str) -> bool:
-    return "{placeholder}" in prompt or "{concept}" in prompt or not {"*", placeholder}.isdisjoint(prompt.split())
 
 
 def _check_stage(name: str, stage: StageSettings) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
+from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 
@@ -41,7 +42,17 @@ def sample_images(
         b RGB pictures.
     """
     pipeline = pipeline or model.pipeline(scheduler)
+
+    def watch(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors = tensors if callback is None else callback(pipe, step, timestep, tensors)
+        if step == len(pipe.scheduler.timesteps) - 1 and not bool(torch.isfinite(tensors["latents"]).all()):
+            raise InputError(
+                "the picture has become NaN or infinite: a LoRA's weight is too large for this model, or its numbers "
+                "for half precision (--mixed_precision no)"
+            )
+        return tensors
+
     return pipeline(
         **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=callback, output_type="pil",
+        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
     ).images  # fmt: skip

@@ -7,7 +7,6 @@ positions as its concept has vectors, wherever it is and however many concepts t
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from singleinsert.errors import InputError
+from singleinsert.placeholders import split_at_placeholders
 
 log = logging.getLogger(__name__)
 
@@ -114,16 +114,6 @@ def lookup_scale(module: Any) -> Tensor | None:
     return None if scale is None else torch.as_tensor(scale)
 
 
-def split_at_placeholders(prompt: str, placeholders: Mapping[str, int]) -> list[tuple[str, str | None]]:
-    """``[(text, None) | (text, placeholder), ...]`` in order; the longest placeholder wins where two match."""
-    if not placeholders:
-        return [(prompt, None)]
-    names = {name.lower(): name for name in placeholders}
-    alternatives = "|".join(_whole_word(name) for name in sorted(names, key=len, reverse=True))
-    pieces = re.split(f"({alternatives})", prompt, flags=re.IGNORECASE)
-    return [(piece, names.get(piece.lower()) if i % 2 else None) for i, piece in enumerate(pieces) if piece]
-
-
 def word_embeddings(tokenizer: Any, encoder: Any, word: str) -> Tensor:
     """The text encoder's own input embeddings (k, d) float32 of the k tokens of ``word``.
 
@@ -170,14 +160,6 @@ def check_words(tokenizer: Any, placeholder: str, class_word: str) -> None:
             f"placeholder {placeholder!r} is a word the tokenizer already has, prompts could no longer say it: "
             "choose another, such as *"
         )
-
-
-def _whole_word(name: str) -> str:
-    """A pattern for ``name`` on its own: "sks" not in "tasks", "*" not in "5*3", "f*ck" or "**"."""
-    alone = rf"\w{re.escape(name)}" if len(name) == 1 else r"\w"
-    before = f"(?<![{alone}])" if len(name) == 1 or name[0].isalnum() else ""
-    after = f"(?![{alone}])" if len(name) == 1 or name[-1].isalnum() else ""
-    return f"{before}{re.escape(name)}{after}"
 
 
 def _id_for_slots(tokenizer: Any) -> int:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops
 
+from singleinsert.captions.describe import describe, of_user
+from singleinsert.captions.form import clip_room
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
-from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.captions import with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.pictures import (
     Picture,
@@ -77,8 +79,9 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         found += masks.values()
         pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
         say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
-        if pictures[-1].description:
-            say(f"described as: {pictures[-1].description}")
+        if len(handles) == 1:
+            text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
+            pictures[-1] = replace(pictures[-1], description=text)
     if data.learn_background:
         handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
     shown: list[Shown] = []
@@ -184,12 +187,36 @@ def cut_out(
         Subject(name, words[name], mask, check_mask(mask, f"{of.format(name)}, cropped to the training square,"))
         for name, mask in cut.items()
     )
-    description = data.description or read_caption(picture.path) or ""
-    if description and len(masks) == 1:
-        description = with_concept(description, handles[0].class_word)
     return TrainingPicture(
-        square.image, Frame.whole((data.resolution, data.resolution)), subjects, description, str(picture.path)
+        square.image, Frame.whole((data.resolution, data.resolution)), subjects, source=str(picture.path)
     )
+
+
+def describe_picture(
+    picture: Picture, class_word: str, settings: Settings, number: int, pictures: int, say: Callable[[str], None]
+) -> str:
+    """What the picture shows besides its one subject, "{concept}" in the subject's place; "" where nobody says it.
+
+    The settings' own text goes before a file beside the picture, and that before a model or words.
+
+    Raises:
+        InputError: a description without a place for the subject, or a model that gives none that can be used.
+    """
+    given, caption = settings.data.description, settings.caption
+    if len(given) not in (0, pictures):
+        raise InputError(f"{len(given)} descriptions for {pictures} pictures: give one for each (data.description)")
+    if caption.mode == "off":
+        return ""
+    if given:
+        found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room())
+    else:
+        described = describe(picture, class_word, caption, room=clip_room(settings.concept.num_vectors), say=say)
+        if described is None:
+            return ""
+        found = described
+    for line in found.lines():
+        say(line)
+    return found.within_mask() if caption.mode == "O4" else found.text
 
 
 def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
@@ -240,7 +267,8 @@ def make_prompting(settings: Settings, material: Material) -> Prompting:
     data = settings.data
     if one_subject_in_each(material.pictures):
         descriptions = tuple(picture.description for picture in material.pictures)
-        return OneSubject(settings.run.seed, material.handles[0], descriptions, Words(data.prompt, data.class_prompt))
+        words = Words(data.prompt, data.class_prompt, settings.caption.mode)
+        return OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
     scene = settings.scene
     return UnionSampling(
         settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,
