@@ -32,6 +32,7 @@ test: $(VENV)/.dev
 
 test-browser: $(VENV)/.dev
 	$(PIP) $(PIP_ARGS) -r requirements-ui.txt selenium
+	$(BIN)/python -m pytest tests/test_mask_guard.py
 	$(BIN)/python -m pytest -m browser
 
 test-ray: $(VENV)/.dev

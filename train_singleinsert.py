@@ -8,7 +8,7 @@ Several photos of the subject, or several subjects of one picture:
     accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image photos
     accelerate launch train_singleinsert.py --preset scene --pretrained_model_name_or_path MODEL --image kitchen.jpg \\
         --class_word cat --class_word mug --learn_background
-Show the mask and stop; it can be edited and given back with --mask:
+Show the mask and stop; photo_mask.png beside the picture can be edited, and the next run takes it:
     python train_singleinsert.py --preset face --image photo.jpg --mask_only
 Continue after Ctrl-C:
     python train_singleinsert.py --config_file output/mexyz/mexyz_config.toml --resume_from_checkpoint latest

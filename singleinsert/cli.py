@@ -16,7 +16,8 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
-from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.errors import ConfigError, SingleInsertError, one_line
+from singleinsert.reading import user_path
 from singleinsert.streams import unbreakable_streams
 
 FLAGS = {
@@ -74,7 +75,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     presets = ", ".join(preset_names())
     parser.add_argument("--preset", metavar="NAME", help=f"settings for a kind of subject: {presets}")
     parser.add_argument(
-        "--config_file", metavar="FILE", type=Path, help="TOML file; it overrides --preset, and flags override it"
+        "--config_file",
+        metavar="FILE",
+        type=path_argument,
+        help="TOML file; it overrides --preset, and flags override it",
     )
     for flag, key in FLAGS.items():
         field, hint = declaration(key)
@@ -135,7 +139,7 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--prompt", action="append", default=[], metavar="TEXT",
         help="* stands for the concept, {concept} for it and its class word, {NAME} and <NAME> for one of several; "
         "repeatable")  # fmt: skip
-    add("--prompt_file", type=Path, metavar="FILE",
+    add("--prompt_file", type=path_argument, metavar="FILE",
         help="one prompt a line, # starts a comment; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
     add("--prompt_list", choices=("views",), help="views: left side, frontal, right side and back view")
     add("--negative_prompt", default="", metavar="TEXT", help="what the pictures should not show")
@@ -157,7 +161,7 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
         help="also write where the concept and its class word act in each picture (cross-attention)")  # fmt: skip
     add(
         "--output_dir",
-        type=Path,
+        type=path_argument,
         default=Path("output/pictures"),
         metavar="DIR",
         help="folder of the pictures (default output/pictures)",
@@ -200,24 +204,34 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     return parser
 
 
-LONGEST_MESSAGE = 300
-"""Letters of argparse's own messages, which repeat whatever was given."""
+def path_argument(text: str) -> Path:
+    """A path on a command line; a ``type`` for argparse."""
+    try:
+        return user_path(text)
+    except ConfigError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from problem
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, without the page of usage before it."""
+    """Says what is wrong with a command line in one line, without the page of usage before it.
+
+    It takes no abbreviated flags: a flag that is added later must not change what a saved command means.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        shown = message if len(message) <= LONGEST_MESSAGE else f"{message[:LONGEST_MESSAGE]} ..."
-        self.exit(2, f"error: {shown} (--help lists the flags)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
 
 
 def run_script(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], object], argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
 ) -> int:
     """Parse, run, and turn what a user can mend into one line on stderr.
 
-    Returns the exit code: 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130 after Ctrl-C.
+    Returns the exit code: what ``run`` returns, or 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130
+    after Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     with unbreakable_streams():
@@ -226,7 +240,7 @@ def run_script(
                 return _fail(f"argument {word[:80]!r} {problem}", 2)
         args = parser.parse_args(words)
         try:
-            run(args)
+            return run(args) or 0
         except SingleInsertError as problem:
             return _fail(str(problem), problem.exit_code)
         except KeyboardInterrupt:
@@ -236,7 +250,6 @@ def run_script(
                 raise  # a bug of ours is shown whole
             cause = os_error(problem, Path.cwd())
             return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
-    return 0
 
 
 def _unusable(word: str) -> str:
@@ -250,13 +263,13 @@ def _unusable(word: str) -> str:
 
 def _fail(line: str, exit_code: int) -> int:
     # above 2, a signal ended it, as the user wished
+    line = one_line(line)
     print(f"error: {line}" if exit_code <= 2 else line, file=sys.stderr, flush=True)
     return exit_code
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
-    # no abbreviations: a flag that is added later must not change what a saved command means
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"singleinsert {__version__}")
     return parser
 

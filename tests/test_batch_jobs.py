@@ -83,7 +83,7 @@ def test_tables_as_spreadsheets_write_them(tmp_path, text):
     assert not problems and (a.settings.run.seed, b.settings.run.seed) == (1, 0)
     assert (a.settings.data.class_word, b.settings.data.class_word) == (("face",), ("black cat",))
     source.write_bytes(text.replace(b"black cat", b"black cat\xe4").replace(b"b.png", b"a.png"))
-    with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
+    with pytest.raises(InputError, match="is not in UTF-8: save it as UTF-8"):
         read_jobs(source, tmp_path / "out")
     source.write_bytes(text.replace(b"b.png", b"a.png"))
     _, problems = read_jobs(source, tmp_path / "out")
@@ -152,7 +152,7 @@ def test_each_wrong_job_is_one_line_and_the_others_are_read(tmp_path, written, s
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("jobs.toml", "[[job]\n", "cannot be read"),
+        ("jobs.toml", "[[job]\n", "is not valid TOML"),
         ("jobs.toml", "[[jobs]]\nimage = 'a'\n", "unknown part jobs; did you mean job?"),
         ("jobs.toml", "[job]\nimage = 'a'\n", "write [[job]], twice bracketed"),
         ("jobs.toml", "", "holds no jobs"),

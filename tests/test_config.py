@@ -181,7 +181,7 @@ NASTY = [
 
 @pytest.mark.parametrize("text", NASTY)
 def test_toml_round_trip_of_texts(text, tmp_path):
-    settings = load_settings(overrides={"data.image": text, "sample.prompts": [text, "plain"]})
+    settings = load_settings(overrides={"data.class_word": text, "sample.prompts": [text, "plain"]})
     path = tmp_path / "written.toml"
     path.write_bytes(to_toml(settings).encode())
     assert load_settings(config_file=path) == settings

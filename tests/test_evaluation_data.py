@@ -85,7 +85,7 @@ def test_a_class_finds_its_list():
         ('title = "a"\n[[prompt]]\ntext = "* x"\ntarget = []', "one or two"),
         ('title = "a"\n[[prompt]]\ntext = "* x"\n[[prompt.target]]\nquestion = "?"\nlabels = {}', "did you mean label"),
         ('title = "a"\n[[prompt]]\ntext = "* x"\n[[prompt.target]]\nquestion = "?"\nlabel = { a = 1 }', "of texts"),
-        ("title = ", "cannot be read"),
+        ("title = ", "is not valid TOML"),
     ],
 )
 def test_a_wrong_list_is_refused_in_a_line(tmp_path, text, message):

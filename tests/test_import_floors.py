@@ -13,7 +13,7 @@ ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
     ("errors", "terms", "streams", "placeholders"),
-    ("specs",),
+    ("specs", "reading"),
     ("names",),
     ("atomic", "dtypes"),
     ("claims",),
@@ -40,8 +40,8 @@ FLOORS = (
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "terms", "names", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models", "concepts",
-    "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
+    "errors", "terms", "names", "reading", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models",
+    "concepts", "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

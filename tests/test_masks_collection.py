@@ -92,12 +92,15 @@ def test_sets_that_cannot_be(made, says):
     ("spoil", "says"),
     [
         (lambda f: (f / INDEX).unlink(), "holds no masks.toml"),
-        (lambda f: (f / INDEX).write_text("version = "), "cannot be read"),
+        (lambda f: (f / INDEX).write_text("version = "), "is not valid TOML"),
         (lambda f: (f / INDEX).write_text("version = 9"), "version 9; this program reads 1"),
-        (lambda f: (f / INDEX).write_text("version = 1\npicture='a'\nsize=[1]"), "lacks"),
+        (
+            lambda f: (f / INDEX).write_text("version = 1\npicture='a'\nsize=[1]"),
+            r"size is \[1\], not \[width, height\] in pixels",
+        ),
         (lambda f: (f / "cup.png").unlink(), "mask not found: .*cup.png"),
         (lambda f: Image.new("L", SIZE).save(f / "cup.png"), "cup.png is empty"),
-        (lambda f: Image.new("L", (9, 9)).save(f / "cup.png"), "mask cup is 9x9, the picture 100x80"),
+        (lambda f: Image.new("L", (9, 9)).save(f / "cup.png"), "cup.png is 9x9 but the picture is 100x80"),
         (
             lambda f: (f / INDEX).write_text((f / INDEX).read_text().replace('"cup"', '"../cup"')),
             "not a plain file name",

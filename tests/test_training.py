@@ -19,7 +19,8 @@ from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings, to_toml
-from singleinsert.drawing.sheet import EDGE, TILE, _tile, mask_overlay
+from singleinsert.drawing.sheet import EDGE, TILE, mask_overlay
+from singleinsert.drawing.tiles import square_tile
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.loop import Loop
@@ -87,11 +88,13 @@ def test_the_sheet_shows_each_stages_last_samples_in_their_places(whole):
         return next((y, x) for y, x in found if np.array_equal(pixels[y : y + TILE, x : x + TILE], tile))
 
     samples = [Image.open(out / f"samples/pic_{s}_000003_{i:02d}.png") for s in ("stage1", "stage2") for i in (0, 1)]
-    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(_tile(sample)) for sample in samples)
+    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(square_tile(sample, TILE)) for sample in samples)
     assert y0 == y1 < y2 == y3 and x0 == x2 < x1 == x3
     square = find_material(whole.settings, str).pictures[0]
-    assert place(_tile(square.image)) == (y0, left := place(_tile(square.image))[1]) and left < x0
-    assert place(_tile(mask_overlay(square.image, square.subjects[0].mask))) == (y2, left)
+    assert (
+        place(square_tile(square.image, TILE)) == (y0, left := place(square_tile(square.image, TILE))[1]) and left < x0
+    )
+    assert place(square_tile(mask_overlay(square.image, square.subjects[0].mask), TILE)) == (y2, left)
 
 
 def test_the_overlay_pales_what_the_mask_leaves_out():

@@ -138,7 +138,10 @@ def _model(settings: Settings, device: str) -> Iterator[Ask | None]:
 
 def _paths(args: argparse.Namespace) -> list[Path]:
     if args.images:
-        return list_pictures(Path(args.images))
+        pictures, left_out = list_pictures(Path(args.images))
+        for line in left_out:
+            print(line)
+        return pictures
     load_picture(args.image)  # says what is wrong with it before a model is loaded
     return [Path(args.image)]
 

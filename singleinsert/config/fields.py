@@ -20,6 +20,7 @@ def setting(
     free: bool = False,
     loaded: bool = False,
     several: bool = False,
+    path: bool = False,
 ) -> Any:
     """A documented field. Choices are declared as a Literal type.
 
@@ -28,8 +29,12 @@ def setting(
         free: it changes no number of a run by more than a rounding error, so that a resumed run may differ in it.
         loaded: it is set on a model when that is loaded, so that for another value the model must be loaded again.
         several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
+        path: it names files or folders, or may name one: ``~`` stands for the home folder.
     """
-    facts = {"help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several}
+    facts = {
+        "help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several,
+        "path": path,
+    }  # fmt: skip
     return field(default=default, metadata=facts)
 
 
@@ -40,6 +45,7 @@ class ModelSettings:
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "SD 1.x or 2.x: a folder in diffusers' layout, a hub id, one .safetensors file, or mini-sd, which is bundled",
+        path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
@@ -53,11 +59,13 @@ class DataSettings:
     """The pictures, what they show, and the words for it."""
 
     image: tuple[str, ...] = setting(
-        (), "the picture to learn from; several, or a folder, are photos of the same concept", free=True, several=True
-    )
+        (), "the picture to learn from; several, or a folder, are photos of the same concept", free=True, several=True,
+        path=True,
+    )  # fmt: skip
     mask: tuple[str, ...] = setting(
-        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word; or a "
-        "folder of them; empty: the picture's alpha channel, else found", free=True, several=True,
+        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word, or a "
+        "folder of masks by the pictures' names; empty: NAME_mask.png beside the picture, otherwise its alpha channel, "
+        "otherwise the mask is found", free=True, several=True, path=True,
     )  # fmt: skip
     class_word: tuple[str, ...] = setting(
         (), "class of the subject, such as face or cat; several words are several concepts of the picture, with an "
@@ -111,8 +119,12 @@ class MaskSettings:
     box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, without a search")
     points: tuple[str, ...] = setting((), '"x,y" in pixels on the subject, "x,y,0" not on it, with or without a box')
     threshold: float = setting(0.35, "least score of a candidate", minimum=0, maximum=1)
-    detector: str = setting("", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny")
-    segmenter: str = setting("", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base")
+    detector: str = setting(
+        "", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny", path=True
+    )
+    segmenter: str = setting(
+        "", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base", path=True
+    )
     smooth: float = setting(0.003, "radius of the clean-up of thin lines and cracks; 0: off", minimum=0, maximum=0.1)
     fill_holes: bool = setting(True, "make background that the subject encloses part of it")
     min_part: float = setting(
@@ -157,7 +169,7 @@ class ConceptSettings:
     hidden_size: int = setting(768, "vit: width", minimum=8, maximum=4096)
     num_hidden_layers: int = setting(12, "vit: layers", minimum=1, maximum=64)
     num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
-    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model")
+    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model", path=True)
     init_std: float = setting(
         1.0, "standard deviation per element of the first embedding; with residual, of the first difference: 0.02 "
         "starts close to the class word",
@@ -271,7 +283,7 @@ class SceneSettings:
 class RunSettings:
     """How the training runs."""
 
-    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True)
+    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True, path=True)
     output_name: str = setting(
         "", "NAME of the files and trigger word in WebUIs; empty: the picture's file name", free=True
     )
@@ -317,7 +329,7 @@ class RunSettings:
         0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
     )
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
-    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True)
+    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True, path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
     teacher_bank: bool = setting(True, "keep the frozen model's predictions of stage I for stage II: a tenth less work")
 

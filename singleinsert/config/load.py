@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, replace
 from pathlib import Path
@@ -17,9 +16,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import toml
 
 from singleinsert.config.fields import Settings, StageSettings
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, shown
 from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
 from singleinsert.placeholders import names_the_concept
+from singleinsert.reading import WHOLE_NUMBERS, expanded, parse_toml, read_toml
 from singleinsert.terms import BUNDLED_MODELS, STAGES
 
 RENAMED = {
@@ -102,14 +102,7 @@ def toml_string(text: str) -> str:
 
 def read_values(path: Path) -> Values:
     """The keys of a TOML file, each checked by its declaration."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as problem:
-        raise ConfigError(f"config file not found: {path}") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"config file {path} cannot be read: {problem}") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{path} is not valid TOML: {problem}") from problem
+    tables = read_toml(path)
     values: Values = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -191,11 +184,21 @@ def checked_value(key: str, value: Any, where: str = "") -> Any:
         # an empty text, such as a shell's unset variable, names nothing, and not this folder
         value = [item for item in ((value,) if isinstance(value, str) else value) if item != ""]
     value = _typed(f"{_at(where)}{key}", value, hint)
+    if field.metadata["path"]:
+        value = _at_home(f"{_at(where)}{key}", value)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"between {low} and {high}" if high is not None else f"at least {low}"
         raise ConfigError(f"{_at(where)}{key} is {shown(value)}, but must be {span}")
     return value
+
+
+def _at_home(label: str, paths: Any) -> Any:
+    """A path, or a list of them, with ``~`` as the home folder."""
+    try:
+        return expanded(paths) if isinstance(paths, str) else tuple(expanded(path) for path in paths)
+    except ConfigError as problem:
+        raise ConfigError(f"{label}: {problem}") from problem
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -213,8 +216,8 @@ def parse_value(key: str, text: str) -> Any:
     if is_text and (several or not is_list) and not text.startswith(('"', "'", "[") if several else ('"', "'")):
         return text
     try:
-        return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # TOMLDecodeError is one; so is a number of 5,000 digits
+        return parse_toml(f"value = [{text}]" if bare else f"value = {text}", key)["value"]
+    except ConfigError:
         return text
 
 
@@ -228,28 +231,19 @@ def _typed(label: str, value: Any, hint: Any) -> Any:
         return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
             if value in OLD_VALUES and OLD_VALUES[value] in choices:
                 hint_at = f"; it is called {OLD_VALUES[value]} now"
             raise ConfigError(f"{label} is {shown(value)}, but must be one of {', '.join(choices)}{hint_at}")
         return value
-    if hint is float and type(value) is int:
-        value = float(value) if abs(value) < 1e300 else math.inf
+    if hint is float and type(value) is int and value in WHOLE_NUMBERS:
+        value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
         raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {shown(value)}")
     if isinstance(value, str) and (problem := _unwritable(value)):
         raise ConfigError(f"{label} {shown(value)} {problem}")
     return value
-
-
-def shown(value: Any) -> str:
-    """A value in a message: not the whole of one that is long."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # more digits than Python writes
-        text = f"a {TYPE_NAMES.get(type(value), type(value).__name__)} beyond all bounds"
-    return text if len(text) <= 120 else f"{text[:100]} ... ({len(text)} letters)"
 
 
 def _unwritable(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from singleinsert.errors import InputError
 
 CONCEPT = "{concept}"
+CAPTION_SUFFIX = ".txt"
 METADATA = "metadata.jsonl"
 """The image-folder layout of the datasets library: {"file_name": "photo.jpg", "text": "..."} a line."""
 
@@ -19,7 +20,7 @@ _STANDS_FOR_CONCEPT = re.compile(r"\{concept\}|\{placeholder\}|\[trigger\]|(?<![
 
 def caption_file(picture: str | Path) -> Path:
     """Where the caption of a picture is: ``photo.txt`` beside ``photo.jpg``."""
-    return Path(picture).with_suffix(".txt")
+    return Path(picture).with_suffix(CAPTION_SUFFIX)
 
 
 def read_caption(path: str | Path) -> str | None:

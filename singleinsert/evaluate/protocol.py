@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.errors import ConfigError
-from singleinsert.evaluate.lists import check_keys, read_toml
+from singleinsert.evaluate.lists import check_keys
 from singleinsert.evaluate.prompt_lists import AUTO
+from singleinsert.reading import read_toml
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
 NONE, MINI = "none", "mini"

@@ -11,7 +11,7 @@ import torch
 from singleinsert.artifact import Artifact
 from singleinsert.data.prompts import NOVEL_VIEWS
 from singleinsert.dtypes import DTYPES
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, first_line
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, note_of_weights, prompt_lines
 from singleinsert.locate import load_concept
@@ -87,7 +87,7 @@ def pick_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} is not there ({str(error).splitlines()[0]})") from error
+        raise InputError(f"--device {name} is not there ({first_line(error)})") from error
     return name
 
 
