@@ -143,13 +143,7 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
         help="one prompt a line, # starts a comment; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
     add("--prompt_list", choices=("views",), help="views: left side, frontal, right side and back view")
     add("--negative_prompt", default="", metavar="TEXT", help="what the pictures should not show")
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="seed of the first picture; the next pictures count up (default 0)",
-    )
+    add("--seed", type=int, default=0, metavar="N", help="seed of the first picture; the next count up (default 0)")
     add("--num_images", type=int, default=1, metavar="N", help="pictures for each prompt (default 1)")
     add("--num_inference_steps", type=int, default=50, metavar="N", help="sampling steps (default 50)")
     add("--guidance_scale", type=float, default=7.5, metavar="X", help="classifier-free guidance (default 7.5)")
@@ -159,48 +153,21 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--grid", action="store_true", help="also write one sheet of all pictures: prompts are rows, seeds are columns")
     add("--attention_maps", action="store_true",
         help="also write where the concept and its class word act in each picture (cross-attention)")  # fmt: skip
-    add(
-        "--output_dir",
-        type=path_argument,
-        default=Path("output/pictures"),
-        metavar="DIR",
-        help="folder of the pictures (default output/pictures)",
-    )
-    add(
-        "--pretrained_model_name_or_path",
-        metavar="MODEL",
-        help="base model; default: the one that the concept was trained on",
-    )
+    _add_edit_flags(add)
+    add("--output_dir", type=path_argument, default=Path("output/pictures"), metavar="DIR",
+        help="folder of the pictures (default output/pictures)")  # fmt: skip
+    add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one of the training")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
     add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
-    add(
-        "--batch_size",
-        type=int,
-        default=4,
-        metavar="N",
-        help="pictures drawn at a time (default 4); it does not change them",
-    )
-    add(
-        "--mixed_precision",
-        choices=("no", "fp16", "bf16"),
-        default="no",
-        help="precision of the model; no: float32 (default)",
-    )
+    add("--batch_size", type=int, default=4, metavar="N", help="pictures at a time (default 4); they do not change")
+    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no: float32, the default")
     add("--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps or cpu (default auto: the best available)")
     add("--offload", choices=("none", "model", "sequential"), default="none",
         help="keep parts of the model in main memory until a GPU needs them: less GPU memory, more time")  # fmt: skip
-    add(
-        "--enable_xformers_memory_efficient_attention",
-        action="store_true",
-        help="xformers' attention instead of PyTorch's",
-    )
+    add("--enable_xformers_memory_efficient_attention", action="store_true", help="instead of PyTorch's attention")
     add("--enable_attention_slicing", action="store_true", help="attention head by head: less memory, more time")
     add("--enable_vae_tiling", action="store_true", help="decode large pictures in tiles: less memory")
-    add(
-        "--allow_pickle",
-        action="store_true",
-        help="also read .pt and .bin embeddings, if you trust them: they can run code",
-    )
+    add("--allow_pickle", action="store_true", help="also read .pt and .bin embeddings; they can run code")
     return parser
 
 
@@ -210,6 +177,24 @@ def path_argument(text: str) -> Path:
         return user_path(text)
     except ConfigError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from problem
+
+
+def _add_edit_flags(add: Callable[..., Any]) -> None:
+    add("--edit", type=path_argument, metavar="PHOTO",
+        help="redraw parts of this photo in place of drawing whole pictures; nothing else of it changes")  # fmt: skip
+    add("--edit_mask", action="append", dest="edit_regions", default=[], metavar="FILE",
+        type=lambda text: ("file", str(path_argument(text))),
+        help="white where the photo may change; repeatable, with one --prompt for each")  # fmt: skip
+    add("--edit_class_word", action="append", dest="edit_regions", type=lambda text: ("word", text), metavar="WORD",
+        help="the mask is what this word finds in the photo; in place of an --edit_mask")  # fmt: skip
+    add("--edit_strength", type=float, metavar="X",
+        help="above 0 up to 1: how much may become of what is there now (default 0.75)")  # fmt: skip
+    add("--edit_order", choices=("at_once", "one_by_one"),
+        help="several masks: in one pass (default), or one after the other, which overlapping ones need")  # fmt: skip
+    add("--edit_noise", choices=("fixed", "fresh"), help="of the surroundings, at each step (default fixed)")
+    add(
+        "--edit_best", type=int, metavar="N", help="draw N for each picture, keep what CLIP finds nearest to its prompt"
+    )
 
 
 class Parser(argparse.ArgumentParser):

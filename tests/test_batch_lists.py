@@ -85,7 +85,11 @@ JOB = '[[job]]\nclass_word = "face"\n'
         ("j.toml", f'{JOB}image = "a.png"\nname = "index.html"', "is that of the batch's own page or table"),
         ("j.toml", f'{JOB}image = "a.png"\nname = "Results.CSV"', "is that of the batch's own page or table"),
         ("j.toml", f'{JOB}image = "a.png"\nname = "concept"', "means something else in prompts"),
-        ("j.toml", f'{JOB}image = "a.png"\nname = "a.b"\nsave.formats = ["webui", "bundle"]', "has a dot"),
+        (
+            "j.toml",
+            f'{JOB}image = "a.png"\nname = "a.b"\nsave.formats = ["webui", "bundle"]',
+            "splits the names in a bundle at dots",
+        ),
         ("j.toml", f'{JOB}image = "a.png"\nclass_word = 3', "is not valid TOML"),
         ("j.toml", '[[job]]\nimage = "a.png"\nclass_word = 3', "data.class_word must be a text"),
         ("j.toml", f'{JOB}image = "a.png"\nname = ["x"]', "name must be a text"),

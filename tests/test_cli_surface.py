@@ -35,6 +35,7 @@ INFERENCE = """
     --seed --num_images --num_inference_steps --guidance_scale --scheduler --width --height --grid --attention_maps
     --output_dir --pretrained_model_name_or_path --revision --variant --batch_size --mixed_precision --device --offload
     --enable_xformers_memory_efficient_attention --enable_attention_slicing --enable_vae_tiling --allow_pickle
+    --edit --edit_mask --edit_class_word --edit_strength --edit_order --edit_noise --edit_best
 """.split()
 
 
