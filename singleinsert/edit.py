@@ -135,7 +135,7 @@ def _regions(args: Namespace, photo: Photo, masks: Sequence[Image | None], model
     try:
         for (_, word), mask, prompt in zip(args.edit_regions, masks, args.prompt, strict=True):
             if mask is None:
-                found = find_mask(opaque, word, padding=ROOM, backends=backends)
+                found = find_mask(opaque, word, beside=False, padding=ROOM, backends=backends)
                 print("\n".join(found.lines()))
                 mask = found.mask
             regions.append(Region(mask, prompt))

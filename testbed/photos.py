@@ -91,18 +91,19 @@ def main() -> None:
     p = argparse.ArgumentParser(prog="python -m testbed.photos", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("--out", type=Path, default=ROOT / "testbed" / "runs" / "photos")
+    p.add_argument("--rows", default=";".join(ROWS), help="which rows, with ; between them")
     p.add_argument("--docs", metavar="PAGE:BLOCK", help="write the table into docs/research/PAGE.md")
     args = p.parse_args()
     judge, kept = Judge.load(), KeptModel()
     results: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
-    for name, scene in subjects(COUNTS):
-        for row in ROWS:
+    for row in args.rows.split(";"):
+        for name, scene in subjects(COUNTS):
             path = args.out / "scores" / f"{row}-{name}.json"
             if not path.is_file():
                 write_text(path, json.dumps(measure(name, scene, row, judge, kept, args.out)))
             results[row][name] = json.loads(path.read_text())
             print(row, name, results[row][name], flush=True)
-    shown = table(summary(results))
+    shown = table(summary({row: found for row, found in results.items() if found}))
     print(shown)
     if args.docs:
         page, _, block = args.docs.partition(":")

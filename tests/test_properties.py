@@ -155,7 +155,7 @@ def check_jobs(path: Path) -> None:
         jobs, problems = found
         assert all(line and "\n" not in line and len(line) < LONGEST for line in problems)
         assert len({job.name.lower() for job in jobs}) == len(jobs)
-        assert all(isinstance(job.settings.data.image, str) for job in jobs)
+        assert all(job.settings.data.image and all(map(str.strip, job.settings.data.image)) for job in jobs)
 
 
 @given(jobs=st.lists(st.dictionaries(st.one_of(st.sampled_from(JOB_KEYS), TEXTS), VALUES, max_size=5), max_size=3),

@@ -134,7 +134,7 @@ def test_two_processes_both_leave_on_sigterm_and_one_goes_on(tiny_sd, tmp_path):
             break
     ends = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [143, 143], ends
-    assert "go on with --resume_from_checkpoint latest" in ends[0][1] and "Traceback" not in ends[0][1] + ends[1][1]
+    assert "--resume_from_checkpoint latest" in ends[0][1] and "Traceback" not in ends[0][1] + ends[1][1]
 
     values["run.resume_from_checkpoint"] = "latest"
     assert_near(train(load_settings(None, None, values), watch=QUIET).artifact, reference)
@@ -157,7 +157,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tiny_sd, tmp_path, capsys):
     text.write_text("no picture")
     file.write_text("")
     for message, changes in (
-        ("picture not found", {"data.image": "none.png"}),
+        ("none.png: there is no such file", {"data.image": "none.png"}),
         ("is not a picture", {"data.image": str(text)}),
         ("--image is missing", {"data.image": ""}),
         ("--class_word is missing", {"data.class_word": ""}),

@@ -102,7 +102,7 @@ class RunFiles:
         """
         finished = any((self.folder / (self.name + end)).exists() for end in RESULTS)
         continued = resuming and (checkpoint is None or checkpoint.resolve().parent == self.checkpoints.resolve())
-        begun = any(self.checkpoints.glob("*"))
+        begun = any(self.checkpoints.glob("step_*"))  # not what a killed write has left there
         if not continued and (finished or begun):
             raise InputError(
                 f"{self.folder} holds another run called {self.name}: choose another --output_name or --output_dir"
