@@ -88,7 +88,7 @@ def train(
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
     model = (load or load_model)(settings, accelerator)
-    check_targets(model.parts, adapter_options(settings, model).targets)  # and not when the second stage begins
+    check_targets(model.adapted_parts, adapter_options(settings, model).targets)  # and not when the second stage begins
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
