@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, first_line
 
-FORBIDDEN_IN_NAMES = frozenset('/\\:<>"|?*{}')
-"""No concept's name holds these: it is a file name, a word of prompts, and a part of ``<lora:...>``."""
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w{8}\.part(\.\w+)?$")
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how writers in Rust (safetensors) give the system's number
+LONGEST_SHOWN = 190  # bytes of the final name in a temporary one: file systems take 255
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a file beside ``path``, then rename it into place.
 
     ``write`` is handed a path with the same suffix (writers such as PIL look at it) in the same folder, which is made
-    if it is missing. Whatever ends it early, ``path`` is as it was and nothing is left beside it.
+    if it is missing. Whatever ends it early, ``path`` is as it was. Nothing is left beside it, unless the process is
+    killed; then the next run of that name removes what is left, see :func:`unfinished`.
 
     Raises:
         InputError: the disk is full, or the place cannot be written to.
@@ -27,7 +30,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}-", suffix=path.suffix, dir=path.parent)
+        shown = path.name.encode()[:LONGEST_SHOWN].decode(errors="ignore")
+        handle, name = tempfile.mkstemp(prefix=f".{shown}.", suffix=f".part{path.suffix}", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -48,6 +52,15 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda target: target.write_bytes(text.encode("utf-8")))
 
 
+def unfinished(folder: Path) -> dict[Path, str]:
+    """Files in ``folder`` that are being written, or were when their process was killed: {path: name it would have}.
+
+    A name of more than ``LONGEST_SHOWN`` bytes is cut.
+    """
+    found = {path: _TEMPORARY.fullmatch(path.name) for path in folder.glob(".*.part*")}
+    return {path: match["name"] for path, match in found.items() if match}
+
+
 def _settle(temporary: Path) -> None:
     """Ordinary permissions (mkstemp makes a file private), and content on disk before the name points to it."""
     umask = os.umask(0)
@@ -60,17 +73,22 @@ def _settle(temporary: Path) -> None:
 def os_error(problem: BaseException, folder: Path) -> str | None:
     """What to tell a user of a failed write; None where the failure was not the file system's.
 
-    Writers in other languages (safetensors, torch) report a full disk as an error of their own, with the system's
-    text in it.
+    Writers in other languages (safetensors, torch) report the system's errors as errors of their own, with its text and
+    mostly its number in them.
     """
     code = problem.errno if isinstance(problem, OSError) else None
+    if code is None and (found := _OS_ERROR.search(str(problem))):
+        code = int(found[1])
     if code is None and "No space left on device" in str(problem):
         code = errno.ENOSPC
     if code in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({_free(folder)} left): make room and run again"
-    if code is None:
-        return None
-    return os.strerror(code).lower()
+    if code == errno.EFBIG:
+        return "the file would be larger than this system lets one be (ulimit -f)"
+    if code is not None:
+        return os.strerror(code).lower()
+    is_write = isinstance(problem, OSError) or "I/O error" in str(problem)
+    return first_line(problem) if is_write else None
 
 
 def _free(folder: Path) -> str:

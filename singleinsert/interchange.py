@@ -1,70 +1,152 @@
 """Concepts from the files that clients use: an embedding and, beside it or not, a LoRA. Ours or anyone's.
 
-Embeddings: ``emb_params`` (kohya), the trigger word (diffusers), ``string_to_param`` (A1111), ``clip_l``;
-shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names; A1111's bundle holds both in one file.
+Embeddings: ``emb_params`` (kohya), the trigger word (diffusers), ``string_to_param`` (A1111), ``clip_l``, for SDXL with
+``clip_g``; shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names; A1111's bundle holds all in one file.
+What a user names, a file, a folder or a name, is found by :mod:`singleinsert.locate`.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from singleinsert.adapters.naming import LoraKey, parse_lora_key
-from singleinsert.adapters.weights import LoraWeights
-from singleinsert.artifact import HEADER_KEY, SUFFIX, Artifact, BaseInfo, Lora, check, read_safetensors
-from singleinsert.errors import InputError, ModelError
+from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, LoraKey, is_lora, parse_lora_key
+from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
+from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo, TrainedConcept, check
+from singleinsert.errors import InputError, ModelError, first_line
+from singleinsert.tensorfile import read_safetensors, read_safetensors_header
 
 BUNDLE_PREFIX = "bundle_emb."
 ADAPTER_METADATA_KEY = "lora_adapter_metadata"  # diffusers' header key for peft's configuration
 PICKLE_SUFFIXES = (".pt", ".bin", ".ckpt", ".pth")
 DIFFUSERS_EMBEDDING, DIFFUSERS_LORA = "learned_embeds.safetensors", "pytorch_lora_weights.safetensors"
-OUTPUT = Path("output")  # where training runs write when not told otherwise
 SD2_WIDTH, SDXL_SECOND_WIDTH = 1024, 1280
 
 
+@dataclass(frozen=True)
+class Described:
+    """What an exported file's header says of where it comes from; read from it, or guessed from clients' texts.
+
+    Attributes:
+        concepts: by trigger word, as dicts of ``TrainedConcept``'s texts; {} where the file is not ours.
+        scene: name of the artifact; "" for one concept alone. lora_file, origin: of ``Artifact`` and ``WeightUpdate``.
+    """
+
+    base: BaseInfo
+    concepts: Mapping[str, Mapping[str, Any]]
+    metadata: dict[str, Any]
+    scene: str = ""
+    lora_file: str = ""
+    origin: str = ""
+
+
 def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pickle: bool = False) -> Artifact:
-    """A concept from exported files, ours or another trainer's.
+    """Concepts from exported files, ours or another trainer's.
 
     Args:
-        embedding_file: a textual embedding; or an A1111 bundle, which holds the LoRA as well.
-        lora_file: a LoRA for SD 1.x or 2.x; None for an embedding alone.
+        embedding_file: a textual embedding; or an A1111 bundle, which holds the LoRA and any number of embeddings.
+        lora_file: a LoRA for SD 1.x, 2.x or SDXL; None for an embedding alone.
         allow_pickle: read .pt and .bin files too (by torch's loader for plain tensors, which runs no code).
 
-    Raises InputError (no such file, pickle not allowed) or ModelError (not such a file, SDXL, damaged).
+    Raises InputError (no such file, pickle not allowed) or ModelError (not such a file, damaged).
     """
     tensors, header = _read(embedding_file, allow_pickle)
-    bundled = {key: tensor for key, tensor in tensors.items() if key.startswith(BUNDLE_PREFIX)}
     lora: Lora = {}
-    name, of_lora = embedding_file.stem, lora_file
+    of_lora = lora_file
+    bundled = _bundled(tensors)
     if bundled:
-        names = {key.split(".")[1] for key in bundled}
-        if len(names) > 1:
-            raise ModelError(f"{embedding_file} bundles several embeddings ({', '.join(sorted(names))}); one is wanted")
-        (name,), of_lora = names, embedding_file
+        of_lora = embedding_file
         lora = _lora_weights(tensors, header, embedding_file)
-        tensors = {key.split(".", 2)[2]: tensor for key, tensor in bundled.items()}
-    embedding = _embedding(tensors, embedding_file)
+    embeddings = {
+        name: _embedding(found, embedding_file) for name, found in (bundled or {embedding_file.stem: tensors}).items()
+    }
     if lora_file is not None:
         lora_tensors, lora_header = _read(lora_file, allow_pickle)
         lora = _lora_weights(lora_tensors, lora_header, lora_file)
         header = {**lora_header, **header}
-    artifact = replace(_described(embedding_file, embedding, lora, header), name=name)
-    if of_lora is not None and of_lora.name != DIFFUSERS_LORA:
+    where = f"{embedding_file}" + (f" with {lora_file}" if lora_file else "")
+    described = describe(header, where, next(iter(embeddings.values())))
+    artifact = _assembled(embedding_file, embeddings, described)
+    if lora:
+        artifact = replace(artifact, update=WeightUpdate("lora", lora, origin=described.origin))
+    if of_lora is not None and of_lora.name != DIFFUSERS_LORA:  # which every such folder has
         artifact = replace(artifact, lora_file=of_lora.stem)
-    check(artifact, f"{embedding_file}" + (f" with {lora_file}" if lora_file else ""))
+    check(artifact, where)
     return artifact
 
 
-def is_lora(keys: Iterable[str]) -> bool:
-    """Whether the names of a file's tensors look like a LoRA's."""
-    return any("lora" in key for key in keys)
+def gather_scene(parts: list[Artifact], scene: str) -> Artifact:
+    """One artifact of concepts that were exported together and loaded each with the LoRA that they share."""
+    concepts = tuple(replace(part.concept, trigger=_own_trigger(part.name, scene, part.concept.name)) for part in parts)
+    return replace(parts[0], name=scene, concepts=concepts)
+
+
+def describe(header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor]) -> Described:
+    """Our own header text if it is there, else what clients' headers and the embedding's width tell."""
+    own = _json(header, HEADER_KEY, where)
+    if own:
+        try:
+            words = own.get("concepts") or [{"placeholder": own["placeholder"], "class_word": own["class_word"]}]
+            concepts = {str(word.get("trigger", "")): word for word in words}
+            lora = own.get("lora", {})
+            return Described(
+                BaseInfo(**own["base"]), concepts, own.get("metadata", {}), own.get("scene", ""), lora.get("file", ""),
+                lora.get("digest", ""),
+            )  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{where}: the header's text '{HEADER_KEY}' is damaged ({error!r:.200})") from error
+    version = header.get("ss_base_model_version", "")
+    predicts_v = header.get("modelspec.prediction_type") == "v" or version.endswith("_v")
+    sd2 = header.get("ss_v2", str(embedding[TEXT_ENCODER].shape[1] == SD2_WIDTH)) == "True"
+    family = "sdxl" if TEXT_ENCODER_2 in embedding or version.startswith("sdxl") else "sd2" if sd2 else "sd1"
+    base = BaseInfo(family, header.get("ss_sd_model_name", "unknown"), "v_prediction" if predicts_v else "epsilon")
+    return Described(base, {}, {})
+
+
+def own_description(path: Path) -> Described:
+    """What an exported file's header says. Raises ModelError where the file is damaged."""
+    _, header = read_safetensors_header(path)
+    return describe(header, str(path), {TEXT_ENCODER: torch.empty(0, 0)})
+
+
+def _assembled(path: Path, embeddings: Mapping[str, Mapping[str, Tensor]], described: Described) -> Artifact:
+    """The artifact without its update; ``embeddings``: {trigger: {text encoder: vectors}}."""
+    several = len(embeddings) > 1
+    name = (described.scene if several else "") or path.stem.removesuffix("_bundle")
+    concepts = tuple(
+        _described_concept(trigger, tensors, described, several) for trigger, tensors in embeddings.items()
+    )
+    if several:
+        concepts = tuple(replace(c, trigger=_own_trigger(c.trigger, name, c.name)) for c in concepts)
+    else:
+        (name,) = embeddings
+        concepts = (replace(concepts[0], trigger=""),)
+    return Artifact(name, concepts, None, described.base, described.metadata, described.lora_file)
+
+
+def _described_concept(
+    trigger: str, tensors: Mapping[str, Tensor], described: Described, several: bool
+) -> TrainedConcept:
+    """What the header tells of the concept called ``trigger``. A file that was renamed goes by its new name."""
+    words = described.concepts.get(trigger, {})
+    name = words.get("name") or trigger
+    if not words and not several and len(described.concepts) == 1:
+        (words,) = described.concepts.values()
+        name = words.get("name") or trigger if described.scene else trigger
+    told = words.get("placeholder", "*"), words.get("class_word", "")
+    return TrainedConcept(name, *told, tensors, trigger, words.get("metadata", {}))
+
+
+def _own_trigger(trigger: str, scene: str, name: str) -> str:
+    """``trigger``, or "" where that is what the rule makes of the names."""
+    return "" if trigger == scene + name else trigger
 
 
 def _read(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -77,33 +159,49 @@ def _read(path: Path, allow_pickle: bool) -> tuple[dict[str, Tensor], dict[str, 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ModelError(
-            f"{path} holds more than plain tensors, or is damaged: {str(error).splitlines()[0]}"
-        ) from error
-    if isinstance(content, Mapping) and "string_to_param" in content:
+        raise ModelError(f"{path} holds more than plain tensors, or is damaged: {first_line(error)}") from error
+    if isinstance(content, Mapping) and isinstance(content.get("string_to_param"), Mapping):
         content = {f"string_to_param.{key}": value for key, value in content["string_to_param"].items()}
     if not isinstance(content, Mapping):
         content = {"embedding": content}
     return {str(key): value.detach() for key, value in content.items() if isinstance(value, Tensor)}, {}
 
 
-def _embedding(tensors: Mapping[str, Tensor], path: Path) -> Tensor:
-    """The (n, d) float32 vectors among ``tensors``. ModelError if that is not exactly one embedding."""
-    if "clip_g" in tensors:
-        raise ModelError(f"{path} is an embedding for SDXL (clip_g); SD 1.x and 2.x are supported")
+def _bundled(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """{trigger: what an embedding's file would hold} of a bundle's ``bundle_emb.NAME.*`` keys; {} of other files."""
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(BUNDLE_PREFIX):
+            name, _, rest = key.removeprefix(BUNDLE_PREFIX).partition(".")
+            found.setdefault(name, {})[rest] = tensor
+    return found
+
+
+def _embedding(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """{text encoder: (n, d) float32}. ModelError if ``tensors`` are not exactly one embedding."""
     if is_lora(tensors):
         raise ModelError(f"{path} is a LoRA; name the embedding's file (the LoRA beside it is found by its name)")
+    if set(tensors) == {"clip_l", "clip_g"}:
+        both = {TEXT_ENCODER: _vectors(tensors["clip_l"], path), TEXT_ENCODER_2: _vectors(tensors["clip_g"], path)}
+        if len(both[TEXT_ENCODER]) != len(both[TEXT_ENCODER_2]):
+            raise ModelError(f"{path} is no textual embedding: clip_l and clip_g hold different numbers of vectors")
+        return both
     params = {key: tensor for key, tensor in tensors.items() if key.startswith("string_to_param.")} or dict(tensors)
     if len(params) != 1:
         keys = ", ".join(list(params)[:4]) or "none"
         raise ModelError(f"{path} is no textual embedding: it holds {len(params)} tensors ({keys}), one is wanted")
-    (tensor,) = params.values()
-    vectors = (tensor[None] if tensor.ndim == 1 else tensor).to(torch.float32)
-    if vectors.ndim != 2:
-        raise ModelError(f"{path} is no textual embedding: its tensor has shape {tuple(tensor.shape)}, not (n, width)")
+    vectors = _vectors(next(iter(params.values())), path)
     if vectors.shape[1] == SDXL_SECOND_WIDTH:
-        raise ModelError(f"{path} has vectors of width {SDXL_SECOND_WIDTH}, for SDXL; SD 1.x and 2.x are supported")
-    return vectors.contiguous()
+        raise ModelError(f"{path} has vectors of width {SDXL_SECOND_WIDTH} alone: SDXL needs clip_l and clip_g")
+    return {TEXT_ENCODER: vectors}
+
+
+def _vectors(tensor: Tensor, path: Path) -> Tensor:
+    """(n, d) float32 of an embedding's tensor, (d,) or (n, d)."""
+    if tensor.ndim not in (1, 2) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        shape = f"shape {tuple(tensor.shape)}, {tensor.dtype}"
+        raise ModelError(f"{path} is no textual embedding: its tensor has {shape}, not (n, width) of numbers")
+    return (tensor[None] if tensor.ndim == 1 else tensor).to(torch.float32).contiguous()
 
 
 def _lora_weights(tensors: Mapping[str, Tensor], header: Mapping[str, str], path: Path) -> Lora:
@@ -112,16 +210,25 @@ def _lora_weights(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
         parts = {parse_lora_key(key): tensor for key, tensor in tensors.items() if not key.startswith(BUNDLE_PREFIX)}
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    config = _json(header, ADAPTER_METADATA_KEY, path)
-    lora: Lora = {}
-    for key, down in parts.items():
+    config = _json(header, ADAPTER_METADATA_KEY, str(path))
+    lora: dict[str, dict[str, LoraWeights]] = {}
+    for key in parts:
+        layer = f"{path}: {key.component}.{key.path}"
+        down, up = (parts.get(replace(key, part=part)) for part in ("down", "up"))
+        if down is None or up is None:
+            there, missing = ("up", "down") if down is None else ("down", "up")
+            if down is up:
+                there, missing = "alpha", "down and up"
+            raise ModelError(f"{layer} has a weight '{there}' and no {missing} weight: the file is damaged")
         if key.part != "down":
             continue
-        up = parts.get(LoraKey(key.component, key.path, "up"))
-        if up is None:
-            raise ModelError(f"{path}: {key.component}.{key.path} has a down weight and no up weight")
-        stored = parts.get(LoraKey(key.component, key.path, "alpha"))
-        alpha = float(stored) if stored is not None else _peft_alpha(config, key, down.shape[0])
+        if (
+            down.ndim not in (2, 4)
+            or up.ndim not in (2, 4)
+            or not (down.is_floating_point() and up.is_floating_point())
+        ):
+            raise ModelError(f"{layer} is no LoRA of a layer: shapes {tuple(down.shape)} and {tuple(up.shape)}")
+        alpha = _alpha(parts.get(replace(key, part="alpha")), config, key, down.shape[0], layer)
         weights = LoraWeights(down.to(torch.float32), up.to(torch.float32), alpha)
         lora.setdefault(key.component, {})[key.path] = weights
     if not lora:
@@ -129,116 +236,28 @@ def _lora_weights(tensors: Mapping[str, Tensor], header: Mapping[str, str], path
     return lora
 
 
-def _peft_alpha(config: Mapping[str, Any], key: LoraKey, rank: int) -> float:
-    """The layer's alpha from diffusers' adapter metadata; the rank where there is none, as in clients."""
-    patterns = config.get(f"{key.component}.alpha_pattern") or {}
-    for pattern, alpha in patterns.items():
-        if key.path.endswith(pattern.lstrip("^").removeprefix("text_model.")):
-            return float(alpha)
-    return float(config.get(f"{key.component}.lora_alpha", rank))
+def _alpha(stored: Tensor | None, config: Mapping[str, Any], key: LoraKey, rank: int, layer: str) -> float:
+    """The layer's alpha, from its tensor or diffusers' metadata; the rank where there is none, as in clients."""
+    try:
+        if stored is not None:
+            alpha = float(stored)
+        else:
+            patterns = dict(config.get(f"{key.component}.alpha_pattern") or {})
+            own = (a for p, a in patterns.items() if key.path.endswith(p.lstrip("^").removeprefix("text_model.")))
+            alpha = float(next(own, config.get(f"{key.component}.lora_alpha", rank)))
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ModelError(f"{layer}: its alpha is no number ({first_line(error):.100})") from error
+    if not math.isfinite(alpha):
+        raise ModelError(f"{layer}: its alpha is {alpha}, and every picture would be black")
+    return alpha
 
 
-def _described(path: Path, embedding: Tensor, lora: Lora, header: Mapping[str, str]) -> Artifact:
-    """The artifact, described by our own header text if it is there, else by what clients' headers tell."""
-    own = _json(header, HEADER_KEY, path)
-    if own:
-        try:
-            base, words = BaseInfo(**own["base"]), (own["placeholder"], own["class_word"])
-        except (KeyError, TypeError) as error:
-            raise ModelError(f"{path}: the header's text '{HEADER_KEY}' is damaged ({error})") from error
-        return Artifact(path.stem, *words, embedding, lora, base, own.get("metadata", {}))
-    sd2 = header.get("ss_v2", str(embedding.shape[1] == SD2_WIDTH)) == "True"
-    predicts_v = header.get("modelspec.prediction_type") == "v" or header.get("ss_base_model_version", "").endswith(
-        "_v"
-    )
-    prediction = "v_prediction" if predicts_v else "epsilon"
-    base = BaseInfo("sd2" if sd2 else "sd1", header.get("ss_sd_model_name", "unknown"), prediction)
-    return Artifact(path.stem, "*", "", embedding, lora, base)
-
-
-def _json(header: Mapping[str, str], key: str, path: Path) -> dict[str, Any]:
+def _json(header: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
     """The object that a header text holds; an empty one where there is none. ModelError where it is damaged."""
     try:
         content = json.loads(header.get(key, "{}"))
-    except ValueError as error:
-        raise ModelError(f"{path}: the header's text '{key}' is damaged ({error})") from error
-    return content if isinstance(content, dict) else {}
-
-
-def load_concept(where: str | Path, *, allow_pickle: bool = False) -> Artifact:
-    """A concept from whatever the user named.
-
-    Args:
-        where: an artifact; an embedding (``X_lora.safetensors`` beside ``X.safetensors`` goes with it); two
-            files as ``EMBEDDING+LORA``; a bundle; a folder that holds one of these; or a name, for
-            ``output/NAME``.
-
-    Raises InputError or ModelError, one line each.
-    """
-    path = located(where)
-    if not path.exists() and "+" in str(where):
-        embedding, _, lora = str(where).rpartition("+")
-        return load_pair(Path(embedding), Path(lora), allow_pickle=allow_pickle)
-    if path.is_dir():
-        return _from_folder(path, allow_pickle)
-    if not path.exists():
-        raise InputError(f"no concept '{where}': neither a file, nor a folder, nor a name under {OUTPUT}{os.sep}")
-    if path.suffix == ".safetensors" and _kind(path) == "artifact":
-        return Artifact.load(path)
-    beside = path.with_name(f"{path.stem}_lora.safetensors")
-    return load_pair(path, beside if beside.is_file() else None, allow_pickle=allow_pickle)
-
-
-def located(where: str | Path) -> Path:
-    """``where`` as a path; a plain name that is no path here stands for ``output/NAME``."""
-    path = Path(where)
-    return OUTPUT / path if not path.exists() and len(path.parts) == 1 and (OUTPUT / path).is_dir() else path
-
-
-def _from_folder(folder: Path, allow_pickle: bool) -> Artifact:
-    """The folder's artifact, else its embedding and LoRA; of several, what is called like the folder."""
-    kinds = {path: _kind(path) for path in sorted(folder.glob("*.safetensors"))}
-    artifact = _one([path for path, kind in kinds.items() if kind == "artifact"], folder, "artifacts")
-    if artifact is not None:
-        return Artifact.load(artifact)
-    plain = [path for path, kind in kinds.items() if kind == "embedding"]
-    embedding = _one(plain or [path for path, kind in kinds.items() if kind == "bundle"], folder, "embeddings")
-    if embedding is None:
-        raise InputError(f"{folder} holds no artifact and no embedding (.safetensors)")
-    beside = embedding.with_name(f"{embedding.stem}_lora.safetensors")
-    others = [path for path, kind in kinds.items() if kind == "lora"]
-    lora = beside if beside in others else _one(others, folder, "LoRA files")
-    concept = load_pair(embedding, lora, allow_pickle=allow_pickle)
-    is_default = embedding.stem == DIFFUSERS_EMBEDDING.removesuffix(".safetensors")
-    return replace(concept, name=folder.resolve().name.removesuffix("_diffusers")) if is_default else concept
-
-
-def _one(paths: list[Path], folder: Path, what: str) -> Path | None:
-    """The one path, or the one called like the folder; None of none. InputError where it is unclear."""
-    named = [path for path in paths if path.stem.removesuffix("_artifact") == folder.resolve().name]
-    if len(named or paths) > 1:
-        raise InputError(f"{folder} holds several {what} ({', '.join(path.name for path in paths)}): name the file")
-    return next(iter(named or paths), None)
-
-
-def _kind(path: Path) -> str:
-    """What a safetensors file is: "artifact", "lora", "embedding", "bundle", or "" for anything else.
-
-    A damaged artifact is one too: what it holds must not be taken from the rounded files beside it without a word.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if path.name.endswith(SUFFIX):
-        return "artifact"
-    try:
-        with safe_open(path, framework="pt") as file:
-            keys, header = list(file.keys()), file.metadata() or {}
-    except (SafetensorError, OSError, ValueError):
-        return ""
-    if HEADER_KEY in header and "embedding" in keys and "version" in header[HEADER_KEY]:
-        return "artifact"
-    if any(key.startswith(BUNDLE_PREFIX) for key in keys):
-        return "bundle"
-    if is_lora(keys):
-        return "lora"
-    return "embedding" if len(keys) == 1 else ""
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where}: the header's text '{key}' is damaged ({error})") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{where}: the header's text '{key}' is damaged (no object in braces)")
+    return content

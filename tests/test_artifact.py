@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tinyconcepts import with_embedding
 from tinymodels import hashed
 
-from singleinsert.adapters.weights import LoraWeights
+from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo
 from singleinsert.errors import InputError, ModelError, SingleInsertError
 
@@ -23,7 +24,7 @@ def artifact():
     2, 1, 1), 6), 8.0)},
             "text_encoder": {"encoder.layers.0.self_attn.q_proj": weights(3, 1.7)}}  # fmt: skip
     metadata = {"created": 1.25, "settings": 'word = "gesicht ä"\n', "losses": {"stage1": [0.1, 1e-30]}}
-    return Artifact(
+    return Artifact.of_one_concept(
         "zork",
         "<me>",
         "baseball cap",
@@ -60,7 +61,7 @@ def test_nothing_is_lost(artifact, tmp_path):
 
 def test_a_concept_without_lora_and_sliced_tensors(artifact, tmp_path):
     wide = hashed((4, 9), 3)
-    plain = replace(artifact, lora={}, embedding=wide[::2, 1:])  # not contiguous, shares memory
+    plain = with_embedding(replace(artifact, update=None), wide[::2, 1:])  # not contiguous, shares memory
     plain.save(tmp_path / "a.safetensors")
     same(Artifact.load(tmp_path / "a.safetensors"), plain)
 
@@ -70,13 +71,15 @@ def test_what_cannot_be_is_not_written(artifact, tmp_path):
     nan[1, 3] = torch.nan
     layer = weights()
     bad = {
-        "a plain file name|none of": replace(artifact, name="../zork"),
-        "NaN or infinity": replace(artifact, embedding=nan),
-        "2 dimensions of float32": replace(artifact, embedding=artifact.embedding.half()),
-        r"shape \(8,\)": replace(artifact, embedding=artifact.embedding[0]),
-        "ranks differ": replace(artifact, lora={"unet": {"a": LoraWeights(layer.down, layer.up[:, :1], 1.0)}}),
-        "LoRA on 'vae'": replace(artifact, lora={"vae": {"a": layer}}),
-        "not supported": replace(artifact, base=BaseInfo("sdxl", "x")),
+        "none of": replace(artifact, name="../zork"),
+        "NaN or infinity": with_embedding(artifact, nan),
+        "2 dimensions of float32": with_embedding(artifact, artifact.embedding.half()),
+        r"shape \(8,\)": with_embedding(artifact, artifact.embedding[0]),
+        "ranks differ": replace(
+            artifact, update=WeightUpdate("lora", {"unet": {"a": LoraWeights(layer.down, layer.up[:, :1], 1.0)}})
+        ),
+        "LoRA on 'vae'": replace(artifact, update=WeightUpdate("lora", {"vae": {"a": layer}})),
+        "not supported": replace(artifact, base=BaseInfo("flux", "x")),
     }
     for message, one in bad.items():
         with pytest.raises(ModelError, match=message) as raised:

@@ -132,7 +132,7 @@ def test_pictures_without_a_class_folder_need_the_word(tmp_path):
         ('preset = "fase"', "job 1: unknown preset 'fase'; did you mean face?"),
         ('output_dir = "x"', "job 1: output_dir is the batch's to decide: leave it out"),
         ('name = "a/b"', "job 1: run.output_name 'a/b' must be a file name"),
-        ('name = "a:b"', "job 1: name 'a:b' cannot be a file's"),
+        ('name = "a:b"', "job 1: run.output_name, 'a:b', cannot name a concept"),
         ('seed = "three"', "job 1: run.seed must be a whole number, not 'three'"),
         ('[[job]]\nclass_word = "face"\nimage = "other/A.jpg"', "job 2: its name A is that of"),
         ('[[job]]\nclass_word = "face"', "job 2: --output_name is missing"),

@@ -209,11 +209,12 @@ def test_values_of_a_command_line(key, text, value):
 
 def test_names_follow_from_the_picture():
     settings = load_settings(overrides={"data.image": "photos/me and you.v2.jpg"})
-    assert settings.name == "me and you.v2" and settings.output_dir == Path("output/me and you.v2")
+    assert settings.name == "me_and_you.v2" and settings.output_dir == Path("output/me_and_you.v2")
     settings = load_settings(overrides={"data.image": "me.jpg", "run.output_name": "x", "run.output_dir": "out"})
     assert settings.name == "x" and settings.output_dir == Path("out")
-    with pytest.raises(ConfigError, match="--output_name is missing"):
-        _ = Settings().name
+    for image in ("", "in/((.png"):
+        with pytest.raises(ConfigError, match="--output_name is missing"):
+            _ = load_settings(overrides={"data.image": image}).name
 
 
 @pytest.mark.parametrize(
@@ -222,9 +223,15 @@ def test_names_follow_from_the_picture():
         ({"run.output_name": "zo*l"}, "run.output_name, 'zo*l', cannot name a concept"),
         ({"run.output_name": ".."}, "'..', cannot name a concept"),
         ({"run.output_name": "a\nb"}, "'a\\nb', cannot name a concept"),
-        ({"run.output_name": "Concept"}, "'Concept', means something else in prompts"),
-        ({"data.image": "in/Shot 12:30.png"}, "the name of in/Shot 12:30.png, 'Shot 12:30', cannot name a concept"),
-        ({"run.output_name": "zo.v2", "save.formats": ["webui", "bundle"]}, "'zo.v2', has a dot"),
+        ({"run.output_name": "Concept"}, "'Concept', cannot name a concept: it means something else in prompts"),
+        ({"data.image": "in/concept.png"}, "the name of in/concept.png, 'concept', cannot name a concept"),
+        ({"run.output_name": "photo (1)"}, "it holds a space"),
+        ({"run.output_name": "IMG[x]"}, "it holds [, and prompts of A1111, Forge or ComfyUI would break it there"),
+        ({"run.output_name": "\u5bb6" * 67}, "it is 201 bytes long"),  # three bytes a letter
+        (
+            {"run.output_name": "zo.v2", "save.formats": ["webui", "bundle"]},
+            "'zo.v2': A1111 splits the names in a bundle at dots",
+        ),
         ({"run.output_name": "zo", "save.formats": ["bundle"], "stage2.steps": 0}, "no stage trains one"),
     ],
 )
@@ -232,7 +239,7 @@ def test_names_that_the_files_would_refuse(overrides, message):
     with pytest.raises(ConfigError) as caught:
         check_name(load_settings(overrides=overrides))
     assert message in str(caught.value)
-    check_name(load_settings(overrides={"run.output_name": "zo.v2 \u00fc", "save.formats": ["webui", "diffusers"]}))
+    check_name(load_settings(overrides={"run.output_name": "zo.v2_\u00fc", "save.formats": ["webui", "diffusers"]}))
 
 
 def test_what_a_run_cannot_do_without():

@@ -13,14 +13,15 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tinyconcepts import CREATED, inject_lora, make_concept
+from tinyconcepts import CREATED, inject_lora, make_concept, with_embedding
 
+from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import SUFFIX
 from singleinsert.errors import InputError, ModelError
 from singleinsert.export import FORMATS, export
 from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
-from singleinsert.interchange import load_concept
+from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
 from singleinsert.models.text import encode, tokenize
@@ -92,8 +93,12 @@ def test_round_trip_through_diffusers_is_exact(
     wanted = np.asarray(trained_picture(folder, concept.rounded(dtype), alpha, rank, targets))
     webui = diffusers_picture(folder, tmp_path / "zork.safetensors", tmp_path / "zork_lora.safetensors")
     assert np.array_equal(webui, wanted)
-    both = tmp_path / "zork_diffusers"
-    assert np.array_equal(diffusers_picture(folder, both, both), wanted)
+    both = tmp_path / "zork_diffusers"  # here alpha / rank is multiplied into the up weights before they are rounded
+    baked = {c: {path: w.baked() for path, w in layers.items()} for c, layers in concept.lora.items()}
+    rounded = replace(concept, update=WeightUpdate("lora", baked)).rounded(dtype)
+    wanted_baked = np.asarray(trained_picture(folder, rounded, rank, rank, targets))
+    assert np.array_equal(diffusers_picture(folder, both, both), wanted_baked)
+    assert abs(wanted_baked.astype(int) - wanted).mean() < 1  # of 255
     # and the comparison is not one of two plain models
     assert not np.array_equal(diffusers_picture(folder, None, None, "face in the snow"), wanted)
 
@@ -107,15 +112,15 @@ def test_our_own_loader_reads_every_format_back(formats, tiny_sd, tmp_path):
     ]
     back = load_concept(tmp_path / found)
     assert back.name == "zork"  # a bundle's file has another name than what prompts call it
-    assert back.lora_file == {"webui": "zork_lora", "diffusers": "", "bundle": "zork_bundle"}[formats[0]]
+    assert back.lora_file == {"webui": "zork_lora", "diffusers": "zork_lora", "bundle": "zork_bundle"}[formats[0]]
     assert (back.class_word, back.base.name, back.base.family) == ("face", concept.base.name, "sd1")
     assert torch.equal(back.embedding, concept.embedding)
-    assert back.lora.keys() == concept.lora.keys()
+    assert back.lora.keys() == concept.lora.keys() and back.update.key == concept.update.digest()
     for component, layers in concept.lora.items():
         for path, weights in layers.items():
-            one = back.lora[component][path]
-            assert torch.equal(one.down, weights.down) and torch.equal(one.up, weights.up)
-            assert one.alpha == pytest.approx(0.7, rel=1e-7)
+            one, wanted = back.lora[component][path], weights.baked() if formats == ("diffusers",) else weights
+            assert torch.equal(one.down, wanted.down) and torch.equal(one.up, wanted.up)
+            assert one.alpha == pytest.approx(wanted.alpha, rel=1e-7)
 
 
 def test_a_folder_with_every_format_is_read_back(concept, tmp_path):
@@ -277,12 +282,12 @@ def test_the_same_files_twice(concept, tmp_path, preview):
 
 
 def test_refusals_write_nothing(concept, tmp_path):
-    large = replace(concept, embedding=concept.embedding * 1e6)
+    large = with_embedding(concept, concept.embedding * 1e6)
     refusals = [
         (concept, {"formats": ("webui", "ckpt")}, "'ckpt' is none of webui"),
         (concept, {"precision": "fp8"}, "'fp8' is none of fp16"),
         (large, {"precision": "fp16"}, "too large for fp16"),
-        (replace(concept, name="zork.v2"), {"formats": ("bundle",)}, "splits it at the dot"),
+        (replace(concept, name="zork.v2"), {"formats": ("bundle",)}, "splits the names in a bundle at dots"),
     ]
     for artifact, options, message in refusals:
         with pytest.raises(InputError, match=message):

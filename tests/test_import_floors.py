@@ -13,7 +13,9 @@ ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
     ("errors", "terms"),
+    ("names",),
     ("atomic", "dtypes"),
+    ("tensorfile",),
     ("config",),
     ("cli",),
     ("data",),
@@ -24,6 +26,7 @@ FLOORS = (
     ("concepts", "adapters"),
     ("artifact",),
     ("interchange",),
+    ("locate",),
     ("training",),
     ("export", "inference", "metrics", "work"),
     ("insert",),
@@ -33,8 +36,8 @@ FLOORS = (
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "terms", "atomic", "dtypes", "data", "drawing", "losses", "models", "concepts", "adapters", "artifact", "interchange",
-    "metrics", "hosts",
+    "errors", "terms", "names", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models", "concepts",
+    "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tinyconcepts import make_concept
+from tinyconcepts import make_concept, with_embedding
 
 from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.export import export
@@ -53,7 +53,8 @@ def folder(tiny_sd, tmp_path_factory):
     anna.save(folder / "output" / "anna" / "anna_artifact.safetensors")
     export(anna, folder / "output" / "anna", precision="fp32")
     export(hat, folder / "output" / "hat", precision="fp32")
-    dataclasses.replace(anna, embedding=torch.zeros(1, 48), lora={}).save(folder / "wide_artifact.safetensors")
+    wide = with_embedding(dataclasses.replace(anna, update=None), torch.zeros(1, 48))
+    wide.save(folder / "wide_artifact.safetensors")
     return folder
 
 
@@ -199,7 +200,7 @@ def test_offloading_needs_a_gpu(here, capsys, monkeypatch):
 
 def test_exported_files_of_the_bundled_model_need_no_word_on_where_it_is():
     nowhere = BaseInfo("sd1", "mini-sd", "epsilon", "")
-    assert _recorded_base([Artifact("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
+    assert _recorded_base([Artifact.of_one_concept("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
 
 
 def test_a_model_that_has_moved(here, capsys, tiny_sd):

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tinyconcepts import inject_lora, make_concept
+from tinyconcepts import inject_lora, make_concept, with_embedding
 
-from singleinsert.adapters.weights import LoraWeights
+from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.prompts import ConceptName, PromptLine, for_webui, lora_tags, prompt_lines, resolve, slot
@@ -234,13 +234,16 @@ def test_v_and_sample_prediction(make_tiny_sd):
 
 
 def test_what_does_not_fit_is_one_line(anna, hat, tiny_sd, model):
-    wide = dataclasses.replace(anna, embedding=torch.zeros(1, 48))
+    wide = with_embedding(anna, torch.zeros(1, 48))
     elsewhere = dataclasses.replace(
-        anna, lora={"unet": {"mid_block.nothing": LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}}
+        anna,
+        update=WeightUpdate(
+            "lora", {"unet": {"mid_block.nothing": LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}}
+        ),
     )
     path = next(iter(anna.lora["unet"]))
     other_size = dataclasses.replace(
-        anna, lora={"unet": {path: LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}}
+        anna, update=WeightUpdate("lora", {"unet": {path: LoraWeights(torch.zeros(1, 2), torch.zeros(2, 1), 1.0)}})
     )
     wrong = [
         (ModelError, "vectors of width 48.*takes 32", {"concepts": [wide]}),

@@ -12,7 +12,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from singleinsert.adapters.naming import LoraKey, dotted_name, flat_name, parse_lora_key
 from singleinsert.errors import InputError, ModelError
-from singleinsert.interchange import load_concept, load_pair
+from singleinsert.interchange import load_pair
+from singleinsert.locate import load_concept
 
 TO_Q = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
 TO_OUT = "up_blocks.3.attentions.2.transformer_blocks.0.attn2.to_out.0"
@@ -194,7 +195,7 @@ def test_what_is_refused(embedding, tmp_path):
 
     zeros, down = torch.zeros(1, 768), torch.zeros(2, 4)
     embeddings = {
-        "SDXL": file("a.safetensors", clip_l=zeros, clip_g=torch.zeros(1, 1280)),
+        "different numbers": file("a.safetensors", clip_l=zeros, clip_g=torch.zeros(2, 1280)),
         "width 1280": file("b.safetensors", emb_params=torch.zeros(1, 1280)),
         "it holds 2 tensors": file("c.safetensors", her=zeros[0], her_1=zeros[0] + 1),
         "is a LoRA": file("d.safetensors", lora_unet_x__lora_down__weight=down),
@@ -207,10 +208,10 @@ def test_what_is_refused(embedding, tmp_path):
             load_concept(path)
         assert "\n" not in str(raised.value)
     loras = {
-        "second text encoder": file("g.safetensors", lora_te2_text_model_x__lora_down__weight=down),
+        "'up' and no down": file("g.safetensors", lora_te2_text_model_x__lora_up__weight=down),
         "LoHa": file("h.safetensors", lora_unet_mid_block__hada_w1_a=down),
         "no up weight": file("i.safetensors", lora_unet_mid_block__lora_down__weight=down),
-        "no LoRA weights": file("j.safetensors", lora_unet_mid_block__alpha=torch.tensor(1.0)),
+        "'alpha' and no down and up": file("j.safetensors", lora_unet_mid_block__alpha=torch.tensor(1.0)),
         "outside the attention": file("k.safetensors", lora_unet_input_blocks_3_0_op__lora_down__weight=down),
     }
     for message, path in loras.items():

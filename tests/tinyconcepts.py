@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from tinymodels import CONCEPT_WIDTH, hashed
 
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
-from singleinsert.artifact import Artifact, BaseInfo
+from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
 from singleinsert.models.families.sd import StableDiffusion
 from singleinsert.models.loading import load_base_model
 
@@ -29,6 +30,24 @@ def inject_lora(model: StableDiffusion, name: str, rank: int, alpha: float, text
     return adapters
 
 
+def make_scene(
+    folder: Path, name: str = "kitchen", concepts=(("catty", "cat"), ("muggy", "mug")), **options
+) -> Artifact:  # fmt: skip
+    """Several concepts, (name, class word) each, with one LoRA; the n-th has n vectors and the placeholder <name>."""
+    whole = make_concept(folder, name, **options)
+    parts = tuple(
+        TrainedConcept(c, f"<{c}>", word, {"text_encoder": hashed((n, CONCEPT_WIDTH), zlib.crc32(c.encode()))},
+                       metadata={"mask_share": n / 8})
+        for n, (c, word) in enumerate(concepts, start=1)
+    )  # fmt: skip
+    return replace(whole, concepts=parts)
+
+
+def with_embedding(artifact: Artifact, embedding: torch.Tensor) -> Artifact:
+    """The artifact of one concept with other vectors."""
+    return replace(artifact, concepts=(replace(artifact.concept, embeddings={"text_encoder": embedding}),))
+
+
 def make_concept(
     folder: Path, name: str = "zork", *, num_vectors: int = 1, rank: int = 2, alpha: float = 2.0, lora: bool = True,
     class_word: str = "face", text_targets=TEXT_TARGETS, **base,
@@ -36,9 +55,9 @@ def make_concept(
     """A concept as training would hand it out, for the model in ``folder``."""
     model = load_base_model(folder)
     state = inject_lora(model, name, rank, alpha, text_targets).state().lora if lora else {}
-    return Artifact(
+    return Artifact.of_one_concept(
         name=name, placeholder="*", class_word=class_word,
-        embedding=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())), lora=state,
+        embeddings=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())), lora=state,
         base=BaseInfo(model.name, model.model_name, model.schedule.prediction_type, model.source),
         metadata={
             "created": CREATED, "resolution": 32, "seed": 7, "steps": {"stage1": 5, "stage2": 10},

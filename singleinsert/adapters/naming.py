@@ -7,12 +7,14 @@ in transformers' CLIPTextModel without the "text_model." level ("encoder.layers.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from singleinsert.errors import ModelError
 
-UNET, TEXT_ENCODER = "unet", "text_encoder"
-COMPONENTS = (UNET, TEXT_ENCODER)
+UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
+TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
+COMPONENTS = (UNET, *TEXT_ENCODERS)
 
 _COMPOUND_ATOMS = (
     "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out",
@@ -32,25 +34,39 @@ _DOTTED = re.compile(
     r"|\.(?P<alpha>alpha))$"
 )
 
+_LORA_KEY = re.compile(
+    r"^lora_(unet|te\d?|transformer|prior\w*)_|\.(lora_[AB]|lora_down|lora_up|lora|lora_linear_layer)\."
+    r"|_lora\.(down|up)\.|\.(hada_|lokr_|dora_scale|oft_)"
+)
+
 
 @dataclass(frozen=True)
 class LoraKey:
-    """What a tensor of a LoRA file is: component ("unet", "text_encoder"), our module path, part."""
+    """What a tensor of a LoRA file is: component ("unet", "text_encoder", "text_encoder_2"), our module path, part."""
 
     component: str
     path: str
     part: str  # "down", "up" or "alpha"
 
 
-def flat_name(component: str, path: str) -> str:
-    """Kohya's name of a layer, the one every client reads: ``lora_unet_...``, ``lora_te_text_model_...``."""
-    prefix = "lora_unet_" if component == UNET else "lora_te_text_model_"
-    return prefix + path.replace(".", "_")
+def flat_name(component: str, path: str, *, two_encoders: bool = False) -> str:
+    """Kohya's name of a layer, the one every client reads: ``lora_unet_...``, ``lora_te_text_model_...``.
+
+    Of a model with two text encoders the first is ``lora_te1_``, the second ``lora_te2_``.
+    """
+    first = "te1" if two_encoders else "te"
+    prefix = {UNET: "unet_", TEXT_ENCODER: f"{first}_text_model_", TEXT_ENCODER_2: "te2_text_model_"}[component]
+    return f"lora_{prefix}{path.replace('.', '_')}"
 
 
 def dotted_name(component: str, path: str) -> str:
     """Diffusers' name of a layer. Readers with transformers 4 want the ``text_model.`` level, 5 strips it."""
-    return f"{UNET}.{path}" if component == UNET else f"{TEXT_ENCODER}.text_model.{path}"
+    return f"{UNET}.{path}" if component == UNET else f"{component}.text_model.{path}"
+
+
+def is_lora(keys: Iterable[str]) -> bool:
+    """Whether tensors are called like those of a LoRA, read here or not. An embedding's key may hold "lora" too."""
+    return any(_LORA_KEY.search(key) for key in keys)
 
 
 def unflatten(name: str) -> str:
@@ -62,19 +78,12 @@ def parse_lora_key(key: str) -> LoraKey:
     """What the tensor called ``key`` is, in kohya's, diffusers' or peft's naming. ModelError otherwise."""
     if match := _KOHYA.match(key):
         prefix, name, weight, _ = match.groups()
-        if prefix == "te2":
-            raise ModelError(
-                f"'{key}' belongs to a second text encoder: this is an SDXL LoRA, not one for SD 1.x or 2.x"
-            )
-        component = UNET if prefix == "unet" else TEXT_ENCODER
+        component = {"unet": UNET, "te2": TEXT_ENCODER_2}.get(prefix, TEXT_ENCODER)
         return LoraKey(component, _our_path(component, unflatten(name), key), _PARTS.get(weight, "alpha"))
     path = key.removeprefix("base_model.model.")
     if match := _DOTTED.match(path):
-        if path.startswith("text_encoder_2."):
-            raise ModelError(
-                f"'{key}' belongs to a second text encoder: this is an SDXL LoRA, not one for SD 1.x or 2.x"
-            )
-        component = TEXT_ENCODER if path.startswith("text_encoder.") else UNET
+        first = path.split(".")[0]
+        component = first if first in COMPONENTS else UNET
         dotted = match["path"].removeprefix(component + ".").removeprefix("base_model.model.")
         part = match["peft"] or match["old"] or match["plain"]
         return LoraKey(component, _our_path(component, dotted, key), _PARTS[part] if part else "alpha")
@@ -84,7 +93,7 @@ def parse_lora_key(key: str) -> LoraKey:
 
 
 def _our_path(component: str, path: str, key: str) -> str:
-    if component == TEXT_ENCODER:
+    if component in TEXT_ENCODERS:
         path = path.removeprefix("text_model.")
         path = re.sub(r"self_attn\.to_([qkv])$", r"self_attn.\1_proj", path)
         return re.sub(r"self_attn\.to_out$", "self_attn.out_proj", path)
@@ -96,14 +105,15 @@ def _our_path(component: str, path: str, key: str) -> str:
 def _from_original_blocks(path: str, key: str) -> str:
     """Attention layers in the naming of the original SD code ("input_blocks.4.1") to diffusers' blocks.
 
-    In SD 1.x and 2.x input_blocks 1, 2, 4, 5, 7, 8 and output_blocks 3 to 11 hold attention.
+    In SD 1.x and 2.x input_blocks 1, 2, 4, 5, 7, 8 and output_blocks 3 to 11 hold attention, in SDXL input_blocks 4, 5,
+    7, 8 and output_blocks 0 to 5; the same numbers are the same blocks of diffusers' UNet.
     """
     if path.startswith("middle_block.1."):
         return "mid_block.attentions.0." + path.removeprefix("middle_block.1.")
     if match := re.match(r"input_blocks\.([124578])\.1\.(.+)$", path):
         block, layer = divmod(int(match[1]) - 1, 3)
         return f"down_blocks.{block}.attentions.{layer}.{match[2]}"
-    if match := re.match(r"output_blocks\.([3-9]|10|11)\.1\.(.+)$", path):
+    if match := re.match(r"output_blocks\.(\d|10|11)\.1\.(.+)$", path):
         block, layer = divmod(int(match[1]), 3)
         return f"up_blocks.{block}.attentions.{layer}.{match[2]}"
-    raise ModelError(f"'{key}' changes a layer outside the attention blocks of SD 1.x and 2.x, which is not read")
+    raise ModelError(f"'{key}' changes a layer outside the attention blocks, which is not read")

@@ -15,13 +15,12 @@ from typing import Any
 
 from singleinsert.cli import FLAGS
 from singleinsert.config import Settings, load_settings, preset_names, require
-from singleinsert.config.load import nearest, parse_value
+from singleinsert.config.load import check_name, nearest, parse_value
 from singleinsert.errors import ConfigError, InputError
 
 NOT_IN_JOBS = ("run.output_dir", "run.resume_from_checkpoint")
 OWN_KEYS = ("name", "preset", "config_file")
 PATHS = ("data.image", "data.mask")
-FORBIDDEN = set('/\\:<>"|?*{}')  # as in artifact.py, which is too heavy to import for a look at a list
 MASK_END = "_mask"
 
 KINDS = "give a .toml or .csv file, or a folder of pictures"
@@ -104,11 +103,10 @@ def _job(asked: Asked, output_dir: Path, preset: str, config_file: Path | None, 
     values = asked.values | flags
     file = Path(asked.config_file) if asked.config_file else config_file
     name = load_settings(chosen or None, file, values).name
-    if set(name) & FORBIDDEN or name.startswith(".") or name != name.strip():
-        raise ConfigError(f"name {name!r} cannot be a file's: set name, without any of {' '.join(sorted(FORBIDDEN))}")
     values |= {"run.output_dir": str(output_dir / name), "run.output_name": name}
     settings = load_settings(chosen or None, file, values)
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
+    check_name(settings)
     return Job(name, settings, chosen, asked.where)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from singleinsert.errors import ConfigError
+from singleinsert.names import safe_trigger
 from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
 
 MINI_SD_NAME = "mini-sd"
@@ -313,10 +314,10 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """NAME of the output files: ``run.output_name``, or the first picture's file name without its suffix."""
-        name = self.run.output_name or (Path(self.data.image[0]).stem if self.data.image else "")
+        """NAME of the output files: ``run.output_name``, or the first picture's file name as a word."""
+        name = self.run.output_name or (safe_trigger(Path(self.data.image[0]).stem) if self.data.image else "")
         if not name:
-            raise ConfigError("--output_name is missing, and there is no --image to take it from")
+            raise ConfigError("--output_name is missing, and there is no --image whose name could be taken for it")
         return name
 
     @property

@@ -16,13 +16,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import toml
 
-from singleinsert.atomic import FORBIDDEN_IN_NAMES
 from singleinsert.config.fields import Settings, StageSettings
 from singleinsert.errors import ConfigError
+from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
 from singleinsert.terms import STAGES
-
-FILLED_IN = ("concept", "placeholder", "class_word")
-"""What prompts may hold in braces."""
 
 RENAMED = {
     "adapter.unet_targets": "adapter.denoiser_targets",
@@ -307,17 +304,14 @@ def check_name(settings: Settings) -> None:
     """ConfigError where the result's files would refuse NAME, now and not when everything is trained."""
     name, run = settings.name, settings.run
     of = "run.output_name" if run.output_name else f"the name of {settings.data.image[0]}"
-    if not name.strip(" .") or not name.isprintable() or set(name) & FORBIDDEN_IN_NAMES:
-        raise ConfigError(
-            f"{of}, {name!r}, cannot name a concept: none of {' '.join(sorted(FORBIDDEN_IN_NAMES))}; "
-            "give another --output_name"
-        )
-    if name.lower() in FILLED_IN:
-        raise ConfigError(f"{of}, {name!r}, means something else in prompts: give another --output_name")
+    if problem := problem_with_trigger(name):
+        better = safe_trigger(name)
+        advice = f", such as {better}" if better and not problem_with_trigger(better) else ""
+        raise ConfigError(f"{of}, {name!r:.80}, cannot name a concept: {problem}; give another --output_name{advice}")
     if "bundle" in settings.save.formats and not settings.trains_weights:
         raise ConfigError("save.formats bundle is an embedding with a LoRA, and no stage trains one: export webui")
-    if "bundle" in settings.save.formats and "." in name:
-        raise ConfigError(f"{of}, {name!r}, has a dot, where A1111 splits a bundle's name: give another --output_name")
+    if "bundle" in settings.save.formats and (problem := problem_with_bundled(name)):
+        raise ConfigError(f"{of}, {name!r}: {problem}; give another --output_name")
 
 
 def nearest(name: str, known: Any) -> str:

@@ -37,16 +37,18 @@ def export(
         formats: any of FORMATS.
         precision: "fp16", "fp32" or "bf16".
         preview: picture for the WebUIs' cards and the header's thumbnail.
-        trigger_word: the embedding's key in its file, for diffusers; "" stands for the artifact's name.
+        trigger_word: the key of a single concept's embedding in its file, for diffusers; "" stands for its trigger.
         overwrite: replace files that are there.
 
     Nothing is written before everything is converted. Raises InputError where a file is there already, a
-    format or precision is unknown, or the weights do not fit the precision.
+    format or precision is unknown, a name cannot be a trigger word, or the weights do not fit the precision.
     """
     from singleinsert.artifact import check
+    from singleinsert.models.trigger import check_triggers
 
     check(artifact, artifact.name)
-    files = _files(artifact, formats, precision, preview, trigger_word or artifact.name)
+    check_triggers([artifact.trigger(concept) for concept in artifact.concepts])
+    files = _files(artifact, formats, precision, preview, _embedding_keys(artifact, trigger_word))
     paths = {output_dir / name: write for name, write in files.items()}
     there = [path for path in paths if path.exists()]
     if there and not overwrite:
@@ -56,8 +58,17 @@ def export(
     return list(paths)
 
 
+def _embedding_keys(artifact: Artifact, trigger_word: str) -> dict[str, str]:
+    """{concept: its embedding's key}. Of several vectors in lower case: diffusers then makes NAME, NAME_1, ... of it,
+    and looks for them as transformers' tokenizer has written them, small."""
+    if trigger_word and len(artifact.concepts) > 1:
+        raise InputError(f"--trigger_word names one embedding, and {artifact.name} has {len(artifact.concepts)}")
+    keys = {concept.name: trigger_word or artifact.trigger(concept) for concept in artifact.concepts}
+    return {c.name: keys[c.name].lower() if c.num_vectors > 1 else keys[c.name] for c in artifact.concepts}
+
+
 def _files(
-    artifact: Artifact, formats: Sequence[str], precision: str, preview: Image | None, trigger_word: str
+    artifact: Artifact, formats: Sequence[str], precision: str, preview: Image | None, keys: dict[str, str]
 ) -> dict[str, Callable[[Path], None]]:
     from singleinsert.export.bundle import bundle_files
     from singleinsert.export.diffusers import diffusers_files
@@ -68,9 +79,9 @@ def _files(
     files: dict[str, Callable[[Path], None]] = {}
     for name in formats:
         if name == "webui":
-            files |= webui_files(artifact, precision, preview, trigger_word)
+            files |= webui_files(artifact, precision, preview, keys)
         elif name == "diffusers":
-            files |= diffusers_files(artifact, precision, trigger_word)
+            files |= diffusers_files(artifact, precision, keys)
         elif name == "bundle":
             files |= bundle_files(artifact, precision, preview)
         else:

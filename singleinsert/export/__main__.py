@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     from PIL import Image, UnidentifiedImageError
 
     from singleinsert.export import export
-    from singleinsert.interchange import load_concept, located
+    from singleinsert.locate import load_concept, located
     from singleinsert.models.trigger import common_word_note
 
     artifact = load_concept(args.artifact, allow_pickle=args.allow_pickle)
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
             ) from error
     if args.output_name:
         artifact = replace(artifact, name=args.output_name)
-    if note := common_word_note(artifact.name):
+    if len(artifact.concepts) == 1 and (note := common_word_note(artifact.name)):
         print(f"note: {note}", file=sys.stderr)
     for path in export(
         artifact, args.output_dir or folder, formats=args.formats, precision=args.save_precision,

@@ -1,4 +1,4 @@
-"""Embedding and LoRA in one file, for A1111: others pass over the embedding, diffusers refuses the file."""
+"""Embeddings and LoRA in one file, for A1111: others pass over the embeddings, diffusers refuses the file."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from PIL.Image import Image
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
 from singleinsert.export.metadata import lora_header
-from singleinsert.export.tensors import embedding_tensor, kohya_tensors
+from singleinsert.export.tensors import embedding_tensors, kohya_tensors
 from singleinsert.interchange import BUNDLE_PREFIX
+from singleinsert.names import problem_with_bundled
 
 
 def bundle_files(artifact: Artifact, precision: str, preview: Image | None) -> dict[str, Callable[[Path], None]]:
-    """{``NAME_bundle.safetensors``: what writes it}. InputError for a name with a dot, or without a LoRA.
+    """{``NAME_bundle.safetensors``: what writes it}. InputError for a trigger with a dot, or without a LoRA.
 
-    A1111 splits the key ``bundle_emb.NAME.string_to_param.*`` at its dots; NAME is the trigger word.
+    A1111 splits the key ``bundle_emb.TRIGGER.string_to_param.*`` at its dots.
     """
     from safetensors.torch import save_file
 
-    if "." in artifact.name:
-        raise InputError(
-            f"a bundle cannot hold the name '{artifact.name}': A1111 splits it at the dot; rename the concept"
-        )
     if not artifact.lora:
         raise InputError(f"{artifact.name} has no LoRA to bundle its embedding with: export the format webui")
     stem = f"{artifact.name}_bundle"
     tensors = kohya_tensors(artifact, precision)
-    tensors[f"{BUNDLE_PREFIX}{artifact.name}.string_to_param.*"] = embedding_tensor(artifact, precision)
+    for concept in artifact.concepts:
+        trigger = artifact.trigger(concept)
+        if problem := problem_with_bundled(trigger):
+            raise InputError(f"{trigger!r}: {problem}; give another --output_name")
+        embedding = embedding_tensors(concept, precision, "string_to_param.*")
+        tensors |= {f"{BUNDLE_PREFIX}{trigger}.{key}": tensor for key, tensor in embedding.items()}
     header = lora_header(artifact, stem, tensors, preview)
     return {f"{stem}.safetensors": lambda path: save_file(tensors, path, metadata=header)}

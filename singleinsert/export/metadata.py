@@ -10,24 +10,39 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from PIL.Image import Image
 from torch import Tensor
 
-from singleinsert.artifact import HEADER_KEY, Artifact
+from singleinsert.artifact import HEADER_KEY, Artifact, TrainedConcept
 
 THUMBNAIL_SIZE = 256  # pixels, modelspec's recommendation
 THUMBNAIL_MAX_BYTES = 64 * 1024
+OLD_WORDS = ("placeholder", "class_word")
+BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
+ARCHITECTURES = {
+    "sd1": ("stable-diffusion-v1", 512),
+    "sd2": ("stable-diffusion-v2-512", 512),
+    "sdxl": ("stable-diffusion-xl-v1-base", 1024),
+}
+"""modelspec's name and side in pixels by family."""
 LEGACY_HASH_START, LEGACY_HASH_LENGTH = 0x100000, 0x10000
 
 
 def trigger_phrase(artifact: Artifact) -> str:
-    """What to write in a WebUI's prompt for the concept: its embedding's file name and the class word."""
-    return f"{artifact.name} {artifact.class_word}".strip()
+    """What to write in a WebUI's prompt for all of the concepts: "kitchencat cat and kitchenmug mug"."""
+    phrases = [phrase_of(artifact, concept) for concept in artifact.concepts]
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+
+
+def phrase_of(artifact: Artifact, concept: TrainedConcept) -> str:
+    """The same for one of them: its embedding's file name and its class word."""
+    return f"{artifact.trigger(concept)} {concept.class_word}".strip()
 
 
 def lora_header(
@@ -43,17 +58,18 @@ def lora_header(
     header = _training_texts(artifact, output_name)
     model_hash, legacy_hash = kohya_hashes(tensors, header)
     header |= {"sshs_model_hash": model_hash, "sshs_legacy_hash": legacy_hash}
-    usage = f"prompt: {trigger_phrase(artifact)} <lora:{output_name}:1>, with the embedding {artifact.name}"
+    usage = f"prompt: {trigger_phrase(artifact)} <lora:{output_name}:1>, with {_embeddings(artifact)}"
     header |= _modelspec(artifact, output_name, "lora", usage, thumbnail)
     header["modelspec.hash_sha256"] = f"0x{model_hash}"
-    return {"format": "pt", **header, HEADER_KEY: _own_text(artifact)}
+    return {"format": "pt", **header, HEADER_KEY: own_text(artifact, artifact.concepts)}
 
 
-def embedding_header(artifact: Artifact, thumbnail: Image | None) -> dict[str, str]:
-    """Header of an embedding file."""
-    usage = f"prompt: {trigger_phrase(artifact)}"
-    spec = _modelspec(artifact, artifact.name, "textual-inversion", usage, thumbnail)
-    return {"format": "pt", **spec, HEADER_KEY: _own_text(artifact)}
+def embedding_header(artifact: Artifact, concept: TrainedConcept, thumbnail: Image | None) -> dict[str, str]:
+    """Header of the embedding file of one of the artifact's concepts."""
+    usage = f"prompt: {phrase_of(artifact, concept)}"
+    alone = replace(artifact, concepts=(replace(concept, trigger=artifact.trigger(concept)),))
+    spec = _modelspec(alone, artifact.trigger(concept), "textual-inversion", usage, thumbnail)
+    return {"format": "pt", **spec, HEADER_KEY: own_text(artifact, (concept,))}
 
 
 def kohya_hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> tuple[str, str]:
@@ -75,23 +91,24 @@ def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
     weights = [w for layers in artifact.lora.values() for w in layers.values()]
     ranks, alphas = {w.rank for w in weights}, {w.alpha for w in weights}
     phrase, details = trigger_phrase(artifact), artifact.metadata
-    is_sd2, predicts_v = artifact.base.family == "sd2", artifact.base.prediction_type == "v_prediction"
+    family, predicts_v = artifact.base.family, artifact.base.prediction_type == "v_prediction"
     folder = f"1_{phrase}"
+    tags = {phrase_of(artifact, concept): 1 for concept in artifact.concepts}
     texts: dict[str, object] = {
         "ss_output_name": output_name,
         "ss_network_module": "networks.lora",
         "ss_network_dim": ranks.pop() if len(ranks) == 1 else "Dynamic",
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_network_args": "{}",
-        "ss_v2": is_sd2,
-        "ss_base_model_version": ("sd_v2" if is_sd2 else "sd_v1") + ("_v" if predicts_v else ""),
+        "ss_v2": family == "sd2",
+        "ss_base_model_version": BASE_VERSIONS[family] + ("_v" if predicts_v else ""),
         "ss_sd_model_name": artifact.base.name,
         "ss_num_train_images": 1,
-        "ss_tag_frequency": json.dumps({folder: {phrase: 1}}, ensure_ascii=False),
+        "ss_tag_frequency": json.dumps({folder: tags}, ensure_ascii=False),
         "ss_dataset_dirs": json.dumps({folder: {"n_repeats": 1, "img_count": 1}}, ensure_ascii=False),
-        "ss_training_comment": f"SingleInsert, from one picture; goes with the embedding {artifact.name}",
+        "ss_training_comment": f"SingleInsert, from one picture; goes with {_embeddings(artifact)}",
     }
-    if not is_sd2:
+    if family == "sd1":
         texts["ss_clip_skip"] = 1
     if "created" in details:
         texts["ss_training_started_at"] = float(details["created"])
@@ -110,9 +127,9 @@ def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
 def _modelspec(artifact: Artifact, title: str, kind: str, usage: str, thumbnail: Image | None) -> dict[str, str]:
     """The modelspec 1.0.1 texts, with the names that kohya's trainer gives to SD 1.x and 2.x."""
     predicts_v = artifact.base.prediction_type == "v_prediction"
-    sd2 = "stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512"
-    architecture = sd2 if artifact.base.family == "sd2" else "stable-diffusion-v1"
-    default_resolution = 768 if architecture == "stable-diffusion-v2-768-v" else 512
+    architecture, default_resolution = ARCHITECTURES[artifact.base.family]
+    if artifact.base.family == "sd2" and predicts_v:
+        architecture, default_resolution = "stable-diffusion-v2-768-v", 768
     resolution = artifact.metadata.get("resolution", default_resolution)
     phrase = trigger_phrase(artifact)
     spec = {
@@ -126,8 +143,8 @@ def _modelspec(artifact: Artifact, title: str, kind: str, usage: str, thumbnail:
         "usage_hint": usage,
         "prediction_type": "v" if predicts_v else artifact.base.prediction_type,
     }
-    if artifact.class_word:
-        spec["tags"] = artifact.class_word
+    if words := [concept.class_word for concept in artifact.concepts if concept.class_word]:
+        spec["tags"] = ", ".join(words)
     if "created" in artifact.metadata:
         spec["date"] = datetime.fromtimestamp(int(artifact.metadata["created"]), UTC).isoformat()
     if thumbnail is not None and (url := _data_url(thumbnail)):
@@ -146,16 +163,33 @@ def _data_url(picture: Image) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _own_text(artifact: Artifact) -> str:
-    """What our loader needs and no client's field holds. Files are handed around: without local paths."""
+def _embeddings(artifact: Artifact) -> str:
+    names = [artifact.trigger(concept) for concept in artifact.concepts]
+    return f"the embedding{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def own_text(artifact: Artifact, concepts: Sequence[TrainedConcept]) -> str:
+    """What our loader needs and no client's field holds; ``concepts``: those of the artifact that the file is of.
+
+    Files are handed around: without local paths.
+    """
     base = artifact.base
     if Path(base.source).is_absolute() or Path(base.source).exists():
         base = replace(base, source="")
-    kept = {key: artifact.metadata[key] for key in ("created", "resolution") if key in artifact.metadata}
-    own = {
-        "class_word": artifact.class_word,
-        "placeholder": artifact.placeholder,
+    described = [
+        {"name": c.name, "trigger": artifact.trigger(c), "placeholder": c.placeholder, "class_word": c.class_word,
+         "metadata": c.metadata}
+        for c in concepts
+    ]  # fmt: skip
+    own: dict[str, Any] = {
         "base": asdict(base),
-        "metadata": kept,
+        "metadata": {key: artifact.metadata[key] for key in ("created", "resolution") if key in artifact.metadata},
+        "concepts": described,
     }
+    if len(artifact.concepts) > 1:
+        own["scene"] = artifact.name
+    else:  # what versions before format 2 read
+        own |= {key: described[0][key] for key in OLD_WORDS}
+    if artifact.update is not None and artifact.lora:
+        own["lora"] = {"file": f"{artifact.name}_lora", "digest": artifact.update.key}
     return json.dumps(own, ensure_ascii=False)

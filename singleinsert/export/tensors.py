@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleinsert.adapters.naming import dotted_name, flat_name
-from singleinsert.artifact import Artifact
+from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, dotted_name, flat_name
+from singleinsert.artifact import Artifact, TrainedConcept
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
 
@@ -28,17 +28,23 @@ def rounded(tensor: Tensor, precision: str, what: str) -> Tensor:
     return out
 
 
-def embedding_tensor(artifact: Artifact, precision: str) -> Tensor:
-    """(n, d), also for n = 1: kohya wants two dimensions."""
-    return rounded(artifact.embedding, precision, f"the embedding of {artifact.name}")
+def embedding_tensors(concept: TrainedConcept, precision: str, key: str) -> dict[str, Tensor]:
+    """What an embedding's file holds: (n, d) under ``key``, also for n = 1, as kohya wants it; of two text encoders
+    ``clip_l`` and ``clip_g``, which is every client's form for SDXL."""
+    keys = {TEXT_ENCODER: "clip_l", TEXT_ENCODER_2: "clip_g"} if len(concept.embeddings) > 1 else {TEXT_ENCODER: key}
+    return {
+        keys[encoder]: rounded(tensor, precision, f"the embedding of {concept.name}")
+        for encoder, tensor in concept.embeddings.items()
+    }
 
 
 def kohya_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     """The LoRA in kohya's layout. Alphas stay float32: float16 has no 0.1."""
     tensors: dict[str, Tensor] = {}
+    two_encoders = artifact.base.family == "sdxl"
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
-            stem = flat_name(component, path)
+            stem = flat_name(component, path, two_encoders=two_encoders)
             tensors[f"{stem}.lora_down.weight"] = rounded(weights.down, precision, stem)
             tensors[f"{stem}.lora_up.weight"] = rounded(weights.up, precision, stem)
             tensors[f"{stem}.alpha"] = torch.tensor(weights.alpha, dtype=torch.float32)
@@ -46,36 +52,38 @@ def kohya_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
 
 
 def peft_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
-    """The LoRA in diffusers' layout: peft's ``lora_A``, ``lora_B`` under dotted names; no alphas."""
+    """The LoRA in diffusers' layout: peft's ``lora_A``, and ``lora_B`` with alpha multiplied into it.
+
+    The layout has no place for alphas, and diffusers before 0.34 reads no header: it takes alpha for the rank.
+    """
     tensors: dict[str, Tensor] = {}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
-            stem = dotted_name(component, path)
-            tensors[f"{stem}.lora_A.weight"] = rounded(weights.down, precision, stem)
-            tensors[f"{stem}.lora_B.weight"] = rounded(weights.up, precision, stem)
+            stem, baked = dotted_name(component, path), weights.baked()
+            tensors[f"{stem}.lora_A.weight"] = rounded(baked.down, precision, stem)
+            tensors[f"{stem}.lora_B.weight"] = rounded(baked.up, precision, stem)
     return tensors
 
 
 def peft_metadata(artifact: Artifact) -> dict[str, Any]:
     """peft's LoraConfig of each component as diffusers keeps it ("unet.r", "text_encoder.lora_alpha", ...).
 
-    Without it diffusers takes alpha for the rank. Ranks and alphas other than the commonest go into the
-    patterns. Paths are given without ``text_model.``: transformers 5 has no such level, and diffusers strips
-    it from the tensors but not from here; peft matches the ends of paths, so that older versions find them
-    too.
+    Alpha is each layer's rank. Ranks other than the commonest go into the patterns. Paths are given without
+    ``text_model.``: transformers 5 has no such level, and diffusers strips it from the tensors but not from here; peft
+    matches the ends of paths, so that older versions find them too.
     """
     metadata: dict[str, Any] = {}
     for component, layers in artifact.lora.items():
         if not layers:
             continue
         ranks = {path: weights.rank for path, weights in layers.items()}
-        alphas = {path: weights.alpha for path, weights in layers.items()}
-        rank, alpha = _commonest(list(ranks.values())), _commonest(list(alphas.values()))
+        rank = _commonest(list(ranks.values()))
+        others = {path: value for path, value in ranks.items() if value != rank}
         config = {
             "r": rank,
-            "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
-            "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
-            "alpha_pattern": {path: value for path, value in alphas.items() if value != alpha},
+            "lora_alpha": rank,
+            "rank_pattern": others,
+            "alpha_pattern": others,
             "target_modules": sorted(layers),
         }
         metadata |= {f"{component}.{key}": value for key, value in config.items()}

@@ -13,56 +13,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
 from singleinsert.artifact import Artifact
-from singleinsert.export.metadata import embedding_header, lora_header, trigger_phrase
-from singleinsert.export.tensors import embedding_tensor, kohya_tensors
+from singleinsert.export.metadata import embedding_header, lora_header, phrase_of, trigger_phrase
+from singleinsert.export.tensors import embedding_tensors, kohya_tensors
 
 Writer = Callable[[Path], None]
 
 PREVIEW_SIZE = 512  # pixels; a card shows about 230
-SD_VERSIONS = {"sd1": "SD1", "sd2": "SD2"}
+SD_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 EXAMPLES = ("{0}", "{0} on the beach", "an oil painting of {0}", "left side view of {0}")
 
 
-def lora_name(artifact: Artifact) -> str:
-    """The LoRA's file stem, which is its name in ``<lora:...>``."""
-    return f"{artifact.name}_lora"
-
-
 def example_prompts(artifact: Artifact) -> list[str]:
-    """Prompts to paste into A1111 or Forge; they name the embedding and the LoRA."""
+    """Prompts to paste into A1111 or Forge; they name every embedding and the LoRA."""
     tag = f" <lora:{lora_name(artifact)}:1>" if artifact.lora else ""
     return [example.format(trigger_phrase(artifact)) + tag for example in EXAMPLES]
 
 
-def webui_files(artifact: Artifact, precision: str, preview: Image | None, trigger_word: str) -> dict[str, Writer]:
+def lora_name(artifact: Artifact) -> str:
+    """The exported LoRA's file stem, which is its name in ``<lora:...>``."""
+    return f"{artifact.name}_lora"
+
+
+def webui_files(artifact: Artifact, precision: str, preview: Image | None, keys: dict[str, str]) -> dict[str, Writer]:
     """{file name: what writes it}. Raises InputError where the weights do not fit the precision.
 
-    ``trigger_word`` is the embedding's key, so that diffusers needs no ``token=``; WebUIs go by the file's
-    name.
+    ``keys``: {concept: its embedding's key}, so that diffusers needs no ``token=``; WebUIs go by the file's name.
     """
     from safetensors.torch import save_file
 
-    stem = artifact.name
-    embedding = {trigger_word: embedding_tensor(artifact, precision)}
-    header = embedding_header(artifact, preview)
-    files: dict[str, Writer] = {
-        f"{stem}.safetensors": lambda path: save_file(embedding, path, metadata=header),
-        f"{stem}.json": _json_writer(_user_metadata(artifact, activation_text=trigger_phrase(artifact))),
-    }
-    stems = [stem]
+    files: dict[str, Writer] = {}
+    stems = [artifact.trigger(concept) for concept in artifact.concepts]
+    for concept, stem in zip(artifact.concepts, stems, strict=True):
+        embedding = embedding_tensors(concept, precision, keys[concept.name])
+        header = embedding_header(artifact, concept, preview)
+        files[f"{stem}.safetensors"] = partial(save_file, embedding, metadata=header)
+        files[f"{stem}.json"] = _json_writer(_user_metadata(artifact, phrase_of(artifact, concept)))
     if artifact.lora:
         stem = lora_name(artifact)
         stems.append(stem)
         tensors = kohya_tensors(artifact, precision)
         lora_texts = lora_header(artifact, stem, tensors, preview)
         files[f"{stem}.safetensors"] = lambda path: save_file(tensors, path, metadata=lora_texts)
-        metadata = _user_metadata(artifact, activation_text=trigger_phrase(artifact)) | {"preferred weight": 1.0}
+        metadata = _user_metadata(artifact, trigger_phrase(artifact)) | {"preferred weight": 1.0}
         files[f"{stem}.json"] = _json_writer(metadata)
     if preview is not None:
         small = preview.convert("RGB")
@@ -74,9 +73,10 @@ def webui_files(artifact: Artifact, precision: str, preview: Image | None, trigg
 def _user_metadata(artifact: Artifact, activation_text: str) -> dict[str, Any]:
     """What A1111's and Forge's card editor reads and writes; keys it does not know it keeps."""
     prompts = example_prompts(artifact)
-    parts = f"{artifact.name}.safetensors goes into embeddings"
+    embeddings = [f"{artifact.trigger(concept)}.safetensors" for concept in artifact.concepts]
+    parts = f"{' and '.join(embeddings)} {'go' if len(embeddings) > 1 else 'goes'} into embeddings"
     if artifact.lora:
-        parts += f", {lora_name(artifact)}.safetensors into models/Lora; use both"
+        parts += f", {lora_name(artifact)}.safetensors into models/Lora; use {'all' if len(embeddings) > 1 else 'both'}"
     return {
         "description": f"{trigger_phrase(artifact)}, learnt from one picture with SingleInsert",
         "sd version": SD_VERSIONS[artifact.base.family],

@@ -69,7 +69,8 @@ def save_lora(
     """
     from safetensors.torch import save_file
 
-    named = Artifact(trigger_phrase or path.stem, "", "", torch.empty(0), lora, base)  # the exporter's view of it
+    # the exporter's view of it
+    named = Artifact.of_one_concept(trigger_phrase or path.stem, "", "", torch.empty(0, 0), lora, base)
     tensors = kohya_tensors(named, precision)
     header = lora_header(named, path.stem, tensors, thumbnail=None)
     del header[HEADER_KEY]  # says which embedding belongs to it: none does

@@ -1,4 +1,7 @@
-"""Concepts' LoRAs into a base model, each as a peft adapter of its own, so that their weights add up per concept."""
+"""Concepts' LoRAs into a base model, each as a peft adapter of its own, so that their weights add up.
+
+Concepts that were learnt together share one LoRA: it is loaded once, and its weight is one.
+"""
 
 from __future__ import annotations
 
@@ -10,27 +13,52 @@ import torch
 from torch import nn
 
 from singleinsert.adapters.naming import COMPONENTS
+from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import Artifact
-from singleinsert.errors import ModelError
+from singleinsert.errors import InputError, ModelError
 from singleinsert.models.family import Family
+
+LARGEST_WEIGHT = 100.0
+"""Of a LoRA. Pictures fall apart long before; far beyond, they are black."""
 
 
 def adapter_name(index: int) -> str:
-    """The adapter of concept ``index``; peft takes no dots in a name, so that the concept's own will not do."""
+    """Of the LoRA ``index``; peft takes no dots in a name, so that the concept's own will not do."""
     return f"concept{index}"
 
 
-def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> None:
-    """Put every concept's LoRA into the pipeline's UNet and text encoder, by diffusers' own loader.
+def shared_updates(concepts: Sequence[Artifact]) -> dict[str, WeightUpdate]:
+    """{key: update} of the concepts' LoRAs, each once.
 
     Raises:
-        ModelError: a concept is for another kind of base model.
+        InputError: two files say that they hold one LoRA, and their weights differ.
+    """
+    found: dict[str, WeightUpdate] = {}
+    owner: dict[str, Artifact] = {}
+    for concept in concepts:
+        if concept.update is None or not concept.lora:
+            continue
+        key = concept.update.key
+        if found.setdefault(key, concept.update) is not concept.update and not found[key].is_near(concept.update):
+            raise InputError(
+                f"{owner[key].name} and {concept.name} were learnt with one LoRA, and its weights in their files "
+                "differ: one of the files was changed since; export both again"
+            )
+        owner.setdefault(key, concept)
+    return found
+
+
+def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> None:
+    """Put the concepts' LoRAs into the pipeline's UNet and text encoders, by diffusers' own loader.
+
+    Raises:
+        ModelError: a concept is for another kind of base model. InputError: see :func:`shared_updates`.
     """
     for concept in concepts:
         check_fits(concept, model)
-    for index, concept in enumerate(concepts):
+    for index, update in enumerate(shared_updates(concepts).values()):
         for component in COMPONENTS:
-            layers = concept.lora.get(component)
+            layers = update.lora.get(component)
             if not layers:
                 continue
             tensors, config = _peft_form(component, layers, model.dtype)
@@ -40,25 +68,52 @@ def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> No
 
 
 def set_weights(model: Family, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:
-    """Scale each concept's LoRA. A layer's update is the sum of ``weight * alpha / rank * up @ down``."""
+    """Scale each LoRA. A layer's update is the sum of ``weight * alpha / rank * up @ down``.
+
+    Raises:
+        InputError: a weight that no picture survives, or two weights for one LoRA.
+    """
+    scales = _weight_of_each(concepts, weights)
+    updates = list(shared_updates(concepts).items())
     for component in COMPONENTS:
-        active = {adapter_name(i): w for i, w in enumerate(weights) if concepts[i].lora.get(component)}
-        for layer in _lora_layers(model.parts[component]):
+        active = {adapter_name(i): scales[key] for i, (key, u) in enumerate(updates) if u.lora.get(component)}
+        for layer in _lora_layers(model.parts.get(component)):
             layer.set_adapter([name for name in active if name in layer.lora_A])
             for name, weight in active.items():
                 layer.set_scale(name, weight)
 
 
+def _weight_of_each(concepts: Sequence[Artifact], weights: Sequence[float]) -> dict[str, float]:
+    """{key of a LoRA: its weight}."""
+    found: dict[str, float] = {}
+    first: dict[str, str] = {}
+    for concept, weight in zip(concepts, weights, strict=True):
+        if not abs(weight) <= LARGEST_WEIGHT:  # NaN too
+            raise InputError(f"{concept.name}:{weight:g}: a LoRA's weight is at most {LARGEST_WEIGHT}; 1 is usual")
+        if concept.update is None:
+            continue
+        key = concept.update.key
+        if found.setdefault(key, weight) != weight:
+            raise InputError(
+                f"{first[key]} has the weight {found[key]:g} and {concept.name} {weight:g}, but they share one LoRA: "
+                "give both the same weight"
+            )
+        first.setdefault(key, concept.name)
+    return found
+
+
 def check_fits(concept: Artifact, model: Family) -> None:
     """ModelError, in one line, where the concept's vectors or LoRA are for another kind of model."""
-    width = next(iter(model.embedding_widths.values()))
-    if concept.width != width:
+    wanted = dict(model.embedding_widths)
+    if concept.widths != wanted:
+        ours, theirs = (" and ".join(str(width) for width in widths.values()) for widths in (concept.widths, wanted))
         raise ModelError(
-            f"{concept.name} was trained for {concept.base.name} (vectors of width {concept.width}), and "
-            f"{model.model_name} takes {width}: give its own model as --pretrained_model_name_or_path"
+            f"{concept.name} was trained for {concept.base.name} (vectors of width {ours}), and {model.model_name} "
+            f"takes {theirs}: give its own model as --pretrained_model_name_or_path"
         )
     for component in COMPONENTS:
-        modules = dict(model.parts[component].named_modules())
+        part = model.parts.get(component)
+        modules = {} if part is None else dict(part.named_modules())
         for path, weights in concept.lora.get(component, {}).items():
             module = modules.get(path)
             if not isinstance(module, nn.Linear | nn.Conv2d) or module.weight.shape[:2] != (
@@ -71,10 +126,10 @@ def check_fits(concept: Artifact, model: Family) -> None:
                 )
 
 
-def _lora_layers(module: nn.Module) -> list[Any]:
+def _lora_layers(module: nn.Module | None) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 
-    return [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
+    return [] if module is None else [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
 
 
 def _peft_form(component: str, layers: Any, dtype: torch.dtype) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -44,10 +44,12 @@ class Picture:
 class ConceptPipeline:
     """Draws pictures in which any of the loaded concepts may appear, alone or together.
 
-    Each concept's vectors are written in at the text encoder's lookup under a slot of its own, and each concept's LoRA
-    is an adapter of its own with its own weight. The base model is changed in place, until :meth:`close`.
+    Each concept's vectors are written in at the text encoder's lookup under a slot of its own, and each LoRA is an
+    adapter of its own with its own weight, also where several concepts share it. The base model is changed in place,
+    until :meth:`close`.
 
     Attributes:
+        concepts: what was given, each concept as an artifact of its own.
         pipeline: diffusers' StableDiffusionPipeline, with its scheduler; for callbacks.
     """
 
@@ -64,16 +66,19 @@ class ConceptPipeline:
         """Load ``concepts`` into ``model``.
 
         Args:
-            weights: the LoRAs' weights, 1 each by default; the embeddings are not scaled.
+            concepts: artifacts, of one concept or several each.
+            weights: of each artifact's LoRA, 1 by default; the embeddings are not scaled.
             scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``.
             offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
-                layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU then.
+                layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU.
 
         Raises:
             ModelError: a concept is for another kind of model. InputError: two of one name, an unknown scheduler.
         """
-        self.model, self.concepts = model, tuple(concepts)
-        names = [concept.name.lower() for concept in concepts]
+        self.model = model
+        self.concepts = tuple(part for artifact in concepts for part in artifact.parts())
+        self._sizes = [len(artifact.concepts) for artifact in concepts]
+        names = [concept.name.lower() for concept in self.concepts]
         if len(set(names)) < len(names):
             raise InputError(
                 f"two concepts are called {max(names, key=names.count)}, and a prompt could not tell them apart: give "
@@ -81,35 +86,32 @@ class ConceptPipeline:
             )
         self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler.config))
         load_loras(self.pipeline, model, self.concepts)
-        self.weights = [1.0] * len(names)
-        self.set_weights(weights if weights is not None else self.weights)
-        first = model.text_parts[0]
+        self.set_weights(weights if weights is not None else [1.0] * len(concepts))
         self._vectors: dict[str, Embedding] = {
-            slot(i): {first: concept.embedding.to(model.device)} for i, concept in enumerate(self.concepts)
+            slot(i): {part: tensor.to(model.device) for part, tensor in concept.concept.embeddings.items()}
+            for i, concept in enumerate(self.concepts)
         }
         self._offload(offload, offload_device)
 
     def set_weights(self, weights: Sequence[float]) -> None:
-        """Scale each concept's LoRA; 0 leaves the embedding alone at work."""
-        if len(weights) != len(self.concepts):
-            raise InputError(f"{len(weights)} weights for {len(self.concepts)} concepts")
-        self.weights = [float(weight) for weight in weights]
+        """Scale the LoRA of each artifact given; 0 leaves the embeddings alone at work."""
+        if len(weights) != len(self._sizes):
+            raise InputError(f"{len(weights)} weights for {len(self._sizes)} concepts")
+        self.weights = [float(weight) for weight, size in zip(weights, self._sizes, strict=True) for _ in range(size)]
         set_weights(self.model, self.concepts, self.weights)
 
     @property
     def names(self) -> list[ConceptName]:
         """What prompts may call the concepts."""
         return [
-            ConceptName(
-                c.name, c.class_word, c.placeholder, weight, (c.lora_file or f"{c.name}_lora") if c.lora else ""
-            )
+            ConceptName(c.name, c.class_word, c.placeholder, weight, c.lora_stem, c.concept.name)
             for c, weight in zip(self.concepts, self.weights, strict=True)
         ]
 
     def close(self) -> None:
         """Take the concepts' LoRAs out: the base model is what it was, to the last bit. Nothing is drawn after it."""
         self.pipeline.unload_lora_weights()
-        self.concepts, self.weights = (), []
+        self.concepts, self.weights, self._sizes = (), [], []
 
     def tokenize(self, prompt: str) -> Prompt:
         """A prompt as a user writes it, its concepts' vectors as slots. InputError where it names an unknown one."""

@@ -6,8 +6,9 @@
     <NAME>                   the vectors alone of the concept NAME:    "a woman with <anna> hair"
     {NAME}                   the concept NAME and its class word:      "{anna} and {bob} on the beach"
 
-A concept that was trained with a placeholder of its own ("<me>") answers to that too. Anything else in {} or <> is an
-error, so that a name spelt wrong never becomes a silent word of the prompt.
+NAME is the trigger word; of several concepts that were learnt together ("kitchencat") the end that is its own is enough
+("cat"). A concept that was trained with a placeholder of its own ("<me>") answers to that too. Anything else in {} or
+<> is an error, so that a name spelt wrong never becomes a silent word of the prompt.
 """
 
 from __future__ import annotations
@@ -28,13 +29,18 @@ FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characte
 
 @dataclass(frozen=True)
 class ConceptName:
-    """What prompts may call a loaded concept, and how clients call it. ``lora``: the stem of its file; "" for none."""
+    """What prompts may call a loaded concept, and how clients call it.
+
+    ``name``: its trigger word. ``lora``: the stem of its file; "" for none. ``handle``: what it is called among the
+    concepts that were learnt with it; "" where that is its name.
+    """
 
     name: str
     class_word: str
     placeholder: str = "*"
     weight: float = 1.0
     lora: str = ""
+    handle: str = ""
 
 
 def slot(index: int) -> str:
@@ -48,10 +54,9 @@ def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
     Raises:
         InputError: something in {} or <> names no loaded concept, or ``*`` is there and none is loaded.
     """
-    names = {concept.name.lower(): i for i, concept in enumerate(concepts)}
 
     def by_name(found: re.Match[str]) -> str:
-        index = names.get(found[0][1:-1].lower())
+        index = _index_of(found[0][1:-1].lower(), concepts)
         if index is None:
             return found[0]
         return slot(index) if found[0][0] == "<" else f"{slot(index)} {concepts[index].class_word}".strip()
@@ -66,6 +71,18 @@ def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
         raise InputError(f"the prompt {prompt!r} stands for a concept and none is loaded: pass --concept")
     _refuse_unknown(text, prompt, concepts)
     return text
+
+
+def _index_of(name: str, concepts: Sequence[ConceptName]) -> int | None:
+    """Which concept is called ``name``, by its whole name or, where that is clear, its handle; None for none."""
+    for key in ("name", "handle"):
+        found = [i for i, concept in enumerate(concepts) if getattr(concept, key).lower() == name]
+        if len(found) > 1:
+            wholes = " or ".join(concepts[i].name for i in found)
+            raise InputError(f"{name!r} could be {wholes} of the loaded concepts: write which one")
+        if found:
+            return found[0]
+    return None
 
 
 def names_a_concept(resolved: str) -> bool:
@@ -83,7 +100,8 @@ def for_webui(resolved: str, concepts: Sequence[ConceptName]) -> str:
 
 def lora_tags(concepts: Sequence[ConceptName]) -> list[str]:
     """The WebUIs' tags for the concepts' LoRAs."""
-    return [f"<lora:{concept.lora}:{concept.weight:g}>" for concept in concepts if concept.lora]
+    tags = [f"<lora:{concept.lora}:{concept.weight:g}>" for concept in concepts if concept.lora]
+    return list(dict.fromkeys(tags))  # concepts that were learnt together share one
 
 
 def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> None:
@@ -92,7 +110,7 @@ def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> 
         return
     if found[0].lower().startswith("<lora:"):
         raise InputError(f"{found[0]} in the prompt {prompt!r} is a WebUI's: name the LoRA by --concept NAME:WEIGHT")
-    known = [*FILLED_IN, *(concept.name for concept in concepts)] if concepts else []
+    known = [*FILLED_IN, *(c.handle or c.name for c in concepts)] if concepts else []
     hint = nearest(found[0][1:-1], known) if known else "; pass --concept to load one"
     raise InputError(f"{found[0]} in the prompt {prompt!r} names no loaded concept{hint}")
 

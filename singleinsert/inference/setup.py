@@ -16,7 +16,7 @@ from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import Picture
 from singleinsert.inference.prompts import PromptLine, prompt_lines
-from singleinsert.interchange import load_concept
+from singleinsert.locate import load_concept
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model

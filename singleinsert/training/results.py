@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from singleinsert.artifact import Artifact, BaseInfo
+from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
+from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.drawing.sheet import SheetRow, make_sheet
 from singleinsert.masks.cleanup import union
 from singleinsert.terms import ROLE_TITLES, STAGE_TITLES
@@ -25,11 +26,6 @@ from singleinsert.training.stages import Stage
 def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
     """What was learnt, on the CPU in float32."""
     settings, model = run.settings, run.model
-    with torch.no_grad():
-        vectors = {
-            handle.name: {part: v.float().cpu().clone() for part, v in run.concepts[handle.name].vectors().items()}
-            for handle in material.handles
-        }
     last = {row["stage"]: {k: v for k, v in row.items() if k not in ("stage", "step")} for row in loop.losses.rows}
     shares = {subject.handle: subject.share for subject in material.pictures[0].subjects}
     metadata = {
@@ -51,13 +47,19 @@ def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
             f"the change of the weights as a LoRA of rank {settings.adapter.network_dim}: {update.error:.1%} of it is "
             "left out; a larger --network_dim leaves less"
         )
-    handle = material.handles[0]
-    (embedding,) = vectors[handle.name].values()
-    return Artifact(
-        name=run.files.name, placeholder=handle.placeholder, class_word=handle.class_word, embedding=embedding,
-        lora={} if update is None else {part: dict(layers) for part, layers in update.lora.items()}, base=base,
-        metadata=metadata,
-    )  # fmt: skip
+    concepts = tuple(_trained(run, handle, shares.get(handle.name)) for handle in material.handles)
+    if len(concepts) == 1:
+        concepts = (replace(concepts[0], name=run.files.name),)
+    return Artifact(run.files.name, concepts, update, base, metadata)
+
+
+def _trained(run: Run, handle: Handle, share: float | None) -> TrainedConcept:
+    with torch.no_grad():
+        vectors = {part: v.float().cpu().clone() for part, v in run.concepts[handle.name].vectors().items()}
+    known: dict[str, Any] = {} if share is None else {"mask_share": share}
+    if handle.name == BACKGROUND:
+        known["background"] = True
+    return TrainedConcept(handle.name, handle.placeholder, handle.class_word, vectors, metadata=known)
 
 
 def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, material: Material) -> Image.Image:
