@@ -18,11 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from singleinsert.adapters.lora import LoraAdapters
-from singleinsert.concepts import ImageConcept
-from singleinsert.losses import SingleInsert, Views
-from singleinsert.models.families.sd import StableDiffusion
-from singleinsert.models.text import TokenizedPrompt
+from singleinsert.adapters.base import Adapters
+from singleinsert.losses import SingleInsert, Views, all_terms
+from singleinsert.training.loop import Run
 
 
 @dataclass
@@ -30,20 +28,25 @@ class Authors:
     """Both stages, step by step.
 
     Attributes:
+        run: of one concept, an image encoder of one vector, on an SD 1.x or 2.x.
         unet_copy: made before ``adapters`` were put into the model, where they are from the start.
-        pixels: (1, 3, H, W) in [-1, 1], the picture. mask: (1, 1, h, w).
-        prompt: with one slot for the concept. class_prompt: without.
+        pixels: (1, 3, H, W) in [-1, 1], the picture.
     """
 
-    model: StableDiffusion
+    run: Run
     unet_copy: nn.Module
-    concept: ImageConcept
-    adapters: LoraAdapters
+    adapters: Adapters
     pixels: Tensor
-    mask: Tensor
-    prompt: TokenizedPrompt
-    class_prompt: TokenizedPrompt
     optimizer: Any = None
+
+    def __post_init__(self) -> None:
+        self.model: Any = self.run.model
+        asked = self.run.prompting.at("stage1", 0)
+        (handle,) = asked.handles
+        self.concept: Any = self.run.concepts[handle]
+        self.mask = self.run.pictures[0].masks[handle]  # (1, 1, h, w)
+        prompts = [self.run.book.prompt(text).tokens["text_encoder"] for text in (asked.prompt, asked.class_prompt)]
+        self.prompt, self.class_prompt = prompts
 
     def begin(self, stage: str, learning_rate: float = 1e-4) -> None:
         """A new optimiser: stage I for the image encoder, stage II for the LoRA layers too.
@@ -84,8 +87,9 @@ class Authors:
                 frozen = self._predict(self.unet_copy, x_t, t, condition[batch:])
                 x0_frozen = schedule.x0_from(frozen, x_t, t)
         objective = SingleInsert(semantic_weight=float(stage == "stage2"))
-        views = Views(x0, x0_concept, x0_class, x0_frozen.detach(), self.mask, schedule.snr(t))
-        loss = torch.stack([term.mean() for term in objective.terms(views).values()]).sum()
+        weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma)
+        views = Views(x0, x0_concept, x0_class, x0_frozen.detach(), self.mask, weight)
+        loss = torch.stack([term.mean() for term in all_terms(objective, views).values()]).sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for group in self.optimizer.param_groups for p in group["params"]], 1.0)
         self.optimizer.step()

@@ -60,7 +60,7 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
         account = Account(
-            CARD, {"UNet": model.unet, "text encoder": model.text_encoder, "image encoder": loop.run.concept}
+            CARD, {"UNet": model.unet, "text encoder": model.text_encoder, "image encoder": loop.run.concepts}
         )
         account.hold([*model.unet.parameters(), *model.text_encoder.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
@@ -91,7 +91,7 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
             account.hold(part.parameters(), "frozen weights")
         account.start()
         with account:
-            encode_once(settings, model)
+            encode_once(settings, loop.run)
     return Cost(dict(account.flops), dict(account.peak))
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -19,24 +20,31 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
+from singleinsert.adapters.base import NO_ADAPTERS
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
+from singleinsert.data.subject import Frame, Handle
+from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.families.sd import StableDiffusion
-from singleinsert.models.latents import LatentDistribution, encode_image
+from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import NoiseSchedule
-from singleinsert.models.single_file import clip_tokenizer
-from singleinsert.models.text import encode, tokenize
+from singleinsert.models.vocabulary import clip_tokenizer
+from singleinsert.terms import WEIGHT_ROLES
 from singleinsert.training.bank import TeacherBank
+from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
-from singleinsert.training.run import DTYPES
-from singleinsert.training.stages import Stage, lora_targets, stages_of
-from singleinsert.training.step import Subject
+from singleinsert.training.prompting import OneSubject
+from singleinsert.training.stages import Stage, adapter_options, stages_of
+from singleinsert.training.step import EncodedPicture
 from singleinsert.training.switches import set_switches
+from singleinsert.training.texts import ConceptSet, PromptBook
+from singleinsert.training.watch import SilentWatch
 
 CARD = torch.device("cpu")
 MAIN_MEMORY = torch.device("meta")
+HANDLE = Handle("face", "face", "*")
 
 
 @contextmanager
@@ -57,7 +65,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     stage = next(stage for stage in stages if stage.name == name)
     with unset_fake_temporarily():  # modules change devices and get LoRA layers while they are on "meta"
         model = meta_model(settings, family)
-        adapters = inject(settings, model) if stage.trains & {"unet", "text_encoder"} else LoraAdapters({}, {})
+        adapters = inject(settings, model) if stage.trains & WEIGHT_ROLES else NO_ADAPTERS
         concept = make_concept(settings, model)
     encoders = (MAIN_MEMORY, torch.float32) if settings.run.offload else (CARD, None)
     place(model.unet, CARD)
@@ -65,6 +73,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     place(concept, *encoders)
     loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
     loop.adapters, loop.stage_index = adapters, stages.index(stage)
+    encode_class_prompt(loop.run)
     if loop.bank is not None and stage is not stages[0]:
         fill(loop.bank, loop.run)
     with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
@@ -115,7 +124,7 @@ def meta_model(settings: Settings, family: str) -> StableDiffusion:
     scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
     model = StableDiffusion(
         tokenizer=clip_tokenizer(family), text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler,
-        schedule=NoiseSchedule.from_scheduler(scheduler), family="sd1", source=family, name=family,
+        schedule=NoiseSchedule.from_scheduler(scheduler), name=family, model_name=family, source=family,
     )  # fmt: skip
     set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
     return model
@@ -127,8 +136,8 @@ def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
     section = settings.concept
     with init_empty_weights():
         return build_concept(
-            section.type, placeholder=settings.data.placeholder_token, num_vectors=section.num_vectors,
-            width=model.text_width, class_embedding=None,
+            section.type, placeholder=HANDLE.placeholder, num_vectors=section.num_vectors,
+            widths=model.embedding_widths, class_embedding=None,
             pixels=torch.zeros(1, 3, section.image_size, section.image_size), generator=torch.Generator(),
             init_std=section.init_std, patch_size=section.patch_size, hidden_size=section.hidden_size,
             num_hidden_layers=section.num_hidden_layers, num_attention_heads=section.num_attention_heads,
@@ -136,11 +145,7 @@ def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
 
 
 def inject(settings: Settings, model: StableDiffusion) -> LoraAdapters:
-    targets = lora_targets(settings)
-    return LoraAdapters.inject(
-        model.unet, model.text_encoder, rank=settings.adapter.network_dim, alpha=settings.adapter.network_alpha,
-        unet_targets=targets["unet"], text_encoder_targets=targets["text_encoder"], generator=torch.Generator(),
-    )  # fmt: skip
+    return LoraAdapters.inject(model.parts, adapter_options(settings, model), torch.Generator())
 
 
 def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -157,32 +162,40 @@ def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = Non
 
 
 def build_run(settings: Settings, model: StableDiffusion, concept: Concept, stages: list[Stage]) -> Run:
-    data = settings.data
-    side = data.resolution // model.vae_scale_factor
-    mean, std = (torch.empty(1, model.unet.config.in_channels, side, side) for _ in range(2))
-    subject = Subject(LatentDistribution(mean, std), torch.empty(1, 1, side, side))
-    prompt = tokenize(model.tokenizer, "* face", {"*": settings.concept.num_vectors})
-    class_prompt = tokenize(model.tokenizer, "face", {})
+    side = settings.data.resolution
+    shape = (1, *model.latent_shape(side, side))
+    picture = EncodedPicture(
+        LatentDistribution(torch.empty(shape), torch.empty(shape)), {HANDLE.name: torch.empty(1, 1, *shape[2:])},
+        Frame.whole((side, side)), {HANDLE.name: torch.empty(1, 1, side, side)},
+    )  # fmt: skip
     accelerator = SimpleNamespace(
         device=CARD, num_processes=1, process_index=0, scaler=None,
         gradient_accumulation_steps=settings.run.gradient_accumulation_steps,
     )  # fmt: skip
+    concepts = ConceptSet({HANDLE.name: concept})
     return Run(
-        settings=settings, accelerator=accelerator, files=None, stages=stages, model=model, concept=concept,
-        subject=subject, prompt=prompt, class_prompt=class_prompt,
-        frozen_class=torch.empty(1, 77, model.text_width, dtype=model.dtype), identity={}, say=print,
+        settings=settings, accelerator=accelerator, files=RunFiles(Path(), HANDLE.name), stages=stages, model=model,
+        concepts=concepts, pictures=(picture,), prompting=OneSubject(settings.run.seed, HANDLE, ("",)),
+        book=PromptBook(model, concepts, {HANDLE.name: HANDLE.class_word}), identity={}, watch=SilentWatch(),
     )  # fmt: skip
+
+
+def encode_class_prompt(run: Run) -> None:
+    """What a run's first step does besides, once: the frozen text encoder reads the class prompt."""
+    (picture,) = run.pictures
+    run.book.frozen(run.prompting.at("stage1", 0).class_prompt, picture.frame, NO_ADAPTERS)
 
 
 def fill(bank: TeacherBank, run: Run) -> None:
     """What stage I leaves in the bank; its order is known before, since a fake tensor has no values to choose by."""
-    bank.outputs = torch.empty(bank.samples, *run.subject.latents.mean.shape[1:], dtype=run.model.dtype)
+    bank.outputs = torch.empty(bank.samples, *run.pictures[0].latents.mean.shape[1:], dtype=run.model.dtype)
     bank._order = list(range(bank.samples))
 
 
-def encode_once(settings: Settings, model: StableDiffusion) -> None:
-    """What a run encodes before its first step: the picture, in float32, and the class prompt."""
+def encode_once(settings: Settings, run: Run) -> None:
+    """What a run encodes once: the picture, in float32, and the class prompt."""
+    size = settings.data.resolution
     with mock.patch.object(nn.Module, "to", lambda part, *_: part):  # fake parameters cannot be cast as others are
-        encode_image(model.vae, torch.empty(1, 3, settings.data.resolution, settings.data.resolution))
-    with torch.no_grad():
-        encode(model.text_encoder, tokenize(model.tokenizer, "face", {}), {})
+        run.model.encode_picture(torch.empty(1, 3, size, size))
+    run.book._frozen.clear()
+    encode_class_prompt(run)

@@ -35,20 +35,20 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch  # noqa: E402
 from authors import Authors  # noqa: E402
-from torch import Tensor  # noqa: E402
 
 from singleinsert.cli import overrides_from_args, run_script, training_parser  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
 from singleinsert.data.pictures import image_to_tensor  # noqa: E402
 from singleinsert.export import export  # noqa: E402
 from singleinsert.models.bundled import ASSETS  # noqa: E402
-from singleinsert.models.single_file import clip_tokenizer  # noqa: E402
+from singleinsert.models.vocabulary import clip_tokenizer  # noqa: E402
 from singleinsert.training import run as training  # noqa: E402
 from singleinsert.training.accelerator import build_accelerator  # noqa: E402
 from singleinsert.training.files import RunFiles  # noqa: E402
 from singleinsert.training.loop import Loop  # noqa: E402
 from singleinsert.training.samples import Sampler  # noqa: E402
-from singleinsert.training.stages import lora_targets, stages_of  # noqa: E402
+from singleinsert.training.stages import adapter_options, stages_of  # noqa: E402
+from singleinsert.training.watch import ConsoleWatch, SilentWatch  # noqa: E402
 
 
 class Clock:
@@ -112,12 +112,12 @@ def time_ours(settings: Settings, profiled: bool = False) -> dict[str, dict[str,
     """A run of the trainer: load, encode, each stage, drawing the sample pictures, export."""
     accelerator = build_accelerator(settings, RunFiles(settings.output_dir, settings.name))
     clock = Clock(accelerator.device)
-    _, square = training.find_subject(settings, print)
+    material = training.find_material(settings, print)
     clock.lap("picture and mask")
     model = training.load_model(settings, accelerator)
     clock.lap("load")
     files, stages = RunFiles(settings.output_dir, settings.name), stages_of(settings)
-    run = training.assemble(settings, accelerator, files, stages, model, square, print)
+    run = training.assemble(settings, accelerator, files, stages, model, material, ConsoleWatch())
     clock.lap("encode once")
     loop = Loop(run, sample=lambda stage, step: clock.lap(stage), on_first_step=lambda: clock.lap("first step"))
     with profile() if profiled else contextlib.nullcontext():
@@ -126,9 +126,9 @@ def time_ours(settings: Settings, profiled: bool = False) -> dict[str, dict[str,
     stage["seconds"] += first["seconds"]  # told apart, since it waits for kernels to be chosen or compiled
     if "peak_gb" in first:
         stage["peak_gb"] = max(stage["peak_gb"], first["peak_gb"])
-    Sampler(settings, accelerator, model, run.concept, files)._draw()
+    Sampler(run, material.handles)._draw()
     clock.lap("pictures")
-    artifact = training.build_artifact(run, loop, training.mask_share(square))
+    artifact = training.build_artifact(run, loop, material)
     artifact.save(files.artifact)
     export(artifact, settings.output_dir, formats=settings.save.formats, overwrite=True)
     clock.lap("export")
@@ -156,18 +156,14 @@ def time_authors(settings: Settings, steps: int) -> dict[str, dict[str, float]]:
 def build_authors(settings: Settings, accelerator: Any) -> Authors:
     from singleinsert.adapters.lora import LoraAdapters
 
-    _, square = training.find_subject(settings, lambda line: None)
-    model = training.load_model(settings, accelerator)
-    run = training.assemble(settings, accelerator, None, [], model, square, print)  # type: ignore[arg-type]
-    model.vae.to(accelerator.device)
-    unet_copy, targets = copy.deepcopy(model.unet), lora_targets(settings)
-    adapters = LoraAdapters.inject(
-        model.unet, model.text_encoder, rank=settings.adapter.network_dim, alpha=settings.adapter.network_alpha,
-        unet_targets=targets["unet"], text_encoder_targets=targets["text_encoder"], generator=torch.Generator(),
-    )  # fmt: skip
-    pixels: Tensor = image_to_tensor(square.image, settings.data.resolution).to(accelerator.device)
-    concept: Any = run.concept
-    return Authors(model, unet_copy, concept, adapters, pixels, run.subject.mask, run.prompt, run.class_prompt)
+    material = training.find_material(settings, lambda line: None)
+    model, files = training.load_model(settings, accelerator), RunFiles(settings.output_dir, settings.name)
+    run = training.assemble(settings, accelerator, files, [], model, material, SilentWatch())
+    model.autoencoder.to(accelerator.device)
+    unet_copy = copy.deepcopy(model.denoiser)
+    adapters = LoraAdapters.inject(model.parts, adapter_options(settings, model), torch.Generator())
+    pixels = image_to_tensor(material.pictures[0].image, settings.data.resolution).to(accelerator.device)
+    return Authors(run, unet_copy, adapters, pixels)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ from singleinsert.training.draws import Sampling  # noqa: E402
 from singleinsert.training.files import RunFiles  # noqa: E402
 from singleinsert.training.loop import Loop  # noqa: E402
 from singleinsert.training.stages import Stage, stages_of  # noqa: E402
+from singleinsert.training.watch import ConsoleWatch  # noqa: E402
 from testbed.docs import fill_block  # noqa: E402
 from testbed.instances import subjects, write_training_picture  # noqa: E402
 
@@ -50,15 +51,11 @@ INSTANCES = ("examples/face", "face0", "examples/cat", "dog0", "examples/cup", "
 WAYS: dict[str, dict[str, Any]] = {
     "uniform": {},
     "stratified": {"stratified_timesteps": True},
-    "antithetic": {"antithetic_noise": True},
     "importance 0.5": {"timestep_importance": 0.5},
     "importance 1": {"timestep_importance": 1.0},
     "importance 0.5, stratified": {"timestep_importance": 0.5, "stratified_timesteps": True},
     "importance 1, stratified": {"timestep_importance": 1.0, "stratified_timesteps": True},
-    "importance 1, stratified, antithetic": {
-        "timestep_importance": 1.0, "stratified_timesteps": True, "antithetic_noise": True,
-    },
-}  # fmt: skip
+}
 """Settings of a stage; what each leaves out is as in the paper."""
 
 BEFORE = {"stage1": 25, "stage2": 25}
@@ -90,10 +87,11 @@ def settings_of(instance: str, folder: Path, model: str | None) -> Settings:
 def measure(settings: Settings, batches: int) -> dict[str, Any]:
     """``{stage: {way: figures}}`` of one instance, see :func:`spread`; and the FLOPs of a batch."""
     accelerator, stages = build_accelerator(settings, RunFiles(settings.output_dir, "variance")), stages_of(settings)
-    _, square = training.find_subject(settings, lambda line: None)
+    material = training.find_material(settings, lambda line: None)
     model = training.load_model(settings, accelerator)
     files = RunFiles(settings.output_dir, settings.name)
-    loop = Loop(training.assemble(settings, accelerator, files, stages, model, square, print), lambda *_: None)
+    run = training.assemble(settings, accelerator, files, stages, model, material, ConsoleWatch())
+    loop = Loop(run, lambda *_: None)
     found: dict[str, Any] = {}
     for index, stage in enumerate(stages):
         loop.stage_index, loop.step = index, 0

@@ -27,6 +27,7 @@ FLAGS = {
     "mask_index": "mask.mask_index",
     "box": "mask.box",
     "class_word": "data.class_word",
+    "learn_background": "data.learn_background",
     "placeholder_token": "data.placeholder_token",
     "resolution": "data.resolution",
     "output_dir": "run.output_dir",

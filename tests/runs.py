@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from singleinsert.config import Settings, load_settings
+from singleinsert.training.watch import SilentWatch
 
 SMALL: dict[str, Any] = {
     "data.class_word": "face",
@@ -25,6 +27,23 @@ SMALL: dict[str, Any] = {
     "sample.num_inference_steps": 2,
     "sample.prompts": [],
 }
+
+
+class Said(SilentWatch):
+    """A watch that hands on the lines a run has for its user, and its steps."""
+
+    def __init__(self, say: Callable[[str], object] = str, on_step: Callable[[str, int], object] | None = None) -> None:
+        self._say, self._on_step = say, on_step
+
+    def line(self, text: str) -> None:
+        self._say(text)
+
+    def step(self, stage: str, step: int, steps: int, losses: Mapping[str, float]) -> None:
+        if self._on_step:
+            self._on_step(stage, step)
+
+
+QUIET = SilentWatch()
 
 
 def draw_subject(folder: Path, name: str = "pic") -> tuple[Path, Path]:

@@ -16,12 +16,9 @@ from singleinsert.models.attention import (
     HEAT,
     CrossAttentionMaps,
     heat_picture,
-    placeholder_positions,
     token_probabilities,
-    word_positions,
 )
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.text import tokenize
 
 
 def inputs(batch: int = 2, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,11 +121,13 @@ def test_guidance_timesteps_and_layers(tiny_sd):
 
 
 def test_positions_of_words(tiny_sd):
-    tokenizer = load_base_model(tiny_sd).tokenizer
-    tokenized = tokenize(tokenizer, "photo of * baseball cap", {"*": 2})
-    assert placeholder_positions(tokenized, "*") == [3, 4]
-    assert word_positions(tokenizer, tokenized, "baseball cap") == [5, 6]
-    assert word_positions(tokenizer, tokenized, "dog") == [] == placeholder_positions(tokenized, "+")
+    model = load_base_model(tiny_sd)
+    prompt = model.tokenize("photo of * baseball cap", {"*": 2})
+    assert prompt.positions("*") == [3, 4]
+    assert model.word_positions(prompt, "baseball cap") == [5, 6]
+    assert model.word_positions(prompt, "dog") == [] == prompt.positions("+")
+    twice = model.tokenize("cat * cat", {"*": 1})
+    assert [model.word_positions(twice, "cat", after) for after in (-1, 1, 2, 3)] == [[1], [3], [3], []]
 
 
 def test_a_pipeline_gives_pictures_with_their_maps(tiny_sd, tmp_path):

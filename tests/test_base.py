@@ -11,26 +11,27 @@ from safetensors.torch import save_file
 from tinymodels import CONCEPT_WIDTH, tiny_models
 
 from singleinsert.errors import ModelError
-from singleinsert.models import base, single_file
 from singleinsert.models.bundled import ASSETS
-from singleinsert.models.families.sd import name_of
+from singleinsert.models.families import sd
+from singleinsert.models.families.sd import StableDiffusion, name_of
 from singleinsert.models.latents import encode_image
 from singleinsert.models.loading import load_base_model, short_name
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
+from singleinsert.models.vocabulary import clip_tokenizer
 
 
 def test_a_folder_loads_frozen_in_the_dtype_asked_for(make_tiny_sd):
     model = load_base_model(make_tiny_sd("v_prediction"), dtype=torch.bfloat16)
     assert model.schedule.prediction_type == model.scheduler.config.prediction_type == "v_prediction"
-    assert (model.family, model.text_width, model.vae_scale_factor, model.native_resolution) == ("sd1", 32, 2, 32)
+    assert (model.name, model.pixels_per_latent, model.native_resolution) == ("sd1", 2, 32)
+    assert model.embedding_widths == {"text_encoder": 32} and model.latent_shape(32, 64) == (4, 16, 32)
     for part in (model.unet, model.vae, model.text_encoder):
         assert not part.training
         assert all(not p.requires_grad and p.dtype == torch.bfloat16 for p in part.parameters())
     assert model.schedule.alphas_cumprod.dtype == torch.float32
     assert not model.scheduler.config.clip_sample and model.scheduler.config.steps_offset == 1
     assert model.tokenizer.model_max_length == 32
-    assert load_base_model(make_tiny_sd(family="sd2")).family == "sd2"
+    assert load_base_model(make_tiny_sd(family="sd2")).name == "sd2"
     assert load_base_model(make_tiny_sd(), prediction_type="sample").schedule.prediction_type == "sample"
 
 
@@ -43,7 +44,7 @@ def test_weights_come_straight_to_their_device_and_dtype(tiny_sd, monkeypatch):
     def watch(*args, **kwargs):
         asked.append((kwargs["dtype"], kwargs["device_map"]))
         pipeline = original(*args, **kwargs)
-        for name in base.WEIGHTS:
+        for name in StableDiffusion.weight_parts:
             arrived.extend((p.dtype, p.device.type) for p in getattr(pipeline, name).parameters())
         return pipeline
 
@@ -93,8 +94,8 @@ def test_pickle_variant_truncated_and_foreign_folders(tiny_sd, tmp_path):
         load_base_model(folder)
     assert "\n" not in str(error.value)
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(ModelError, match="is a StableDiffusionXLPipeline: only"):
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelError, match="is a FluxPipeline: only"):
         load_base_model(folder)
 
 
@@ -112,10 +113,10 @@ def test_sources_that_are_none(tmp_path):
 
 def test_the_bundled_vocabulary_is_clips():
     # ids as OpenAI's own tokenizer gives them
-    tokenizer = single_file.clip_tokenizer("sd1")
+    tokenizer = clip_tokenizer("sd1")
     assert tokenizer("a photo of a cat")["input_ids"] == [49406, 320, 1125, 539, 320, 2368, 49407]
     assert (len(tokenizer), tokenizer.pad_token_id) == (49408, 49407)
-    assert single_file.clip_tokenizer("sd2").pad_token_id == 0
+    assert clip_tokenizer("sd2").pad_token_id == 0
 
 
 def test_the_bundled_configs_are_of_the_true_size():
@@ -141,8 +142,8 @@ def tiny_assets(tmp_path, monkeypatch):
     models["text_encoder"].config.save_pretrained(folder / "sd1" / "text_encoder")
     for part in ("unet", "vae"):
         models[part].save_config(folder / "sd1" / part)
-    monkeypatch.setattr(base, "ASSETS", folder)
-    monkeypatch.setattr(single_file, "_FAMILY_OF_WIDTH", {CONCEPT_WIDTH: "sd1", 64: "sd2"})
+    monkeypatch.setattr(sd, "ASSETS", folder)
+    monkeypatch.setattr(sd, "_NAME_OF_WIDTH", {CONCEPT_WIDTH: "sd1", 64: "sd2"})
     return models
 
 
@@ -154,7 +155,7 @@ def test_a_checkpoint_is_the_model_it_was_written_from(tiny_assets, tmp_path):
         ours, reference = getattr(model, part).state_dict(), tiny_assets[part].state_dict()
         assert set(ours) == set(reference)
         assert all(torch.equal(ours[key], reference[key]) for key in reference), part
-    assert model.schedule.prediction_type == "epsilon" and model.name == "model"
+    assert model.schedule.prediction_type == "epsilon" and model.model_name == "model" and model.name == "sd1"
     write_checkpoint(tiny_assets, path, {"modelspec.prediction_type": "v"})
     assert load_base_model(path).schedule.prediction_type == "v_prediction"
 
@@ -164,8 +165,8 @@ def test_checkpoints_that_are_none(tmp_path):
     key = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
     for tensors, message in (
         ({"lora_unet_x.lora_down.weight": torch.zeros(1)}, "is a LoRA"),
-        ({"something": torch.zeros(1)}, "is no Stable Diffusion"),
-        ({key: torch.zeros(2, 2048)}, "cross-attention width 2048"),
+        ({"something": torch.zeros(1)}, "is no checkpoint of Stable Diffusion 1.x and 2.x"),
+        ({key: torch.zeros(2, 2048)}, "is no checkpoint of Stable Diffusion"),
         ({key: torch.zeros(2, 1024)}, "does not tell its prediction type"),
         ({key: torch.zeros(2, 768)}, "cannot be loaded as SD1"),
     ):
@@ -193,12 +194,11 @@ def test_the_vae_runs_once_and_keeps_its_posterior(tiny_sd):
 
 def test_pictures_do_not_depend_on_their_neighbours(tiny_sd):
     model = load_base_model(tiny_sd)
-    condition = encode(model.text_encoder, tokenize(model.tokenizer, "a photo of a face", {}), {})
-    empty = encode(model.text_encoder, tokenize(model.tokenizer, "", {}), {})
+    condition, empty = (model.encode(model.tokenize(prompt, {}), {}) for prompt in ("a photo of a face", ""))
 
     def draw(*seeds):
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return sample_images(model, condition.expand(len(seeds), -1, -1), empty, generators, steps=3)
+        return sample_images(model, condition.expand(len(seeds)), empty, generators, steps=3)
 
     pair = draw(1, 2)
     assert pair[0].size == (32, 32) and pair[0].tobytes() != pair[1].tobytes()

@@ -4,6 +4,7 @@ import json
 import signal
 
 from batches import learnt, same_to_the_bit, start, until, write_jobs
+from runs import QUIET
 
 from singleinsert.artifact import Artifact
 from singleinsert.batch.jobs import read_jobs
@@ -26,7 +27,7 @@ def assert_like_single_runs(source, out, folder, names):
     jobs, _ = read_jobs(source, out)
     for job in jobs:
         if job.name in names:
-            alone = train(job.settings, folder=folder / job.name, say=str).artifact
+            alone = train(job.settings, folder=folder / job.name, watch=QUIET).artifact
             assert same_to_the_bit(learnt(out, job.name), alone), job.name
 
 

@@ -6,6 +6,7 @@ import signal
 import psutil
 import pytest
 from batches import learnt, same_to_the_bit, start, until, write_jobs
+from runs import QUIET
 
 from singleinsert.batch.cluster import resources
 from singleinsert.batch.jobs import read_jobs
@@ -46,7 +47,7 @@ def test_a_worker_and_the_head_are_killed_and_the_rerun_completes(tiny_sd, tmp_p
     assert again.returncode == 0 and "6 of 6 done" in said, said
     jobs, _ = read_jobs(source, out)
     for job in jobs:
-        alone = train(job.settings, folder=tmp_path / "alone" / job.name, say=str).artifact
+        alone = train(job.settings, folder=tmp_path / "alone" / job.name, watch=QUIET).artifact
         assert same_to_the_bit(learnt(out, job.name), alone), job.name
     assert not list((out / ".batch/work").iterdir())
 

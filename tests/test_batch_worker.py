@@ -9,13 +9,13 @@ import pytest
 import torch
 from batches import learnt, same_to_the_bit, write_jobs
 from PIL import Image
-from runs import small_settings
+from runs import QUIET, Said, small_settings
 
 from singleinsert.artifact import Artifact
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.store import FolderStore, UrlStore
-from singleinsert.batch.worker import LOW_MEMORY, Task, Worker, out_of_memory, read_inputs
+from singleinsert.batch.worker import LOW_MEMORY, LogWatch, Task, Worker, out_of_memory, read_inputs
 from singleinsert.config import load_settings
 from singleinsert.models.loading import load_base_model
 from singleinsert.training import run as training
@@ -27,7 +27,7 @@ CHANGES = [
     {"run.mixed_precision": "bf16"},
     {"run.gradient_accumulation_steps": 2},
     {"run.gradient_checkpointing": True, "run.micro_batch_size": 3},
-    {"stage2.trains": ["concept", "unet"], "concept.num_vectors": 2, "class_word": "cat"},
+    {"stage2.trains": ["concept", "denoiser"], "concept.num_vectors": 2, "class_word": "cat"},
     {"run.teacher_bank": False},
     {"run.channels_last": True},
     {},
@@ -62,7 +62,7 @@ def test_a_model_is_loaded_once_for_all_jobs_that_want_the_same(finished):
 @pytest.mark.parametrize("place", range(len(CHANGES)))
 def test_a_job_of_a_batch_is_the_same_job_alone_to_the_bit(finished, tmp_path, place):
     job = finished.jobs[place]
-    alone = training.train(job.settings, folder=tmp_path, say=str)
+    alone = training.train(job.settings, folder=tmp_path, watch=QUIET)
     assert same_to_the_bit(learnt(finished.out, job.name), alone.artifact)
     assert Image.open(finished.out / job.name / f"{job.name}.preview.png").tobytes() == alone.preview.tobytes()
 
@@ -70,11 +70,17 @@ def test_a_job_of_a_batch_is_the_same_job_alone_to_the_bit(finished, tmp_path, p
 def test_the_base_model_is_afterwards_what_it_was_however_the_run_ended(tiny_sd, tmp_path, monkeypatch):
     model, original = load_base_model(tiny_sd), load_base_model(tiny_sd)
 
-    def run(name):
+    def run(name, watch=QUIET):
         settings = small_settings(tmp_path, tiny_sd, run__output_name=name)
-        return training.train(settings, folder=tmp_path / name, load=lambda settings, accelerator: model, say=str)
+        return training.train(settings, folder=tmp_path / name, load=lambda settings, accelerator: model, watch=watch)
+
+    def broken(stage, step):
+        if (stage, step) == ("stage2", 2):
+            raise RuntimeError("in a step")
 
     run("whole")
+    with pytest.raises(RuntimeError, match="in a step"):
+        run("half", Said(on_step=broken))
     monkeypatch.setattr(training, "build_artifact", lambda *a: (_ for _ in ()).throw(RuntimeError("late")))
     with pytest.raises(RuntimeError, match="late"):
         run("broken")
@@ -171,30 +177,32 @@ def test_an_unforeseen_error_fails_its_job_alone_with_a_log(tiny_sd, tmp_path, m
 )
 def test_out_of_memory_is_tried_once_more_with_less(tiny_sd, tmp_path, monkeypatch, problem):
     """The second try recomputes activations and takes samples one at a time; the result is the same but for sums."""
-    settings, seen, step = small_settings(tmp_path, tiny_sd), [], training.Loop._optimiser_step
+    settings, seen, load = small_settings(tmp_path, tiny_sd), [], training.load_model
 
-    def short(self, stage):
-        run = self.run.settings.run
-        seen.append({key: getattr(run, key) for key in LOW_MEMORY})
-        if run.micro_batch_size == 0 and self.stage_index == 1:
+    def loading(settings, accelerator):
+        seen.append([{key: getattr(settings.run, key) for key in LOW_MEMORY}, 0])
+        return load(settings, accelerator)
+
+    def short(self, stage, step, steps, losses):
+        seen[-1][1] += 1
+        if len(seen) == 1 and stage == "stage2":
             raise problem
-        step(self, stage)
 
-    monkeypatch.setattr(training.Loop, "_optimiser_step", short)
+    monkeypatch.setattr(training, "load_model", loading)
+    monkeypatch.setattr(LogWatch, "step", short)
     (tmp_path / "out2").mkdir()
     outcome = Worker().do(Task("pic", settings, tmp_path / "work/pic.001"), FolderStore(tmp_path / "out2"))
     assert outcome.state == "done" and outcome.record["low_memory"] and "out of memory" in outcome.log
-    assert seen == [{"offload": False, "gradient_checkpointing": False, "micro_batch_size": 0}] * 4 + [LOW_MEMORY] * 6
-    monkeypatch.setattr(training.Loop, "_optimiser_step", step)
-    whole = training.train(settings, say=str).artifact
+    assert seen == [[{"offload": False, "gradient_checkpointing": False, "micro_batch_size": 0}, 4], [LOW_MEMORY, 6]]
+    whole = training.train(settings, watch=QUIET).artifact
     assert torch.allclose(learnt(tmp_path / "out2", "pic").embedding, whole.embedding, atol=2e-5)
 
 
 def test_out_of_memory_twice_is_a_failure(tiny_sd, tmp_path, monkeypatch):
-    def short(self, stage):
+    def short(self, *step):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(training.Loop, "_optimiser_step", short)
+    monkeypatch.setattr(LogWatch, "step", short)
     worker = Worker()
     outcome = worker.do(Task("pic", small_settings(tmp_path, tiny_sd), tmp_path / "w/pic.001"), FolderStore(tmp_path))
     assert outcome.state == "failed" and outcome.reason.startswith("OutOfMemoryError: CUDA out of memory")
@@ -212,42 +220,35 @@ def test_what_counts_as_out_of_memory():
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_the_batch_and_the_job_goes_on_from_its_checkpoint(tiny_sd, tmp_path, monkeypatch, signum):
     source, out = write_jobs(tmp_path, tiny_sd, "ab"), tmp_path / "out"
-    step, steps = training.Loop._optimiser_step, []
+    steps = []
 
-    def stopping(self, stage):
-        step(self, stage)
-        steps.append(self.global_step)
+    def stopping(self, stage, step, *told):
+        steps.append((stage, step))
         if len(steps) == 5:
             os.kill(os.getpid(), signum)
 
-    monkeypatch.setattr(training.Loop, "_optimiser_step", stopping)
+    monkeypatch.setattr(LogWatch, "step", stopping)
     assert batch(source, out) == 128 + signum
     assert not (out / "a").exists() and list((out / ".batch/work/a.001/checkpoints/a").iterdir())
     assert batch(source, out) == 0
-    assert len(steps) == 12  # none was done twice
+    assert steps == [(stage, step) for stage in ("stage1", "stage2") for step in (1, 2, 3)] * 2  # none was done twice
     jobs, _ = read_jobs(source, out)
     for job in jobs:
-        alone = training.train(job.settings, folder=tmp_path / f"alone_{job.name}", say=str)
+        alone = training.train(job.settings, folder=tmp_path / f"alone_{job.name}", watch=QUIET)
         assert same_to_the_bit(learnt(out, job.name), alone.artifact)
 
 
 def test_stopped_and_started_with_other_settings_a_job_begins_anew(tiny_sd, tmp_path, monkeypatch):
     """Its checkpoint is of no use then, and no reason to fail."""
     source, out = write_jobs(tmp_path, tiny_sd, "a"), tmp_path / "out"
-    step = training.Loop._optimiser_step
-
-    def stopping(self, stage):
-        step(self, stage)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(training.Loop, "_optimiser_step", stopping)
-    assert batch(source, out) == 143
-    monkeypatch.setattr(training.Loop, "_optimiser_step", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(LogWatch, "step", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        assert batch(source, out) == 143
     assert batch(source, out, "--stage1_learning_rate", "0.001") == 0
     log = (out / ".batch/state/a.002.log").read_text()
     assert "stage1.learning_rate was" in log and "begins anew" in log
     (job,), _ = read_jobs(source, out, flags={"stage1.learning_rate": 0.001})
-    alone = training.train(job.settings, folder=tmp_path / "alone", say=str)
+    alone = training.train(job.settings, folder=tmp_path / "alone", watch=QUIET)
     assert same_to_the_bit(learnt(out, "a"), alone.artifact)
 
 
@@ -276,8 +277,8 @@ def test_results_at_an_url(tiny_sd, tmp_path):
 def test_pictures_can_travel_with_the_job(tiny_sd, tmp_path):
     settings = small_settings(tmp_path, tiny_sd)
     task = Task("pic", settings, tmp_path / "w/pic.001", read_inputs(settings))
-    for key in ("image", "mask"):
-        os.unlink(getattr(settings.data, key))
+    for path in (*settings.data.image, *settings.data.mask):
+        os.unlink(path)
     outcome = Worker().do(task, FolderStore(tmp_path))
     assert outcome.state == "done", outcome.reason
     assert not task.copies.exists()

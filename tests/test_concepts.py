@@ -21,10 +21,16 @@ def clip_folder(tmp_path_factory):
     return str(folder)
 
 
+def vectors_of(concept):
+    (vectors,) = concept.vectors().values()
+    return vectors
+
+
 def build(type="vit", seed=0, num_vectors=1, width=96, residual=None, **changes):
     sizes = VIT if type == "vit" else {}
     return build_concept(
-        type, placeholder="*", num_vectors=num_vectors, width=width, class_embedding=residual, pixels=PIXELS,
+        type, placeholder="*", num_vectors=num_vectors, widths={"text_encoder": width},
+        class_embedding=None if residual is None else {"text_encoder": residual}, pixels=PIXELS,
         generator=torch.Generator().manual_seed(seed), **(sizes | changes),
     )  # fmt: skip
 
@@ -33,11 +39,11 @@ def build(type="vit", seed=0, num_vectors=1, width=96, residual=None, **changes)
 def test_vectors_start_near_the_standard_deviation_asked_for_and_train(type, clip_folder):
     extra = {"clip_model": clip_folder} if type == "clip_vit" else {}
     for std in (1.0, 0.1):
-        vectors = build(type, num_vectors=3, width=768, init_std=std, **extra).vectors()
+        vectors = vectors_of(build(type, num_vectors=3, width=768, init_std=std, **extra))
         assert vectors.shape == (3, 768) and vectors.dtype == torch.float32
         assert vectors.std().item() == pytest.approx(std, rel=0.15)
     concept = build(type, **extra)
-    concept.vectors().square().sum().backward()
+    vectors_of(concept).square().sum().backward()
     assert all(p.grad is not None for p in concept.parameters())
     assert "pixels" not in concept.state_dict() and "base" not in concept.state_dict()
 
@@ -59,16 +65,16 @@ def test_the_residual_stands_on_the_class_word():
     assert residual_base(word, 1).tolist() == [[1.5, 2.5, 3.5]]
     assert torch.equal(residual_base(word, 3), word[[0, 1, 0]])
     at_the_word = build("vector", width=3, residual=word, init_std=0.0)
-    assert at_the_word.vectors().tolist() == [[1.5, 2.5, 3.5]]
+    assert vectors_of(at_the_word).tolist() == [[1.5, 2.5, 3.5]]
     free, standing = build(), build(residual=torch.ones(1, 96))
-    assert torch.equal(standing.vectors(), free.vectors() + 1)
+    assert torch.equal(vectors_of(standing), vectors_of(free) + 1)
 
 
 def test_the_vit_sees_the_picture():
     concept = build()
-    before = concept.vectors()
+    before = vectors_of(concept)
     concept.pixels.neg_()
-    assert not torch.allclose(before, concept.vectors(), atol=1e-3)
+    assert not torch.allclose(before, vectors_of(concept), atol=1e-3)
 
 
 def test_what_cannot_be_built(clip_folder):
@@ -78,6 +84,6 @@ def test_what_cannot_be_built(clip_folder):
         build("clip_vit", clip_model="nowhere")
     with pytest.raises(ModelError, match="set concept.image_size to 32"):
         build_concept(
-            "clip_vit", placeholder="*", num_vectors=1, width=8, class_embedding=None, pixels=torch.zeros(1, 3, 64, 64),
-            generator=torch.Generator(), clip_model=clip_folder,
+            "clip_vit", placeholder="*", num_vectors=1, widths={"text_encoder": 8}, class_embedding=None,
+            pixels=torch.zeros(1, 3, 64, 64), generator=torch.Generator(), clip_model=clip_folder,
         )  # fmt: skip

@@ -33,7 +33,7 @@ def test_the_defaults_are_the_papers():
     one, two = settings.stage1, settings.stage2
     assert (one.steps, one.batch_size, one.learning_rate, one.trains) == (50, 16, 1e-4, ("concept",))
     assert (two.steps, two.batch_size, two.learning_rate) == (100, 4, 5e-5)
-    assert two.trains == ("concept", "unet", "text_encoder")
+    assert two.trains == ("concept", "denoiser", "text")
     assert (one.foreground_weight, one.background_weight, one.semantic_weight) == (1, 1, 0)
     assert (two.foreground_weight, two.background_weight, two.semantic_weight) == (1, 1, 1)
     for stage in (one, two):
@@ -51,7 +51,7 @@ def test_preset_then_file_then_flags(tmp_path):
     path.write_text('[stage1]\nsteps = 7\n[data]\nclass_word = "cat"\nresolution = 128')
     settings = load_settings("mini", path, {"data.resolution": 256})
     assert settings.model.pretrained_model_name_or_path == "mini-sd"  # the preset's
-    assert settings.data.class_word == "cat"  # the file's, over the preset's face
+    assert settings.data.class_word == ("cat",)  # the file's, over the preset's face
     assert settings.stage1.steps == 7
     assert settings.data.resolution == 256  # the flag's, over the file's 128 and the preset's 64
     assert settings.stage1.batch_size == load_settings("mini").stage1.batch_size
@@ -100,12 +100,23 @@ def _another_value(value, field, hint):
         ("[stage1]\nlearning_rate = nan", "my.toml: stage1.learning_rate must be a number, not nan"),
         ("[stage1]\nlearning_rate = '1e-4'", "my.toml: stage1.learning_rate must be a number, not '1e-4'"),
         ("[run]\nuse_8bit_adam = 1", "my.toml: run.use_8bit_adam must be true or false, not 1"),
-        ("[data]\nimage = 3", "my.toml: data.image must be a text in quotes, not 3"),
+        ("[data]\nimage = 3", "my.toml: data.image must be a list in brackets, not 3"),
         ("[data]\nresolution = 9999", "my.toml: data.resolution is 9999, but must be between 32 and 4096"),
-        ("[stage2]\ntrains = 'unet'", "my.toml: stage2.trains must be a list in brackets, not 'unet'"),
+        ("[data]\nimage = ['a.png', 3]", "my.toml: data.image[1] must be a text in quotes, not 3"),
+        ("[stage2]\ntrains = 'text'", "my.toml: stage2.trains must be a list in brackets, not 'text'"),
         (
-            "[stage2]\ntrains = ['unt']",
-            "my.toml: stage2.trains[0] is 'unt', but must be one of concept, unet, text_encoder; did you mean unet?",
+            "[stage2]\ntrains = ['tex']",
+            "my.toml: stage2.trains[0] is 'tex', but must be one of concept, denoiser, text; did you mean text?",
+        ),
+        (
+            "[stage2]\ntrains = ['concept', 'unet']",
+            "my.toml: stage2.trains[1] is 'unet', but must be one of concept, denoiser, text; it is called denoiser "
+            "now",
+        ),
+        ("[adapter]\nunet_targets = []", "my.toml: adapter.unet_targets is called adapter.denoiser_targets now"),
+        (
+            "[stage1]\nantithetic_noise = true",
+            "my.toml: stage1.antithetic_noise is gone: it made no difference that mattered: leave the key out",
         ),
     ],
 )
@@ -194,6 +205,8 @@ def test_toml_round_trip_of_every_setting(tmp_path):
         ("data.class_word", "baseball cap", "baseball cap"),
         ("data.class_word", "5", "5"),
         ("data.class_word", '"cat"', "cat"),
+        ("data.class_word", '["cat", "hat"]', ["cat", "hat"]),
+        ("data.image", "me, you.png", "me, you.png"),
         ("data.crop", "zoom", "zoom"),
         ("save.formats", "webui, bundle", ["webui", "bundle"]),
         ("save.formats", '["webui"]', ["webui"]),
@@ -240,6 +253,12 @@ def test_names_that_the_files_would_refuse(overrides, message):
         check_name(load_settings(overrides=overrides))
     assert message in str(caught.value)
     check_name(load_settings(overrides={"run.output_name": "zo.v2_\u00fc", "save.formats": ["webui", "diffusers"]}))
+
+
+def test_an_empty_text_in_place_of_a_picture_names_none():
+    """And not the folder that the command is run in, which Path("") is."""
+    for empty in ("", [""], []):
+        assert load_settings(overrides={"data.image": empty}).data.image == ()
 
 
 def test_what_a_run_cannot_do_without():

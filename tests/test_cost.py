@@ -87,8 +87,7 @@ def test_the_restated_formulation_of_the_authors_costs_what_theirs_was_found_to(
         for part in (model.unet, unet_copy, model.text_encoder, model.vae, concept):
             shapes.place(part, shapes.CARD)
         run = shapes.build_run(settings, model, concept, [])
-        pixels, mask = torch.empty(1, 3, 512, 512), torch.empty(1, 1, 64, 64)
-        theirs = Authors(model, unet_copy, concept, adapters, pixels, mask, run.prompt, run.class_prompt)
+        theirs = Authors(run, unet_copy, adapters, torch.empty(1, 3, 512, 512))
         theirs.begin(stage)
         with cost.Account(shapes.CARD, {}) as account:
             theirs.step(stage, 1)

@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 import torch
-from runs import small_settings
-from test_step import NONE, SHAPE, concept, conditions_of, subject
+from runs import QUIET, small_settings
+from test_step import NONE, SHAPE, concept, conditions_of, step
 from tinymodels import hashed
 
 from singleinsert.config import StageSettings
@@ -17,7 +17,6 @@ from singleinsert.models.timesteps import TimestepDensity
 from singleinsert.training.bank import TeacherBank
 from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.run import train
-from singleinsert.training.step import training_step
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_the_gradient_of_the_step_keeps_its_mean(tiny_sd):
         conditions = conditions_of(model, part, NONE)
         noise = hashed((1, *SHAPE), 7)
         draws = Draws(torch.tensor([t]), noise, noise, None if weight is None else torch.tensor([weight]))
-        for terms in training_step(draws, subject(), conditions, model, NONE, SingleInsert()):
+        for terms in step(draws, conditions, model, NONE, SingleInsert()):
             torch.stack(list(terms.values())).sum().backward()
         conditions.backward()
         return part.weight.grad
@@ -89,8 +88,10 @@ def test_the_gradient_of_the_step_keeps_its_mean(tiny_sd):
 def test_strata_of_a_batch_make_up_the_whole_distribution(schedule, importance):
     """The t of all u in the i-th of b parts, for i = 0..b-1, are those of all u: the mean over a batch is unbiased."""
     section = stage(timestep_importance=importance, stratified_timesteps=True)
-    whole = Sampling.of_stage(replace(section, stratified_timesteps=False), 8, schedule).timestep(grid(8000), 0, 1000)
-    parts = [Sampling.of_stage(section, 8, schedule).timestep(grid(1000), sample, 1000) for sample in range(16, 24)]
+    whole = Sampling.of_stage(replace(section, stratified_timesteps=False), 8, schedule).timestep(
+        grid(8000), 0, schedule
+    )
+    parts = [Sampling.of_stage(section, 8, schedule).timestep(grid(1000), sample, schedule) for sample in range(16, 24)]
     assert torch.equal(torch.cat([t for t, _ in parts]), whole[0])
     if importance:
         assert torch.equal(torch.cat([weight for _, weight in parts]), whole[1])
@@ -105,21 +106,12 @@ def test_drawn_batches_have_one_timestep_in_each_stratum(schedule):
     assert again.t == draw(schedule, SHAPE, 0, "stage1", range(80, 88), sampling).t[3]  # in any micro-batch
 
 
-def test_antithetic_noise_comes_in_pairs_of_opposite_sign(schedule):
-    plain = draw(schedule, SHAPE, 0, "stage1", range(4))
-    drawn = draw(schedule, SHAPE, 0, "stage1", range(4), Sampling.of_stage(stage(antithetic_noise=True), 4, schedule))
-    for name in ("noise", "posterior"):
-        ours = getattr(drawn, name)
-        assert torch.equal(ours[1::2], -ours[::2]) and torch.equal(ours[::2], getattr(plain, name)[::2])
-    assert len(set(drawn.t.tolist())) == 4  # timesteps stay independent
-
-
 def test_the_bank_hands_on_what_its_samples_count(schedule):
     sampling = Sampling.of_stage(stage(timestep_importance=0.5), 4, schedule)
     bank = TeacherBank(0, "stage1", 8, sampling)
     for first in (0, 4):
         bank.keep(range(first, first + 4), torch.arange(first, first + 4.0).reshape(4, 1, 1, 1).expand(-1, *SHAPE))
-    drawn = bank.draw(schedule, SHAPE, range(8))
+    drawn = bank.draw(schedule, SHAPE, bank.entries(range(8)))
     order = drawn.frozen[:, 0, 0, 0].long()
     assert sorted(order.tolist()) == list(range(8))
     every = draw(schedule, SHAPE, 0, "stage1", range(8), sampling)
@@ -141,8 +133,8 @@ def test_two_processes_halves_of_the_bank_add_up(schedule):
 
     banks = [TeacherBank(0, "stage1", 4) for _ in range(2)]
     for rank, bank in enumerate(banks):
-        for step in (0, 2):
-            samples = range(step + rank, step + rank + 1)
+        for first in (0, 2):
+            samples = range(first + rank, first + rank + 1)
             bank.keep(samples, torch.full((1, 2, 2, 2), 1.0 + samples[0]))
     accelerator, total = Accelerator(), banks[0].outputs + banks[1].outputs
     accelerator.reduce = lambda tensor, how: total
@@ -156,6 +148,6 @@ def test_two_processes_halves_of_the_bank_add_up(schedule):
 
 
 def test_a_run_draws_as_its_settings_say(tiny_sd, tmp_path):
-    changes = {"timestep_importance": 0.5, "stratified_timesteps": True, "antithetic_noise": True}
+    changes = {"timestep_importance": 0.5, "stratified_timesteps": True}
     settings = small_settings(tmp_path, tiny_sd, **{f"stage1__{key}": value for key, value in changes.items()})
-    assert train(settings, say=str).artifact.embedding.isfinite().all()
+    assert train(settings, watch=QUIET).artifact.embedding.isfinite().all()

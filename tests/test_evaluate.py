@@ -13,6 +13,7 @@ import pytest
 from batches import same_to_the_bit, until
 from evaluations import arguments, start
 from PIL import Image
+from runs import QUIET
 
 from singleinsert.artifact import Artifact
 from singleinsert.evaluate.__main__ import main
@@ -71,7 +72,7 @@ def test_the_concepts_are_those_of_train_singleinsert(done, tiny_sd, tmp_path):
         tmp_path, tiny_sd, data__image=image, data__mask=image.replace(".png", "_mask.png"), mask__backend="mini",
         stage1__learning_rate=5e-4, stage2__learning_rate=3e-4, **changes,
     )  # fmt: skip
-    alone = train(settings, say=str).artifact
+    alone = train(settings, watch=QUIET).artifact
     cached = [Artifact.load(path) for path in (done / "cache" / "concepts").iterdir()]
     assert len(cached) == 6 and sum(same_to_the_bit(artifact, alone) for artifact in cached) == 1
 

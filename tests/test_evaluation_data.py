@@ -133,7 +133,7 @@ def test_baselines_by_their_published_settings():
         assert settings.concept.type == "vector" and settings.concept.residual and settings.concept.init_std == 0
     for settings in (dreambooth, both):
         assert (settings.stage2.steps, settings.stage2.batch_size, settings.stage2.learning_rate) == (500, 1, 1e-4)
-        assert settings.stage2.trains == ("unet",) and settings.adapter.network_dim == 4
+        assert settings.stage2.trains == ("denoiser",) and settings.adapter.network_dim == 4
     assert (inversion.stage2.steps, dreambooth.stage1.steps) == (0, 0)
     mini = {m.name: m.applied(load_settings("mini"), "mini") for m in load_methods("table1").methods}
     for name in ("ti", "db-lora"):  # the same number of samples

@@ -18,7 +18,7 @@ from singleinsert.hosts import (
     mask_from_batch,
     save_lora,
 )
-from singleinsert.losses import SingleInsert, Views
+from singleinsert.losses import SingleInsert, Views, all_terms
 
 ABAR = torch.tensor([0.8, 0.5, 0.2])
 SHAPE = (2, 4, 3, 3)
@@ -50,8 +50,10 @@ def test_loss_is_that_of_the_losses(prediction_type, space):
         "background_weight": 0.5, "semantic_weight": 2.0, "loss_space": space,
     }  # fmt: skip
     loss, terms = concept_loss(noise=noise, **given)
-    snr = (abar / (1 - abar)).flatten()
-    wanted = SingleInsert(1.0, 0.5, 2.0, loss_space=space).terms(Views(latents, tuned, class_, frozen, mask, snr))
+    # an x0 error in epsilon is its a / s times, in v its 1 / s times (see tests/test_losses.py)
+    weight = {"x0": torch.ones(2), "epsilon": (abar / (1 - abar)).flatten(), "v": (1 / (1 - abar)).flatten()}[space]
+    views = Views(latents, tuned, class_, frozen, mask, weight)
+    wanted = all_terms(SingleInsert(1.0, 0.5, 2.0, loss_space=space), views)
     assert list(terms) == list(wanted) == ["foreground", "background", "semantic"]
     for name in wanted:
         assert torch.allclose(terms[name], wanted[name], rtol=1e-4), name

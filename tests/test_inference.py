@@ -14,7 +14,6 @@ from singleinsert.inference.prompts import ConceptName, PromptLine, for_webui, l
 from singleinsert.inference.schedulers import NOT_FOR_SAMPLE_PREDICTION, SCHEDULERS
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
 
 FACE = Picture("* face in the snow", seed=3, steps=3)
 
@@ -48,10 +47,8 @@ def test_the_trained_models_picture_to_the_bit(anna, tiny_sd, model):
     trained = load_base_model(tiny_sd)
     inject_lora(trained, "anna", 2, 5.0)
     with torch.no_grad():
-        condition = encode(
-            trained.text_encoder, tokenize(trained.tokenizer, FACE.prompt, {"*": 1}), {"*": anna.embedding}
-        )
-        negative = encode(trained.text_encoder, tokenize(trained.tokenizer, "", {}), {})
+        vectors = {"*": {"text_encoder": anna.embedding}}
+        condition, negative = (trained.encode(trained.tokenize(p, {"*": 1}), vectors) for p in (FACE.prompt, ""))
     (wanted,) = sample_images(trained, condition, negative, [torch.Generator().manual_seed(3)], steps=3)
     (got,) = drawn(ConceptPipeline(model, [anna]), FACE)
     assert np.array_equal(got, wanted)
@@ -83,12 +80,13 @@ def test_a_concept_of_weight_0_leaves_no_trace(anna, hat, tiny_sd, model):
 def test_each_concept_is_written_at_its_own_place(anna, hat, model):
     """ "{hat} on {anna}" is, to the text encoder, "<hat's two vectors> hat on <anna's vector> face"."""
     pipeline = ConceptPipeline(model, [anna, hat], [0.0, 0.0])
-    tokenized = tokenize(model.tokenizer, "@ hat on # face", {"@": 2, "#": 1})
+    tokenized = model.tokenize("@ hat on # face", {"@": 2, "#": 1})
     with torch.no_grad():
-        wanted = encode(model.text_encoder, tokenized, {"@": hat.embedding, "#": anna.embedding})
+        vectors = {"@": {"text_encoder": hat.embedding}, "#": {"text_encoder": anna.embedding}}
+        wanted = model.encode(tokenized, vectors).states
     assert [placeholder for _, placeholder, _ in tokenized.slots] == ["@", "@", "#"]
     for prompt in ("{hat} on {anna}", "<hat> hat on * face", "<HAT> hat on {Anna}", "{hat} on {concept}"):
-        assert torch.equal(pipeline.encode(prompt), wanted), prompt
+        assert torch.equal(pipeline.encode(prompt).states, wanted), prompt
 
 
 NAMES = [
@@ -216,10 +214,10 @@ def test_offloading_does_not_change_the_picture(anna, tiny_sd, model):
 
 def test_layers_that_wait_leave_the_text_encoder_in_place(anna, tiny_sd, model):
     """Sequential offloading turns waiting weights into meta tensors; prompts are encoded outside of its hooks."""
-    wanted = ConceptPipeline(load_base_model(tiny_sd), [anna]).encode(FACE.prompt)
+    wanted = ConceptPipeline(load_base_model(tiny_sd), [anna]).encode(FACE.prompt).states
     pipeline = ConceptPipeline(model, [anna], offload="sequential", offload_device="cpu")
     assert {parameter.device.type for parameter in model.unet.parameters()} == {"meta"}
-    assert torch.equal(pipeline.encode(FACE.prompt), wanted)
+    assert torch.equal(pipeline.encode(FACE.prompt).states, wanted)
 
 
 def test_v_and_sample_prediction(make_tiny_sd):

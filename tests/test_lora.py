@@ -102,7 +102,7 @@ def test_only_the_adapters_train_and_in_float32_over_half_weights(models):
 
 def test_names_shapes_and_the_named_generator(models):
     adapters = inject(models)
-    state = adapters.state()
+    state = adapters.state().lora
     attentions = [p for p, m in models["unet"].named_modules() if p.endswith(("attn1", "attn2"))]
     assert len(state["unet"]) == 4 * len(attentions) and len(state["text_encoder"]) == 4 * 2
     assert "encoder.layers.0.self_attn.q_proj" in state["text_encoder"]
@@ -111,17 +111,18 @@ def test_names_shapes_and_the_named_generator(models):
     # kaiming uniform with a = sqrt(5) is uniform in +-1/sqrt(fan_in)
     assert 0.9 < state["unet"][key].down.abs().max() * CONCEPT_WIDTH**0.5 <= 1
     adapters.eject()
+    assert adapters.state() is None
     torch.manual_seed(99)
-    again = inject(models).state()
+    again = inject(models).state().lora
     assert torch.equal(again["unet"][key].down, state["unet"][key].down)
 
 
 def test_targets(models):
-    for targets in ({"unet_targets": ("to_q", "to_x")}, {"text_encoder_targets": ("to_q",)}):
+    for targets in ({"unet": ("to_q", "to_x")}, {"text_encoder": ("to_q",)}):
         with pytest.raises(ConfigError, match="names no layer of the"):
             inject(models, **targets)
     adapters = inject(models, unet=("to_k", "proj_in"), text_encoder=())
-    assert set(adapters.state()) == {"unet"}
+    assert set(adapters.state().lora) == {"unet"}
     train_a_little(adapters)
     assert outputs(models)[1].isfinite().all()
-    assert adapters.state()["unet"]["mid_block.attentions.0.proj_in"].down.shape == (4, 32, 1, 1)
+    assert adapters.state().lora["unet"]["mid_block.attentions.0.proj_in"].down.shape == (4, 32, 1, 1)

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from runs import small_settings
+from runs import QUIET, Said, small_settings
 
 from singleinsert.errors import SingleInsertError
+from singleinsert.models.families.sd import StableDiffusion
 from singleinsert.training.accelerator import choose_precision
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.run import train
@@ -75,18 +76,16 @@ def test_a_stage_on_a_gpu_tries_one_sample_and_takes_what_fits(monkeypatch):
 
 
 def test_memory_that_runs_out_halves_the_micro_batch_and_changes_no_number(tiny_sd, tmp_path, monkeypatch):
-    whole = train(small_settings(tmp_path / "whole", tiny_sd), say=str).artifact
-    from singleinsert.training import step
-
-    lines, original = [], step.unet_output
+    whole = train(small_settings(tmp_path / "whole", tiny_sd), watch=QUIET).artifact
+    lines, original = [], StableDiffusion.predict
 
     def short(model, x_t, t, condition):
-        if len(x_t) > 1 and condition.requires_grad:  # after the frozen pass, in the midst of the step
+        if len(x_t) > 1 and condition.states.requires_grad:  # after the frozen pass, in the midst of the step
             raise torch.OutOfMemoryError(OUT)
         return original(model, x_t, t, condition)
 
-    monkeypatch.setattr(step, "unet_output", short)
-    artifact = train(small_settings(tmp_path / "short", tiny_sd), say=lines.append).artifact
+    monkeypatch.setattr(StableDiffusion, "predict", short)
+    artifact = train(small_settings(tmp_path / "short", tiny_sd), watch=Said(lines.append)).artifact
     assert [line for line in lines if line.startswith("out of")] == [
         f"out of memory with {n} samples at a time: going on with {n // 2}" for n in (4, 2)
     ]
@@ -97,9 +96,9 @@ def test_memory_that_one_sample_does_not_fit_into_is_one_line_with_advice(tiny_s
     def short(*_):
         raise torch.OutOfMemoryError(OUT)
 
-    monkeypatch.setattr("singleinsert.training.step.unet_output", short)
+    monkeypatch.setattr(StableDiffusion, "predict", short)
     with pytest.raises(SingleInsertError, match="one sample at a time: use --low_vram") as error:
-        train(small_settings(tmp_path, tiny_sd), say=str)
+        train(small_settings(tmp_path, tiny_sd), watch=QUIET)
     assert "\n" not in str(error.value) and isinstance(error.value.__cause__, torch.OutOfMemoryError)
 
 

@@ -53,7 +53,7 @@ def test_the_paper_is_written_out_in_full():
         "stage2.steps": 100, "stage2.batch_size": 4, "stage2.learning_rate": 5e-5, "stage2.semantic_weight": 1.0,
         "stage1.foreground_weight": 1.0, "stage1.background_weight": 1.0, "stage1.loss_space": "x0",
         "stage2.foreground_weight": 1.0, "stage2.background_weight": 1.0, "stage2.loss_space": "x0",
-        "stage1.trains": ("concept",), "stage2.trains": ("concept", "unet", "text_encoder"),
+        "stage1.trains": ("concept",), "stage2.trains": ("concept", "denoiser", "text"),
         "adapter.network_dim": 4, "adapter.network_alpha": 4.0, "concept.type": "vit", "concept.residual": False,
         "concept.patch_size": 32, "concept.image_size": 224, "data.resolution": 512,
     }  # fmt: skip

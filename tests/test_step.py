@@ -47,8 +47,8 @@ def subject() -> EncodedPicture:
 
 def concept():
     return build_concept(
-        "vector", placeholder="*", num_vectors=1, widths={"text_encoder": CONCEPT_WIDTH}, class_embedding=None, pixels=None,
-        generator=torch.Generator().manual_seed(0), init_std=1.0,
+        "vector", placeholder="*", num_vectors=1, widths={"text_encoder": CONCEPT_WIDTH}, class_embedding=None,
+        pixels=None, generator=torch.Generator().manual_seed(0), init_std=1.0,
     )  # fmt: skip
 
 

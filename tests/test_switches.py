@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import small_settings
+from runs import QUIET, Said, small_settings
 from test_step import NoHostReads
 from tinymodels import CONCEPT_WIDTH, hashed
 from torch import nn
 
+from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.errors import MissingPackageError
 from singleinsert.models.loading import load_base_model
 from singleinsert.training.loop import Loop
-from singleinsert.training.run import train
+from singleinsert.training.run import load_model, train
 from singleinsert.training.stages import build_lr_scheduler, build_optimizer, stages_of
 from singleinsert.training.switches import (
     enable_channels_last,
     enable_compile,
-    enable_gradient_checkpointing,
     enable_xformers,
 )
 
@@ -63,7 +63,7 @@ def test_gradient_checkpointing_recomputes_in_evaluation_mode_too(tiny_sd, compo
     kept = saved_bytes(model, hashed((2, 8, CONCEPT_WIDTH), 2).requires_grad_())
     plain = gradient()
     assert len(runs) == 1
-    enable_gradient_checkpointing(model)
+    model.enable_gradient_checkpointing()
     assert torch.allclose(gradient(), plain, rtol=1e-5, atol=1e-6) and len(runs) == 2
     assert saved_bytes(model, hashed((2, 8, CONCEPT_WIDTH), 2).requires_grad_()) < kept / 2
 
@@ -85,13 +85,16 @@ def test_attention_is_pytorchs_own_everywhere(tiny_sd, monkeypatch):
 
 
 def test_encoders_run_once_per_step_on_one_sample(tiny_sd, tmp_path, monkeypatch):
-    """However large the batch: the text encoder once per prompt, the image encoder once."""
+    """However large the batch: the text encoder once per prompt, the image encoder once. The frozen class prompt is
+    encoded in a run's first step."""
     calls, original = [], Loop._optimiser_step
 
     def watch(loop, stage):
-        parts = {"text": loop.run.model.text_encoder, "image": loop.run.concept.vit}
+        parts = {"text": loop.run.model.text_encoder, "image": loop.run.concepts["face"].vit}
         hooks = [
-            part.register_forward_pre_hook(lambda _, args, name=name: calls.append((stage.name, name, len(args[0]))))
+            part.register_forward_pre_hook(
+                lambda _, args, name=name: calls.append((stage.name, loop.step, name, len(args[0])))
+            )
             for name, part in parts.items()
         ]
         original(loop, stage)
@@ -99,25 +102,25 @@ def test_encoders_run_once_per_step_on_one_sample(tiny_sd, tmp_path, monkeypatch
             hook.remove()
 
     monkeypatch.setattr(Loop, "_optimiser_step", watch)
-    train(small_settings(tmp_path, tiny_sd, stage1__steps=1, stage2__steps=1, run__micro_batch_size=2), say=str)
-    one = [("image", 1), ("text", 1)]
-    expected = [("stage1", *call) for call in one] + [("stage2", *call) for call in [*one, ("text", 1)]]
-    assert sorted(calls) == sorted(expected)
+    train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=2, run__micro_batch_size=2), watch=QUIET)
+    one, two = [("image", 1), ("text", 1)], [("image", 1), ("text", 1), ("text", 1)]
+    steps = {("stage1", 0): two, ("stage1", 1): one, ("stage2", 0): two, ("stage2", 1): two}
+    assert sorted(calls) == sorted((*step, *call) for step, made in steps.items() for call in made)
 
 
-def test_offloaded_encoders_compute_in_float32_and_the_run_is_the_same(tiny_sd, tmp_path, monkeypatch):
+def test_offloaded_encoders_compute_in_float32_and_the_run_is_the_same(tiny_sd, tmp_path):
     """Which device holds what is counted in test_cost."""
-    seen, original = {}, Loop._optimiser_step
+    seen, models = {}, []
 
-    def watch(loop, stage):
-        seen.update({name: getattr(loop.run.model, name).dtype for name in ("unet", "text_encoder", "vae")})
-        original(loop, stage)
+    def load(settings, accelerator):
+        models.append(load_model(settings, accelerator))
+        return models[-1]
 
-    monkeypatch.setattr(Loop, "_optimiser_step", watch)
+    watch = Said(on_step=lambda *_: seen.update({name: part.dtype for name, part in models[-1].parts.items()}))
     prompts = {"sample__prompts": ["{concept}", "{concept} in the snow"]}
     results = [
         train(small_settings(tmp_path / str(offload), tiny_sd, run__mixed_precision="bf16", run__offload=offload,
-                             **prompts), say=str).artifact.embedding
+                             **prompts), load=load, watch=watch).artifact.embedding
         for offload in (False, True)
     ]  # fmt: skip
     assert seen == {"unet": torch.bfloat16, "text_encoder": torch.float32, "vae": torch.bfloat16}
@@ -154,10 +157,8 @@ def test_compiled_blocks_compute_the_same_with_and_without_lora(tiny_sd):
         assert torch.allclose(model.unet(*arguments).sample, before, atol=1e-5) and not lines
         frozen = len(compiled)
         assert frozen > probes
-        adapters = LoraAdapters.inject(
-            model.unet, model.text_encoder, rank=2, alpha=2.0, unet_targets=("to_q", "to_v"), text_encoder_targets=(),
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
+        options = AdapterOptions({"unet": ("to_q", "to_v")}, rank=2, alpha=2.0)
+        adapters = LoraAdapters.inject(model.parts, options, torch.Generator().manual_seed(0))
         for name, parameter in adapters.named_parameters():
             parameter.copy_(0.1 * hashed(tuple(parameter.shape), len(name)))
         assert not torch.allclose(model.unet(*arguments).sample, before, atol=1e-3)
@@ -194,7 +195,7 @@ def test_where_xformers_kernels_do_not_load_pytorchs_attention_stays(tiny_sd, mo
 def test_8_bit_adam_names_its_package_where_it_is_missing(tiny_sd, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
     with pytest.raises(MissingPackageError, match="pip install bitsandbytes"):
-        train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True), say=str)
+        train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True), watch=QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -210,11 +211,11 @@ def test_8_bit_adam_keeps_8_bit_moments_and_resumes(tiny_sd, tmp_path, monkeypat
 
     monkeypatch.setattr(Loop, "_release", watch)
     settings = small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True, run__checkpointing_steps=1)
-    whole = train(settings, say=str).artifact
+    whole = train(settings, watch=QUIET).artifact
     assert dtypes == {True: torch.uint8, False: torch.float32}
     kept = tmp_path / "out/checkpoints/pic/step_000005.safetensors"
     changes = {"run__resume_from_checkpoint": str(kept), "run__output_dir": str(tmp_path / "again")}
-    again = train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True, **changes), say=str).artifact
+    again = train(small_settings(tmp_path, tiny_sd, run__use_8bit_adam=True, **changes), watch=QUIET).artifact
     assert torch.equal(again.embedding, whole.embedding)
 
 
@@ -261,29 +262,30 @@ def test_no_stage_of_the_loop_waits_for_the_device_within_a_step(tiny_sd, tmp_pa
         steps.append(stage.name)
 
     monkeypatch.setattr(Loop, "_optimiser_step", watch)
-    train(small_settings(tmp_path, tiny_sd, stage1__steps=1, stage2__steps=1), say=str)
+    train(small_settings(tmp_path, tiny_sd, stage1__steps=1, stage2__steps=1), watch=QUIET)
     assert steps == ["stage1", "stage2"]
 
 
-def test_the_teacher_bank_spares_stage_two_the_frozen_passes(tiny_sd, tmp_path, monkeypatch):
-    passes = []
-    original = Loop._optimiser_step
+def test_the_teacher_bank_spares_stage_two_the_frozen_passes(tiny_sd, tmp_path):
+    passes, step = {"stage1": [], "stage2": []}, []
 
-    def watch(loop, stage):
-        hook = loop.run.model.unet.register_forward_hook(
-            lambda *_: passes.append((stage.name, torch.is_grad_enabled()))
-        )
-        original(loop, stage)
-        hook.remove()
+    def load(settings, accelerator):
+        model = load_model(settings, accelerator)
+        model.unet.register_forward_hook(lambda *_: step.append(torch.is_grad_enabled()))
+        return model
 
-    monkeypatch.setattr(Loop, "_optimiser_step", watch)
+    def watch(stage, _):
+        passes[stage] += step
+        step.clear()
+
     settings = small_settings(tmp_path, tiny_sd, run__teacher_bank=True, run__checkpointing_steps=1,
                               run__checkpoints_total_limit=0)  # fmt: skip
-    whole = train(settings, say=str).artifact
-    assert passes.count(("stage1", False)) == 3 and ("stage2", False) not in passes
+    whole = train(settings, load=load, watch=Said(on_step=watch)).artifact
+    # with the concept, and of stage two's own the class prompt with adapters
+    assert passes == {"stage1": [False, True] * 3, "stage2": [True, True] * 3}
     kept = str(tmp_path / "out/checkpoints/pic/step_000002.safetensors")
     changes = {"run__resume_from_checkpoint": kept, "run__output_dir": str(tmp_path / "again")}
-    again = train(small_settings(tmp_path, tiny_sd, run__teacher_bank=True, **changes), say=str).artifact
+    again = train(small_settings(tmp_path, tiny_sd, run__teacher_bank=True, **changes), watch=QUIET).artifact
     assert torch.equal(again.embedding, whole.embedding)
 
 
@@ -298,7 +300,7 @@ def test_a_longer_stage_two_sees_fresh_samples_when_the_bank_is_used_up(tiny_sd,
         return draws
 
     monkeypatch.setattr(Loop, "_draw", watch)
-    train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=5), say=str)
+    train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=5), watch=QUIET)
     assert [known for known, _ in drawn] == [True] * 4 + [False]
     a, b, again_a, again_b, fresh = (noise for _, noise in drawn)
     assert (a, b) == (again_a, again_b) and len({*a, *b, *fresh}) == 12

@@ -1,13 +1,23 @@
 """Prompts with concepts: where slots land, and that writing them in equals an embedding table that holds them."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from tinymodels import CONCEPT_WIDTH, MAX_LENGTH, hashed, tiny_models, tiny_tokenizer
 
 from singleinsert.errors import InputError
-from singleinsert.models.text import check_words, encode, split_at_placeholders, tokenize, word_embeddings
+from singleinsert.models.text import (
+    Slot,
+    TokenizedPrompt,
+    check_words,
+    encode,
+    lookup,
+    split_at_placeholders,
+    tokenize,
+    word_embeddings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +126,46 @@ def test_words_that_cannot_work_are_refused(placeholder, class_word, message):
     with pytest.raises(InputError, match=message):
         check_words(tiny_tokenizer(), placeholder, class_word)
     check_words(tiny_tokenizer(), "*", "baseball cap")
+
+
+def t5() -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    return T5EncoderModel(T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4))
+
+
+def gemma() -> Any:
+    from transformers import Gemma2Config, Gemma2Model
+
+    return Gemma2Model(
+        Gemma2Config(
+            vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=8,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("build", [t5, gemma])
+def test_other_encoders_read_the_vector_as_if_their_table_held_it(build, dtype):
+    """T5's forward calls another module than get_input_embeddings() gives; Gemma scales what its table says."""
+    torch.manual_seed(0)
+    encoder = build().to(dtype).eval().requires_grad_(False)
+    vectors = hashed((2, CONCEPT_WIDTH), 5).requires_grad_()
+    prompt = TokenizedPrompt(torch.tensor([[2, 7, 7, 11, 1]]), (Slot(1, "*", 0), Slot(2, "*", 1)))
+    before = lookup(encoder).weight.clone()
+    ours = encode(encoder, prompt, {"*": vectors})
+
+    holding = copy.deepcopy(encoder)
+    table = lookup(holding).weight
+    table[40:42] = vectors.detach().to(dtype)
+    table.requires_grad_()
+    reference = holding(torch.tensor([[2, 40, 41, 11, 1]]))[0]
+    assert ours.dtype == dtype and torch.equal(ours, reference)
+
+    weight = hashed(tuple(ours.shape), 6)
+    (weight * ours.float()).sum().backward()
+    (weight * reference.float()).sum().backward()
+    assert vectors.grad.abs().min() > 0
+    assert torch.allclose(vectors.grad, table.grad[40:42].float(), rtol=1e-5 if dtype == torch.float32 else 2e-2)
+    assert torch.equal(lookup(encoder).weight, before) and not lookup(encoder)._forward_hooks

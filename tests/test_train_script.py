@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from runs import draw_subject, small_values
+from runs import QUIET, draw_subject, small_values
 
 import train_singleinsert
 from singleinsert.artifact import Artifact
@@ -113,7 +113,7 @@ def assert_near(artifact, reference) -> None:
 def test_two_processes_are_one_with_the_same_batch_in_both_stages(tiny_sd, tmp_path):
     """Losses too, since AdamW would hide a gradient of the wrong scale; clipping, which sees it, is at work."""
     values = small_values(tmp_path, tiny_sd, stage1__batch_size=3, stage2__max_grad_norm=0.01)
-    reference = train(load_settings(None, None, values), say=str).artifact
+    reference = train(load_settings(None, None, values), watch=QUIET).artifact
     values["run.output_dir"] = str(tmp_path / "two")
     both = two_processes(values)
     ends = [process.communicate(timeout=300) for process in both]
@@ -125,7 +125,7 @@ def test_two_processes_are_one_with_the_same_batch_in_both_stages(tiny_sd, tmp_p
 
 def test_two_processes_both_leave_on_sigterm_and_one_goes_on(tiny_sd, tmp_path):
     values = small_values(tmp_path, tiny_sd, stage1__batch_size=3)
-    reference = train(load_settings(None, None, values), say=str).artifact
+    reference = train(load_settings(None, None, values), watch=QUIET).artifact
     values["run.output_dir"] = str(tmp_path / "two")
     both = two_processes(values)
     for line in both[0].stdout:
@@ -137,7 +137,7 @@ def test_two_processes_both_leave_on_sigterm_and_one_goes_on(tiny_sd, tmp_path):
     assert "go on with --resume_from_checkpoint latest" in ends[0][1] and "Traceback" not in ends[0][1] + ends[1][1]
 
     values["run.resume_from_checkpoint"] = "latest"
-    assert_near(train(load_settings(None, None, values), say=str).artifact, reference)
+    assert_near(train(load_settings(None, None, values), watch=QUIET).artifact, reference)
 
 
 def call(capsys, values: dict, *words: str) -> tuple[int, str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.utils import LoggerType
 from PIL import Image
-from runs import small_settings
+from runs import QUIET, Said, small_settings
 from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
@@ -22,8 +22,9 @@ from singleinsert.drawing.sheet import EDGE, TILE, _tile, mask_overlay
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from singleinsert.training.loop import Loop
+from singleinsert.training.prepare import find_material
 from singleinsert.training.progress import LossLog
-from singleinsert.training.run import find_subject, train
+from singleinsert.training.run import train
 from singleinsert.training.signals import Interrupted
 
 
@@ -57,7 +58,9 @@ def whole(tiny_sd, tmp_path_factory):
         sample__prompts=["{concept}", "{concept} in the snow"], sample__steps_interval=2,
     )  # fmt: skip
     lines = []
-    return SimpleNamespace(folder=folder, settings=settings, result=train(settings, say=lines.append), lines=lines)
+    return SimpleNamespace(
+        folder=folder, settings=settings, result=train(settings, watch=Said(lines.append)), lines=lines
+    )
 
 
 def test_what_a_run_leaves_behind(whole):
@@ -95,9 +98,9 @@ def test_the_sheet_shows_each_stages_last_samples_in_their_places(whole):
     samples = [Image.open(out / f"samples/pic_{s}_000003_{i:02d}.png") for s in ("stage1", "stage2") for i in (0, 1)]
     (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(_tile(sample)) for sample in samples)
     assert y0 == y1 < y2 == y3 and x0 == x2 < x1 == x3
-    square = find_subject(whole.settings, str)[1]
+    square = find_material(whole.settings, str).pictures[0]
     assert place(_tile(square.image)) == (y0, left := place(_tile(square.image))[1]) and left < x0
-    assert place(_tile(mask_overlay(square.image, square.mask))) == (y2, left)
+    assert place(_tile(mask_overlay(square.image, square.subjects[0].mask))) == (y2, left)
 
 
 def test_the_overlay_pales_what_the_mask_leaves_out():
@@ -113,7 +116,7 @@ def test_the_overlay_pales_what_the_mask_leaves_out():
 def test_trackers_go_on_with_the_steps_where_the_run_was_left(whole, tmp_path, tiny_sd):
     kept = str(whole.settings.output_dir / "checkpoints/pic/step_000004.safetensors")
     settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=kept, run__report_to="tensorboard")
-    train(settings, say=str)
+    train(settings, watch=QUIET)
     assert scalars(settings, "stage2/loss") == scalars(whole.settings, "stage2/loss")[1:]
     assert [step for step, _ in scalars(whole.settings, "stage1/loss")] == [1, 2, 3]
     assert [step for step, _ in scalars(settings, "stage2/loss")] == [5, 6]
@@ -134,7 +137,7 @@ def test_a_checkpoint_from_elsewhere_does_not_replace_a_finished_run(whole, tmp_
     shutil.copy(whole.settings.output_dir / "checkpoints/pic/step_000002.safetensors", kept)
     changes = {"run__resume_from_checkpoint": str(kept), "run__output_dir": str(whole.settings.output_dir)}
     with pytest.raises(InputError, match="holds another run called pic"):
-        train(small_settings(tmp_path, tiny_sd, **changes), say=str)
+        train(small_settings(tmp_path, tiny_sd, **changes), watch=QUIET)
     assert held == {path: path.read_bytes() for path in held}
 
 
@@ -144,15 +147,15 @@ def test_whatever_a_run_left_is_found_before_anything_is_trained(tmp_path, tiny_
     settings.output_dir.mkdir()
     (settings.output_dir / f"pic{left}").touch()
     with pytest.raises(InputError, match="holds another run called pic"):
-        train(settings, say=str)
+        train(settings, watch=QUIET)
     if left == "_sheet.png":  # stopped before the clients' files were written
         (settings.output_dir / "pic_artifact.safetensors").touch()
         for again in ("", "latest"):
             stopped = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=again)
             with pytest.raises(InputError, match=r"python -m singleinsert.export .*pic_artifact.safetensors$"):
-                train(stopped, say=str)
+                train(stopped, watch=QUIET)
     with pytest.raises(ConfigError, match="cannot name a concept"):
-        train(small_settings(tmp_path, tiny_sd, run__output_name="p*c"), say=str)
+        train(small_settings(tmp_path, tiny_sd, run__output_name="p*c"), watch=QUIET)
 
 
 def test_a_config_written_by_hand_is_not_replaced(tmp_path, tiny_sd):
@@ -163,21 +166,21 @@ def test_a_config_written_by_hand_is_not_replaced(tmp_path, tiny_sd):
     for text in ("[stage1]\nsteps = 1  # as told\n", "not toml"):
         mine.write_text(text)
         with pytest.raises(InputError, match="pic_config.toml was not written by a run"):
-            train(settings, say=str)
+            train(settings, watch=QUIET)
         assert mine.read_text() == text
     mine.write_text(to_toml(small_settings(tmp_path, tiny_sd)))
-    train(settings, say=str)
+    train(settings, watch=QUIET)
     assert load_settings(None, mine, {}) == settings
 
 
 def test_the_config_of_a_resumed_run_can_be_fed_back(whole, tmp_path, tiny_sd):
     kept = str(whole.settings.output_dir / "checkpoints/pic/step_000004.safetensors")
     settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=kept)
-    train(settings, say=str)
+    train(settings, watch=QUIET)
     changes = {"run.output_dir": str(tmp_path / "anew"), "run.seed": 3}
     again = load_settings(None, settings.output_dir / "pic_config.toml", changes)
     assert not again.run.resume_from_checkpoint
-    train(again, say=str)
+    train(again, watch=QUIET)
 
 
 def test_a_residual_that_starts_far_from_the_class_word_is_told(tmp_path, tiny_sd):
@@ -185,7 +188,7 @@ def test_a_residual_that_starts_far_from_the_class_word_is_told(tmp_path, tiny_s
     for std, told in ((1.0, 1), (0.001, 0)):
         lines = list[str]()
         settings = small_settings(tmp_path / str(std), tiny_sd, concept__init_std=std, **changes)
-        train(settings, say=lines.append)
+        train(settings, watch=Said(lines.append))
         assert sum("starts far from 'face'" in line for line in lines) == told
 
 
@@ -208,7 +211,7 @@ def test_wandb_is_told_which_run_goes_on(tmp_path, tiny_sd, monkeypatch):
     monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.WANDB])
     changes = {"run__report_to": "wandb", "run__checkpointing_steps": 1, "stage1__steps": 2, "stage2__steps": 0}
     for folder, more in (("a", {}), ("a", {"run__resume_from_checkpoint": "latest"}), ("b", {})):
-        train(small_settings(tmp_path / folder, tiny_sd, **changes, **more), say=str)
+        train(small_settings(tmp_path / folder, tiny_sd, **changes, **more), watch=QUIET)
     first, second, third = (options["id"] for options in told)
     assert first == second != third and first.startswith("pic-") and told[1]["resume"] == "allow"
 
@@ -233,7 +236,7 @@ def test_resuming_gives_the_same_numbers_across_the_stage_switch(whole, tmp_path
     shutil.copy(whole.settings.output_dir / f"checkpoints/pic/step_{step:06d}.safetensors", kept)
     settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=str(kept))
     lines = []
-    assert_same(train(settings, say=lines.append).artifact, whole.result.artifact)
+    assert_same(train(settings, watch=Said(lines.append)).artifact, whole.result.artifact)
     assert str(table(settings)) == str(table(whole.settings))  # to the last digit
     assert any(line.startswith("going on from") for line in lines)
 
@@ -243,20 +246,35 @@ def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_s
     settings = small_settings(tmp_path, tiny_sd)
     before = signal.getsignal(signum)
     with pytest.raises(Interrupted, match="after stage1 step 1, .*go on with --resume_from_checkpoint latest") as stop:
-        train(settings, say=lambda line: os.kill(os.getpid(), signum) if "first step" in line else None)
+        train(settings, watch=Said(lambda line: os.kill(os.getpid(), signum) if "first step" in line else None))
     assert stop.value.exit_code == 128 + signum
     assert capsys.readouterr().err.count("finishing the step to save it; once more leaves at once") == 1
     assert signal.getsignal(signum) == before
     assert not (settings.output_dir / "pic_artifact.safetensors").exists()
     with pytest.raises(InputError, match="holds another run called pic"):
-        train(settings, say=str)
+        train(settings, watch=QUIET)
     resumed = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest")
-    assert_same(train(resumed, say=str).artifact, whole.result.artifact)
+    assert_same(train(resumed, watch=QUIET).artifact, whole.result.artifact)
+
+
+def test_a_watch_that_asks_for_it_stops_the_run_which_can_go_on(whole, tmp_path, tiny_sd):
+    class Stopping(Said):
+        told = 0
+
+        def asked_to_stop(self):
+            return self.told
+
+    watch = Stopping(on_step=lambda stage, step: setattr(watch, "told", 2 if (stage, step) == ("stage2", 1) else 0))
+    with pytest.raises(Interrupted, match="after stage2 step 1") as stop:
+        train(small_settings(tmp_path, tiny_sd), watch=watch)
+    assert stop.value.exit_code == 130
+    resumed = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest")
+    assert_same(train(resumed, watch=QUIET).artifact, whole.result.artifact)
 
 
 def test_latest_without_a_checkpoint_begins(whole, tmp_path, tiny_sd):
     settings, lines = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint="latest"), list[str]()
-    assert_same(train(settings, say=lines.append).artifact, whole.result.artifact)
+    assert_same(train(settings, watch=Said(lines.append)).artifact, whole.result.artifact)
     assert any(line.startswith("no checkpoint in") and line.endswith("beginning anew") for line in lines)
     assert not any("no checkpoint" in line for line in whole.lines)
 
@@ -274,7 +292,7 @@ def test_latest_without_a_checkpoint_begins(whole, tmp_path, tiny_sd):
 def test_what_saves_memory_changes_no_number(whole, tmp_path, tiny_sd, changes):
     """Up to the order of summation; Adam turns a rounding error in a gradient near 0 into a part of its step."""
     assert_same(
-        train(small_settings(tmp_path, tiny_sd, **changes), say=str).artifact, whole.result.artifact, exact=False
+        train(small_settings(tmp_path, tiny_sd, **changes), watch=QUIET).artifact, whole.result.artifact, exact=False
     )
 
 
@@ -293,7 +311,7 @@ def test_mixed_precision_casts_the_frozen_weights_and_follows_float32(whole, tmp
 
     monkeypatch.setattr(Loop, "_optimiser_step", watch)
     settings = small_settings(tmp_path, tiny_sd, run__mixed_precision=precision)
-    artifact = train(settings, say=str).artifact
+    artifact = train(settings, watch=QUIET).artifact
     assert seen == {"frozen": {torch.bfloat16 if precision == "bf16" else torch.float16}, "trained": {torch.float32}}
     ours, reference = ([row["loss"] for row in table(s)] for s in (settings, whole.settings))
     assert ours == pytest.approx(reference, rel=0.05)
@@ -305,7 +323,7 @@ def test_a_scaled_loss_that_overflows_skips_the_step_and_halves_the_scale(tmp_pa
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
     monkeypatch.setattr("torch.amp.GradScaler", lambda device: scaler)
     settings = small_settings(tmp_path, tiny_sd, run__mixed_precision="fp16", stage1__steps=2, stage2__steps=0)
-    train(settings, say=str)
+    train(settings, watch=QUIET)
     assert scaler.get_scale() == 2.0**38
 
 
@@ -330,8 +348,8 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
          {"run__resume_from_checkpoint": latest, "stage2__learning_rate": 0.1}),
         (ConfigError, "is of another picture or mask", {"run__resume_from_checkpoint": latest, "data__crop": "pad"}),
         (ConfigError, "stage1.semantic_weight has no effect", {"stage1__semantic_weight": 1.0}),
-        (ConfigError, "stage2.antithetic_noise has no effect while", {"stage2__antithetic_noise": True}),
-        (ConfigError, "'to_z' names no layer of the unet", {"adapter__unet_targets": ["to_z"]}),
+        (ConfigError, "stage2.stratified_timesteps has no effect while", {"stage2__stratified_timesteps": True}),
+        (ConfigError, "'to_z' names no layer of the unet", {"adapter__denoiser_targets": ["to_z"]}),
         (InputError, "class word 'ü' is unknown", {"data__class_word": "ü"}),
         (InputError, "placeholder 'cat' is a word", {"data__placeholder_token": "cat"}),
         (InputError, "prompt too long", {"sample__prompts": ["a " * 40 + "*"]}),
@@ -341,7 +359,7 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
             settings = small_settings(tmp_path, tiny_sd, run__resume_from_checkpoint=latest)
             Image.open(image).rotate(180).save(image)
         with pytest.raises(error, match=message) as raised:
-            train(settings, say=str)
+            train(settings, watch=QUIET)
         assert "\n" not in str(raised.value)
         assert not [path for path in other.output_dir.rglob("*") if path.is_file()], message
     assert held == {path: path.read_bytes() for path in held}
@@ -352,7 +370,7 @@ def test_a_name_that_is_a_word_is_told_before_anything_is_done(tmp_path, tiny_sd
     for name, told in (("cat", 1), ("zorkxy", 0)):
         settings, lines = small_settings(tmp_path, tiny_sd, run__output_name=name, data__image="none.png"), list[str]()
         with pytest.raises(InputError, match="picture not found"):
-            train(settings, say=lines.append)
+            train(settings, watch=Said(lines.append))
         assert len(lines) == told and all(f"note: '{name}' is a word of CLIP's vocabulary" in line for line in lines)
 
 
@@ -387,10 +405,10 @@ def test_other_models_concepts_and_stages(make_tiny_sd, tmp_path):
     settings = small_settings(
         tmp_path, make_tiny_sd("v_prediction", "sd2"), data__class_word="baseball cap", data__placeholder_token="(*)",
         concept__type="vector", concept__residual=True, concept__num_vectors=3, concept__init_std=0.0,
-        stage1__steps=0, stage2__objective="full_image", stage2__trains=["unet"], stage2__semantic_weight=0.0,
+        stage1__steps=0, stage2__objective="full_image", stage2__trains=["denoiser"],
         sample__prompts=["{concept} in the snow"], sample__images_per_prompt=2,
     )  # fmt: skip
-    artifact = train(settings, say=str).artifact
+    artifact = train(settings, watch=QUIET).artifact
     assert (artifact.base.family, artifact.base.prediction_type) == ("sd2", "v_prediction")
     assert set(artifact.lora) == {"unet"} and artifact.metadata["steps"] == {"stage2": 3}
     # the concept did not train: its vectors are the tokens of "baseball cap", and the first of them again

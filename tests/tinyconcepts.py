@@ -12,7 +12,7 @@ from tinymodels import CONCEPT_WIDTH, hashed
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
-from singleinsert.models.families.sd import StableDiffusion
+from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -20,10 +20,10 @@ TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 CREATED = 1_700_000_000
 
 
-def inject_lora(model: StableDiffusion, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
+def inject_lora(model: Family, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
     """The training core's own adapters in ``model``, with both matrices of every layer set by formula."""
-    options = AdapterOptions({"unet": UNET_TARGETS, "text_encoder": text_targets}, rank, alpha)
-    adapters = LoraAdapters.inject(model.parts, options, torch.Generator())
+    targets = {model.denoiser_part: UNET_TARGETS} | dict.fromkeys(model.text_parts, text_targets)
+    adapters = LoraAdapters.inject(model.adapted_parts, AdapterOptions(targets, rank, alpha), torch.Generator())
     with torch.no_grad():
         for key, parameter in adapters.named_parameters():
             parameter.copy_(0.3 * hashed(tuple(parameter.shape), zlib.crc32(f"{name}.{key}".encode())))
@@ -57,7 +57,11 @@ def make_concept(
     state = inject_lora(model, name, rank, alpha, text_targets).state().lora if lora else {}
     return Artifact.of_one_concept(
         name=name, placeholder="*", class_word=class_word,
-        embeddings=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())), lora=state,
+        embeddings={
+            part: hashed((num_vectors, width), zlib.crc32(name.encode()) + i)
+            for i, (part, width) in enumerate(model.embedding_widths.items())
+        },
+        lora=state,
         base=BaseInfo(model.name, model.model_name, model.schedule.prediction_type, model.source),
         metadata={
             "created": CREATED, "resolution": 32, "seed": 7, "steps": {"stage1": 5, "stage2": 10},

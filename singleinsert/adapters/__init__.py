@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 ADAPTERS = {
     "lora": ("singleinsert.adapters.lora", "LoraAdapters"),
     "full": ("singleinsert.adapters.full", "FullAdapters"),
+    "kv": ("singleinsert.adapters.kv", "KeyValueAdapters"),
+    "svd": ("singleinsert.adapters.svd", "SpectralAdapters"),
 }
 """Kinds of adapters, by the name that settings have for them: module and class. Imported when one is wanted."""
 

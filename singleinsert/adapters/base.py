@@ -18,6 +18,15 @@ Targets = Mapping[str, Sequence[str]]
 """Ends of the paths of the layers to change, by part of the model; () leaves a part alone."""
 
 
+EVERYTHING = ("*",)
+"""As a part's targets: every parameter of it, for adapters that can change any."""
+ATTENTION: Mapping[str, tuple[str, ...]] = {
+    "denoiser": ("to_q", "to_k", "to_v", "to_out.0"),
+    "text": ("q_proj", "k_proj", "v_proj", "out_proj"),
+}
+"""All attention layers of diffusers' denoisers and transformers' text encoders, by role."""
+
+
 @dataclass(frozen=True)
 class AdapterOptions:
     """What an adapter may be told.
@@ -41,6 +50,8 @@ class Adapters(ABC):
     """
 
     kind: ClassVar[str]
+    own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = ATTENTION
+    """Layers that it changes where the settings name none, by role."""
 
     parts: dict[str, nn.Module] = field(default_factory=dict)
 
@@ -54,6 +65,12 @@ class Adapters(ABC):
         Raises:
             ConfigError: a target that names no layer, one line.
         """
+
+    @classmethod
+    def check(cls, parts: Mapping[str, nn.Module], targets: Targets) -> None:
+        """ConfigError where a target names no layer, before anything has trained."""
+        for part, names in targets.items():
+            target_paths(parts[part], part, names)
 
     @abstractmethod
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -109,12 +126,6 @@ def target_paths(model: nn.Module, part: str, targets: Sequence[str]) -> list[st
             known = sorted({path.split(".")[-1] for path in layers if not path[-1].isdigit()} | {"to_out.0"})
             raise ConfigError(f"adapter targets: {target!r} names no layer of the {part}; there are {', '.join(known)}")
     return [path for path in layers if any(_matches(path, target) for target in targets)]
-
-
-def check_targets(parts: Mapping[str, nn.Module], targets: Targets) -> None:
-    """ConfigError where a target names no layer, before anything has trained."""
-    for part, names in targets.items():
-        target_paths(parts[part], part, names)
 
 
 def _matches(path: str, target: str) -> bool:

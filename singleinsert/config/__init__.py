@@ -11,6 +11,7 @@ from singleinsert.config.fields import (
     RunSettings,
     SampleSettings,
     SaveSettings,
+    SceneSettings,
     Settings,
     StageSettings,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "RunSettings",
     "SampleSettings",
     "SaveSettings",
+    "SceneSettings",
     "Settings",
     "StageSettings",
     "keys_declared",

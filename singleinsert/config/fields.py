@@ -150,16 +150,18 @@ class ConceptSettings:
 class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora", "full"] = setting(
-        "lora", "kind of adapter: lora; full: the weights themselves, exported as a LoRA of network_dim"
-    )
+    type: Literal["lora", "full", "kv", "svd"] = setting(
+        "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
+        "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
+        "network_dim",
+    )  # fmt: skip
     network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
     network_alpha: float = setting(4.0, "scale: the update counts alpha / rank times", minimum=1e-3)
     denoiser_targets: tuple[str, ...] = setting(
-        ("to_q", "to_k", "to_v", "to_out.0"), "layers of the denoiser, by the end of their path"
+        (), "layers of the denoiser, by the end of their path; empty: the adapter's own, for lora all attention layers"
     )
     text_targets: tuple[str, ...] = setting(
-        ("q_proj", "k_proj", "v_proj", "out_proj"), "layers of the text encoders, by the end of their path"
+        (), "layers of the text encoders, by the end of their path; empty: the adapter's own"
     )
 
 
@@ -173,8 +175,10 @@ class StageSettings:
     )
     learning_rate: float = setting(1e-4, "learning rate", minimum=0, maximum=10)
     trains: tuple[Role, ...] = setting(("concept",), "what trains: concept, denoiser, text")
-    objective: Literal["singleinsert", "full_image"] = setting(
-        "singleinsert", "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask"
+    objective: Literal["singleinsert", "full_image", "break_a_scene"] = setting(
+        "singleinsert",
+        "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask; break_a_scene: the same "
+        "losses on the union of the subjects that a prompt names, and a loss on where their handles look",
     )
     foreground_weight: float = setting(1.0, "weight of the foreground loss", minimum=0)
     background_weight: float = setting(1.0, "weight of the background loss, gamma in the paper", minimum=0)
@@ -183,6 +187,20 @@ class StageSettings:
     min_snr_gamma: float = setting(0.0, "Min-SNR clamp, in place of loss_space; 0: off", minimum=0)
     mask_normalization: MaskNormalization = setting(
         "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
+    )
+    attention_weight: float = setting(
+        0.01, "break_a_scene: weight of the loss on the handles' cross-attention", minimum=0
+    )
+    attention_loss: Literal["mse_max", "cross_entropy", "mass"] = setting(
+        "mse_max", "break_a_scene: mse_max, the paper's, map by its own maximum against the mask; cross_entropy, "
+        "handles compete for each point; mass, most of a handle's attention lies on its subject, and there is some",
+    )  # fmt: skip
+    attention_level: int = setting(
+        4, "break_a_scene: attention is read where the latents' side is divided by this, at 16 x 16 for 512 px",
+        minimum=1, maximum=64,
+    )  # fmt: skip
+    class_attention_weight: float = setting(
+        0.0, "break_a_scene: weight of the wish that a handle is looked at as much as its class word", minimum=0
     )
     timestep_importance: float = setting(
         0.0, "draw timesteps as often as the loss weighs them, to this power, and count them that much less; 0: "
@@ -198,6 +216,32 @@ class StageSettings:
         "constant", "course of the learning rate, by diffusers' names"
     )
     lr_warmup_steps: int = setting(0, "steps until the full learning rate", minimum=0)
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How several concepts of a picture are trained together. With one concept none of this is looked at."""
+
+    subset: Literal["size", "subset", "one", "all"] = setting(
+        "size", "which subjects a sample names: size, how many is drawn first (Break-A-Scene); subset, any subset as "
+        "likely as any other; one; all",
+    )  # fmt: skip
+    prompt: str = setting(
+        "a photo of {concepts}", "training prompt; {concepts} are the named subjects' phrases, joined"
+    )
+    phrase: str = setting("a {placeholder} {class_word}", "how a subject is named; the paper's is {placeholder} alone")
+    joiner: str = setting(" and ", "what stands between two phrases")
+    flip: bool = setting(False, "also learn from the mirrored picture, as the paper's code; it mixes up left and right")
+    mixes: int = setting(
+        0, "pictures made of the subjects' cut-outs, moved and scaled, that are learnt from as well", minimum=0,
+        maximum=256,
+    )  # fmt: skip
+    mix_share: float = setting(0.3, "share of the samples that see such a picture", minimum=0, maximum=1)
+    collection: int = setting(
+        0, "learn from this many pictures of random subsets on plain colours in place of the picture itself: how the "
+        "paper makes its baselines a collection",
+        minimum=0, maximum=256,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -298,6 +342,7 @@ class Settings:
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     stage1: StageSettings = field(default_factory=StageSettings)
     stage2: StageSettings = STAGE2
+    scene: SceneSettings = field(default_factory=SceneSettings)
     run: RunSettings = field(default_factory=RunSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     save: SaveSettings = field(default_factory=SaveSettings)

@@ -184,8 +184,9 @@ def _nearest_key(key: str, known: list[str]) -> str:
 def checked_value(key: str, value: Any, where: str = "") -> Any:
     """``value`` in the type of ``key``. ConfigError where it is of another type or out of range."""
     field, hint = declaration(key, where)
-    if field.metadata["several"] and isinstance(value, str):
-        value = (value,) if value else ()
+    if field.metadata["several"] and isinstance(value, str | list | tuple):
+        # an empty text, such as a shell's unset variable, names nothing, and not this folder
+        value = [item for item in ((value,) if isinstance(value, str) else value) if item != ""]
     value = _typed(f"{_at(where)}{key}", value, hint)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
@@ -200,15 +201,13 @@ def parse_value(key: str, text: str) -> Any:
     What does not parse comes back as the text, for :func:`checked_value` to refuse by name.
     """
     field, hint = declaration(key)
-    if field.metadata["several"] and not text.startswith("["):
-        return text
-    is_list = get_origin(hint) is tuple
+    is_list, several = get_origin(hint) is tuple, field.metadata["several"]
     item = get_args(hint)[0] if is_list else hint
     is_text = item is str or get_origin(item) is Literal
-    bare = is_list and not text.startswith("[")
+    bare = is_list and not several and not text.startswith("[")
     if bare and is_text:
         return [part.strip() for part in text.split(",") if part.strip()]
-    if not is_list and is_text and not text.startswith(('"', "'")):
+    if is_text and (several or not is_list) and not text.startswith(('"', "'", "[") if several else ('"', "'")):
         return text
     try:
         return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]

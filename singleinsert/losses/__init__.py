@@ -7,11 +7,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+from singleinsert.losses.break_a_scene import BreakAScene
 from singleinsert.losses.diffusion import Attention, LossSpace, Views
 from singleinsert.losses.full_image import FullImage
 from singleinsert.losses.singleinsert import SingleInsert
 
-__all__ = ["OBJECTIVES", "Attention", "FullImage", "Objective", "SingleInsert", "Views", "all_terms"]
+__all__ = ["OBJECTIVES", "Attention", "BreakAScene", "FullImage", "Objective", "SingleInsert", "Views", "all_terms"]
 
 
 class Objective(Protocol):
@@ -34,8 +35,12 @@ class Objective(Protocol):
         """The frozen model's prediction is needed."""
 
     @property
+    def needs_attention(self) -> bool:
+        """Cross-attention is to be read in the pass with the concepts."""
+
+    @property
     def attention_level(self) -> int:
-        """The cross-attention layers to read have the latents' side divided by this; 0 reads none."""
+        """The layers to read have the latents' side divided by this."""
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
         """Weighted terms (b,) that depend on ``views.x0_concept``."""
@@ -49,4 +54,8 @@ def all_terms(objective: Objective, views: Views) -> dict[str, Tensor]:
     return {**objective.concept_terms(views), **objective.class_terms(views)}
 
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"singleinsert": SingleInsert, "full_image": FullImage}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "singleinsert": SingleInsert,
+    "full_image": FullImage,
+    "break_a_scene": BreakAScene,
+}

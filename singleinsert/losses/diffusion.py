@@ -23,7 +23,7 @@ class Attention:
     Attributes:
         maps: (b, N, h, w) probabilities of each handle's tokens, the mean over heads, layers and the handle's tokens;
             with a graph. 0 where a sample does not name the handle.
-        rest: (b, h, w) the same for all other tokens but the first (the start token), summed.
+        rest: (b, h, w) the mean over all other tokens but the first (the start token).
         masks: (b, N, h, w) each handle's mask in [0, 1] at the maps' size.
         named: (b, N) 1 where the sample's prompt names the handle, else 0.
         class_maps: (b, N, h, w) the maps of each handle's class word, 0 where the prompt does not hold it.

@@ -18,6 +18,7 @@ class FullImage:
 
     needs_class = False
     needs_frozen = False
+    needs_attention = False
     attention_level = 0
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:

@@ -32,6 +32,10 @@ class SingleInsert:
     attention_level = 0
 
     @property
+    def needs_attention(self) -> bool:
+        return False
+
+    @property
     def needs_class(self) -> bool:
         """Does it look at the TUNED model's prediction for the class prompt?"""
         return self.semantic_weight != 0

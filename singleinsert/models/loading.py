@@ -89,8 +89,16 @@ def _family_on_hub(source: str, revision: str | None) -> type[Family]:
 
 
 def _hub_error(source: str | Path, error: Exception, otherwise: str) -> ModelError:
-    """One line for what diffusers, transformers or the hub's client raised."""
-    if any(sign in str(error) for sign in ("cached locally", "cached files", "LocalEntryNotFound", "offline")):
+    """One line for what diffusers, transformers or the hub's client raised.
+
+    diffusers says of a file that could not be asked for that it is not there: what was raised before tells.
+    """
+    raised: BaseException | None = error
+    said = ""
+    while raised is not None:
+        said += f"{type(raised).__name__}: {raised} "
+        raised = raised.__cause__ or raised.__context__
+    if any(sign in said for sign in ("cached locally", "cached files", "LocalEntryNotFound", "offline")):
         return ModelError(
             f"{source}: the hub was not reached, and the model is not in its cache: give a folder in diffusers' "
             "layout or a .safetensors file, or go online (without HF_HUB_OFFLINE)"

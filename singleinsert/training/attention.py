@@ -39,7 +39,7 @@ def read_attention(
     x_t: Tensor,
 ) -> Iterator[Reading]:
     """Within it, one call of the denoiser is read, with its graph, at the level that the objective names."""
-    if not objective.attention_level:
+    if not objective.needs_attention:
         yield Reading()
         return
     with model.read_probabilities((x_t.shape[-2], x_t.shape[-1]), objective.attention_level) as reader:
@@ -62,7 +62,7 @@ def attention_of(
         tokens = handle_tokens(model, book, prompt)
         taken = {0} | {place for own, words in tokens.values() for place in (*own, *words)}
         others = [place for place in range(row.shape[-1]) if place not in taken]
-        rest.append(row[..., others].sum(dim=-1))
+        rest.append(row[..., others].mean(dim=-1))
         maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[0], nothing) for h in handles]))
         class_maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[1], nothing) for h in handles]))
         shown = pictures[prompt.picture].fine_masks

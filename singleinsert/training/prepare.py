@@ -1,7 +1,8 @@
-"""From settings to what trains: pictures with their subjects, masks and descriptions; and what the model makes of them."""
+"""From settings to what trains: pictures with subjects, masks and descriptions, and what the model makes of them."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image, ImageChops
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
 from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.pictures import (
     Picture,
     area_resample,
@@ -28,7 +30,7 @@ from singleinsert.masks.batch import list_pictures
 from singleinsert.masks.cleanup import cut_away, union
 from singleinsert.masks.collection import INDEX, load_masks
 from singleinsert.models.family import Family
-from singleinsert.training.prompting import OneSubject, Prompting, UnionSampling, Words, one_subject_in_each
+from singleinsert.training.prompting import OneSubject, Prompting, Shown, UnionSampling, Words, one_subject_in_each
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.step import EncodedPicture
 from singleinsert.training.texts import ConceptSet
@@ -39,13 +41,15 @@ class Material:
     """What a run learns from, before any model is loaded.
 
     Attributes:
-        handles: the run's concepts, in order. pictures: at least one.
+        handles: the run's concepts, in order. pictures: at least one; those that were given come first.
+        shown: with several concepts, how often and how each picture is drawn.
         found: the mask of every subject of every picture, as it was found; not for the background.
     """
 
     handles: tuple[Handle, ...]
     pictures: tuple[TrainingPicture, ...]
     found: tuple[MaskResult, ...]
+    shown: tuple[Shown, ...] = ()
 
     @property
     def class_words(self) -> dict[str, str]:
@@ -77,7 +81,12 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
             say(f"described as: {pictures[-1].description}")
     if data.learn_background:
         handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
-    return Material(handles, tuple(pictures), tuple(found))
+    shown: list[Shown] = []
+    if not one_subject_in_each(pictures):
+        pictures, shown = expand_scene(settings, pictures)
+        if len(handles) > FEW:
+            say(f"{len(handles)} concepts share the steps: for as many looks at each as {FEW} have, raise stageN.steps")
+    return Material(handles, tuple(pictures), tuple(found), tuple(shown))
 
 
 def picture_paths(given: Sequence[str]) -> list[Path]:
@@ -107,6 +116,8 @@ def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
 
 MOST = 8
 """Concepts of one run."""
+FEW = 4
+"""More than these see little of each other in the paper's number of steps (its section 5)."""
 
 
 def find_masks_of(
@@ -230,11 +241,30 @@ def make_prompting(settings: Settings, material: Material) -> Prompting:
     if one_subject_in_each(material.pictures):
         descriptions = tuple(picture.description for picture in material.pictures)
         return OneSubject(settings.run.seed, material.handles[0], descriptions, Words(data.prompt, data.class_prompt))
+    scene = settings.scene
     return UnionSampling(
-        settings.run.seed,
-        {handle.name: handle for handle in material.handles},
-        tuple(picture.handles for picture in material.pictures),
-    )
+        settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,
+        scene.phrase, scene.prompt, scene.joiner,
+    )  # fmt: skip
+
+
+def expand_scene(settings: Settings, pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[Shown]]:
+    """The pictures of a scene with those that are made out of them, each with how often and how it is drawn."""
+    scene, seed = settings.scene, settings.run.seed
+    if scene.collection:
+        made = [
+            part for i, picture in enumerate(pictures)
+            for part in make_collection(picture, scene.collection, random.Random(f"{seed}/collection/{i}"))
+        ]  # fmt: skip
+        return made, [Shown(picture.handles, whole=True) for picture in made]
+    originals = [each for picture in pictures for each in ((picture, mirrored(picture)) if scene.flip else (picture,))]
+    mixes = [
+        part for i, picture in enumerate(pictures)
+        for part in make_mixes(picture, scene.mixes, random.Random(f"{seed}/mixes/{i}"))
+    ]  # fmt: skip
+    share = scene.mix_share if mixes else 0.0
+    shown = [Shown(picture.handles, (1 - share) / len(originals)) for picture in originals]
+    return originals + mixes, shown + [Shown(picture.handles, share / len(mixes), whole=True) for picture in mixes]
 
 
 def make_concepts(settings: Settings, model: Family, material: Material, say: Callable[[str], None]) -> ConceptSet:

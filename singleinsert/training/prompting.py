@@ -97,54 +97,78 @@ class OneSubject:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """A picture as union sampling sees it.
+
+    Attributes:
+        handles: of its subjects. weight: how often it is drawn, against the others'. whole: every subject is named
+            whenever it is drawn, as in a collage, which was made of the subset that it shows.
+    """
+
+    handles: tuple[str, ...]
+    weight: float = 1.0
+    whole: bool = False
+
+
+@dataclass(frozen=True)
 class UnionSampling:
     """Break-A-Scene: each sample draws a picture, then a random subset of its subjects, in random order.
 
     The paper draws the size uniformly and then the subset (section 3.2; ``1 / (N C(N, k))`` for a subset of k of N).
 
     Attributes:
-        pictures: handles that each picture shows. subset: "size" as the paper; "subset", uniform over all non-empty
-            subsets; "one", a single subject; "all".
-        phrase: how a subject is named, such as "{placeholder} {class_word}" (the paper: "{placeholder}").
+        subset: "size" as the paper; "subset", uniform over all non-empty subsets; "one", a single subject; "all".
+        phrase: how a subject is named, such as "a {placeholder} {class_word}" (the paper: "{placeholder}").
         template: what the joined phrases are put into in the place of "{concepts}".
     """
 
     seed: int
     handles: Mapping[str, Handle]
-    pictures: tuple[tuple[str, ...], ...]
+    pictures: tuple[Shown, ...]
     subset: str = "size"
-    phrase: str = "{placeholder} {class_word}"
+    phrase: str = "a {placeholder} {class_word}"
     template: str = "a photo of {concepts}"
     joiner: str = " and "
 
     def at(self, stage: str, sample: int) -> StepPrompt:
         generator = named_generator(self.seed, stage, "subjects", sample)
-        picture = int(torch.randint(0, len(self.pictures), (1,), generator=generator))
+        weights = torch.tensor([picture.weight for picture in self.pictures], dtype=torch.float64)
+        picture = int(torch.multinomial(weights, 1, generator=generator))
         shown = self.pictures[picture]
-        order = torch.randperm(len(shown), generator=generator).tolist()
-        size = int(torch.randint(1, len(shown) + 1, (1,), generator=generator))
-        if self.subset == "one":
-            size = 1
-        elif self.subset == "all":
-            size = len(shown)
-        elif self.subset == "subset":
-            code = int(torch.randint(1, 2 ** len(shown), (1,), generator=generator))
-            order = [i for i in order if code >> i & 1]
-            size = len(order)
-        return self._prompt(picture, [shown[i] for i in order[:size]])
+        order = torch.randperm(len(shown.handles), generator=generator).tolist()
+        chosen = order if shown.whole else _subset(order, self.subset, generator)
+        return self._prompt(picture, [shown.handles[i] for i in chosen])
 
     def all_prompts(self) -> Sequence[StepPrompt]:
-        """The longest prompt of each picture, and each subject alone."""
-        return [self._prompt(i, shown) for i, shown in enumerate(self.pictures)] + [
-            self._prompt(i, [handle]) for i, shown in enumerate(self.pictures) for handle in shown
-        ]
+        """Everything that each picture shows, and each subject alone."""
+        found = []
+        for i, shown in enumerate(self.pictures):
+            found.append(self._prompt(i, shown.handles))
+            found += [] if shown.whole else [self._prompt(i, [handle]) for handle in shown.handles]
+        return found
 
     def _prompt(self, picture: int, names: Sequence[str]) -> StepPrompt:
         chosen = [self.handles[name] for name in names]
         told = self.joiner.join(fill(self.phrase, handle.placeholder, handle.class_word) for handle in chosen)
-        plain = self.joiner.join(f"a {handle.class_word}" for handle in chosen)
+        plain = self.joiner.join(_without_placeholder(self.phrase, handle.class_word) for handle in chosen)
         prompt, class_prompt = (self.template.replace("{concepts}", words) for words in (told, plain))
         return StepPrompt(picture, tuple(names), prompt, class_prompt, class_prompt)
+
+
+def _subset(order: list[int], kind: str, generator: torch.Generator) -> list[int]:
+    """Some of ``order``, which is random already, at least one."""
+    number = len(order)
+    if kind == "subset":
+        code = int(torch.randint(1, 2**number, (1,), generator=generator))
+        return [i for i in order if code >> i & 1]
+    size = int(torch.randint(1, number + 1, (1,), generator=generator))
+    return order[: {"one": 1, "all": number}.get(kind, size)]
+
+
+def _without_placeholder(phrase: str, class_word: str) -> str:
+    """A subject's phrase for the frozen model: its class word, which a phrase of the placeholder alone does not say."""
+    filled = fill(phrase, "", class_word)
+    return filled if class_word in filled else f"{filled} a {class_word}".strip()
 
 
 def one_subject_in_each(pictures: Sequence[TrainingPicture]) -> bool:

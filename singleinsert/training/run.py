@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from singleinsert.adapters.base import check_targets
+from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
 from singleinsert.config import MINI_SD_NAME, Settings
@@ -30,6 +30,7 @@ from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
 from singleinsert.training.samples import Sampler
+from singleinsert.training.signals import Interrupted
 from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, wants_bank
 from singleinsert.training.switches import set_switches
 from singleinsert.training.texts import PromptBook
@@ -88,7 +89,8 @@ def train(
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
     model = (load or load_model)(settings, accelerator)
-    check_targets(model.adapted_parts, adapter_options(settings, model).targets)  # and not when the second stage begins
+    # now, and not when the second stage begins
+    adapter_class(settings.adapter.type).check(model.adapted_parts, adapter_options(settings, model).targets)
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
@@ -105,6 +107,9 @@ def train(
         loop.train()
         artifact = build_artifact(run, loop, material)
         preview = write_results(run, loop, artifact, sampler, material)
+    except Interrupted:  # all processes, after the same step; one that leaves with its group open may be aborted
+        accelerator.state.destroy_process_group()
+        raise
     finally:
         loop.adapters.eject()
         for tracker in accelerator.trackers:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from singleinsert.adapters import adapter_class
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.config import Settings, StageSettings
 from singleinsert.errors import ConfigError, MissingPackageError
@@ -43,6 +44,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
     adapted = False
     for stage in stages:
+        _refuse_without_effect(stage)
         adapted |= bool(stage.trains & WEIGHT_ROLES)
         if stage.objective.needs_class and not adapted:
             raise ConfigError(
@@ -52,6 +54,19 @@ def stages_of(settings: Settings) -> list[Stage]:
     if stages and wants_bank(settings, stages):
         _refuse_own_draws(*stages)
     return stages
+
+
+def _refuse_without_effect(stage: Stage) -> None:
+    """A setting of another objective that somebody has set is no setting of this one."""
+    own = {field.name for field in dataclasses.fields(stage.objective)}  # type: ignore[arg-type]
+    known = {field.name for build in OBJECTIVES.values() for field in dataclasses.fields(build)}  # type: ignore[arg-type]
+    defaults = getattr(Settings(), stage.name)
+    for name in sorted(known - own):
+        if getattr(stage.settings, name) != getattr(defaults, name):
+            raise ConfigError(
+                f"{stage.name}.{name} has no effect with {stage.name}.objective {stage.settings.objective}: leave it "
+                "out"
+            )
 
 
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
@@ -76,7 +91,8 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
     """What the run's adapter is told: layer targets of the parts that some stage trains, () for the others."""
     wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
     adapter, parts = settings.adapter, model.trainable_parts
-    targets = {"denoiser": adapter.denoiser_targets, "text": adapter.text_targets}
+    own = adapter_class(adapter.type).own_targets
+    targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
     return AdapterOptions(
         {part: names if role in wanted else () for role, names in targets.items() for part in parts[role]},
         adapter.network_dim,

@@ -63,7 +63,7 @@ def enable_compile(model: Family, say: Callable[[str], None], backend: str = "in
 
 
 def enable_xformers(model: Family, say: Callable[[str], None] = print) -> None:
-    """xformers' attention in denoiser and autoencoder; where its kernels do not load, say so and stay with PyTorch's own (SDPA).
+    """xformers' attention in denoiser and autoencoder; where its kernels do not load, PyTorch's own, with a line.
 
     Both keep no scores, so that the switch never costs memory.
     """
