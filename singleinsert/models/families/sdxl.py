@@ -84,8 +84,8 @@ class StableDiffusionXL(StableDiffusion):
             tokenizer_2=clip_tokenizer("sd2"), add_watermarker=False,
         )  # fmt: skip
         if _ZERO_SNR_KEY in keys:
-            options = {**pipeline.scheduler.config, "rescale_betas_zero_snr": True}
-            pipeline.scheduler = type(pipeline.scheduler).from_config(options)
+            own = pipeline.scheduler
+            pipeline.scheduler = type(own).from_config(own.config, rescale_betas_zero_snr=True)
         return pipeline
 
     @classmethod
