@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: what the UNet is told is what diffusers' pipeline tells it, and every mistake in it would show."""
+"""Stable Diffusion XL: the UNet is told what diffusers' pipeline tells it, and every mistake in that would show."""
 
 import json
 import shutil
