@@ -40,12 +40,15 @@ def load_settings(
 ) -> Settings:
     """Settings from a preset, a config file and overrides ("section.key" -> value), the later ones winning.
 
+    Args:
+        preset: a name, or several joined by "+" ("face+sdxl"), the later ones winning.
+
     Raises:
         ConfigError: one line with the file (or the key), what is wrong and the nearest name that exists.
     """
     values: Values = {}
-    if preset:
-        values |= read_values(preset_path(preset))
+    for name in presets_in(preset or ""):
+        values |= read_values(preset_path(name))
     if config_file is not None:
         values |= read_values(Path(config_file))
     for key, value in (overrides or {}).items():
@@ -129,6 +132,11 @@ def presets_folder() -> Path:
 def preset_names() -> list[str]:
     """Names that ``--preset`` takes."""
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+
+def presets_in(text: str) -> list[str]:
+    """The names in "face+sdxl"; [] of ""."""
+    return text.split("+") if text else []
 
 
 def preset_path(name: str) -> Path:
