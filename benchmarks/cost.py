@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from account import KINDS, PASSES, Account  # noqa: E402
 from shapes import CARD, build_loop, encode_once, fake_tensors, place  # noqa: E402
+from torch import nn  # noqa: E402
 
 from singleinsert.cli import low_vram  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
@@ -59,10 +60,9 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
     with fake_tensors():
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
-        account = Account(
-            CARD, {"UNet": model.unet, "text encoder": model.text_encoder, "image encoder": loop.run.concepts}
-        )
-        account.hold([*model.unet.parameters(), *model.text_encoder.parameters()], "frozen weights")
+        encoders = nn.ModuleList(model.text_encoders.values())
+        account = Account(CARD, {"UNet": model.unet, "text encoder": encoders, "image encoder": loop.run.concepts})
+        account.hold([*model.unet.parameters(), *encoders.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -85,7 +85,8 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
         loop, _ = build_loop(settings, "stage1", family)
         model = loop.run.model
         place(model.vae, CARD, torch.float32)
-        parts = {"UNet": model.unet, "text encoder": model.text_encoder, "VAE": model.vae}
+        encoders = nn.ModuleList(model.text_encoders.values())
+        parts = {"UNet": model.unet, "text encoder": encoders, "VAE": model.vae}
         account = Account(CARD, parts)
         for part in parts.values():
             account.hold(part.parameters(), "frozen weights")
@@ -203,7 +204,7 @@ def at(settings: Settings, resolution: int) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the five figures there, and nothing else")
-    parser.add_argument("--family", choices=("sd1", "sd2"), default="sd1", help="default sd1")
+    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl"), default="sd1", help="default sd1")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)
     if args.json:

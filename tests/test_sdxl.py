@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_xl_checkpoint
+from checkpoints import unet_name, write_xl_checkpoint
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from tinysdxl import POOLED, WIDTHS, random_latents, tiny_sdxl_models
 
+from singleinsert.adapters.naming import LoraKey, parse_lora_key
 from singleinsert.data.subject import Frame
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.bundled import ASSETS
@@ -233,6 +234,25 @@ def test_the_bundled_configs_are_of_the_true_size():
         "unet": 2_567_463_684, "vae": 83_653_863, "text_encoder": 123_060_480, "text_encoder_2": 694_659_840,
     }  # fmt: skip
     assert parts["vae"].config.scaling_factor == 0.13025 and parts["vae"].config.force_upcast
+
+
+def test_kohyas_names_of_every_attention_layer_are_read():
+    """kohya counts SDXL's blocks as the original code does: 70 transformer blocks of 2 attentions of 4 layers."""
+    from diffusers import UNet2DConditionModel
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(ASSETS / "sdxl" / "unet"))
+    ends = (".to_q", ".to_k", ".to_v", ".to_out.0", ".ff.net.0.proj", ".ff.net.2", ".proj_in", ".proj_out")
+    paths = [path for path, _ in unet.named_modules() if path.endswith(ends)]
+    assert len(paths) == 70 * 8 + 70 * 2 + 11 * 2  # and two layers of each feed-forward, and of each of 11 blocks
+    for path in paths:
+        flat = unet_name(path, 3, 2, attention_first=True).replace(".", "_")
+        assert flat.startswith(("input_blocks_", "middle_block_", "output_blocks_"))
+        for name in (flat, path.replace(".", "_")):
+            assert parse_lora_key(f"lora_unet_{name}.lora_down.weight") == LoraKey("unet", path, "down"), name
+    for number, part in ((1, "text_encoder"), (2, "text_encoder_2")):
+        key = f"lora_te{number}_text_model_encoder_layers_11_mlp_fc1.alpha"
+        assert parse_lora_key(key) == LoraKey(part, "encoder.layers.11.mlp.fc1", "alpha")
 
 
 @pytest.fixture

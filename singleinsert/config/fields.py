@@ -42,7 +42,7 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "SD 1.x, 2.x, SDXL: a folder in diffusers' layout, a hub id, one .safetensors file; or mini-sd, which is bundled",
+        "SD 1.x, 2.x, SDXL: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, which is bundled",
     )
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
