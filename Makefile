@@ -19,22 +19,20 @@ TORCH_INDEX ?= $(if $(shell command -v nvidia-smi)$(filter-out Linux,$(shell una
 # offline is set before any import, or a model name that is not a folder costs 47 seconds of retries
 export HF_HUB_OFFLINE ?= 1
 
-# what accelerate would otherwise warn about not being told
-LAUNCH = --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
-    --num_cpu_threads_per_process $(shell getconf _NPROCESSORS_ONLN)
-
 .PHONY: demo test test-browser test-ray check lint clean
 
 demo: $(VENV)/.run
-	rm -rf output/demo
-	$(BIN)/accelerate launch $(LAUNCH) train_singleinsert.py --preset mini \
-	    --image examples/face.png --output_dir output/demo --output_name demo-face
+	@# a finished demo is made anew, an interrupted one goes on
+	test ! -e output/demo/demo-face.safetensors || rm -rf output/demo
+	$(BIN)/python train_singleinsert.py --preset mini --image examples/face.png --output_dir output/demo \
+	    --output_name demo-face --resume_from_checkpoint latest
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 test-browser: $(VENV)/.dev
 	$(PIP) $(PIP_ARGS) -r requirements-ui.txt selenium
+	$(BIN)/python -m pytest tests/test_mask_guard.py
 	$(BIN)/python -m pytest -m browser
 
 test-ray: $(VENV)/.dev
@@ -43,6 +41,7 @@ test-ray: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 check: lint test

@@ -17,19 +17,25 @@ from collections.abc import Sequence
 
 from singleinsert.cli import inference_parser, run_script
 from singleinsert.inference.schedulers import SCHEDULERS
+from singleinsert.specs import check_concept
 
 
 def run(args: argparse.Namespace) -> None:
     """Arguments -> load -> render -> save."""
+    for spec in args.concept:  # a name that is none is told before anything heavy is imported
+        check_concept(spec)
+
     from tqdm import tqdm
 
     from singleinsert.inference.output import PictureFolder
     from singleinsert.inference.pipeline import ConceptPipeline
     from singleinsert.inference.prompts import resolve, warn_of_no_concept
-    from singleinsert.inference.setup import lines_of, load_base, load_concepts, pick_device, plan
+    from singleinsert.inference.setup import lines_of, load_base, load_concepts, notes, pick_device, plan
 
     lines = lines_of(args)
     concepts, weights = load_concepts(args.concept, allow_pickle=args.allow_pickle)
+    for note in notes(lines, concepts):
+        print(f"note: {note}", file=sys.stderr)
     rows = plan(lines, args, concepts)
     model = load_base(args, concepts)
     pipeline = ConceptPipeline(

@@ -3,11 +3,11 @@
 The bundled miniature model, on any CPU, in minutes:
     python train_singleinsert.py --preset mini --image face.png --class_word face
 Stable Diffusion 1.x or 2.x, a diffusers folder, a hub id or a .safetensors checkpoint:
-    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image me.jpg
-See what it takes for the subject, and stop; the mask can be edited and given back with --mask:
-    python train_singleinsert.py --preset face --image me.jpg --mask_only
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image annaxy.jpg
+See what it takes for the subject, and stop; annaxy_mask.png beside the picture can be edited, and is then taken:
+    python train_singleinsert.py --preset face --image annaxy.jpg --mask_only
 Go on after Ctrl-C:
-    python train_singleinsert.py --config_file output/me/me_config.toml --resume_from_checkpoint latest
+    python train_singleinsert.py --config_file output/annaxy/annaxy_config.toml --resume_from_checkpoint latest
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ def run(args: argparse.Namespace) -> None:
     settings = load_settings(args.preset, args.config_file, overrides_from_args(args))
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
 
+    if not args.mask_only:
+        from singleinsert.training.files import check_early
+
+        check_early(settings)
     # heavy from here on: a wrong flag or preset was told before torch is imported
     from singleinsert.insert import insert_concepts, write_masks
 

@@ -61,8 +61,8 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
         encoders = nn.ModuleList(model.text_encoders.values())
-        account = Account(CARD, {"UNet": model.unet, "text encoder": encoders, "image encoder": loop.run.concepts})
-        account.hold([*model.unet.parameters(), *encoders.parameters()], "frozen weights")
+        account = Account(CARD, {"UNet": model.denoiser, "text encoder": encoders, "image encoder": loop.run.concepts})
+        account.hold([*model.denoiser.parameters(), *encoders.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -84,9 +84,9 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
     with fake_tensors():
         loop, _ = build_loop(settings, "stage1", family)
         model = loop.run.model
-        place(model.vae, CARD, torch.float32)
+        place(model.autoencoder, CARD, torch.float32)
         encoders = nn.ModuleList(model.text_encoders.values())
-        parts = {"UNet": model.unet, "text encoder": encoders, "VAE": model.vae}
+        parts = {"UNet": model.denoiser, "text encoder": encoders, "VAE": model.autoencoder}
         account = Account(CARD, parts)
         for part in parts.values():
             account.hold(part.parameters(), "frozen weights")

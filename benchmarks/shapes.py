@@ -96,7 +96,7 @@ class AdamW8bit(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr})
         self.tables = [torch.empty(256) for _ in range(2)]
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         for parameter in (p for group in self.param_groups for p in group["params"]):
             state, size = self.state[parameter], parameter.numel()
             if parameter.grad is None or state:

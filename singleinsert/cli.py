@@ -16,7 +16,9 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
-from singleinsert.errors import ConfigError, SingleInsertError
+from singleinsert.errors import ConfigError, SingleInsertError, one_line
+from singleinsert.reading import user_path
+from singleinsert.streams import unbreakable_streams
 
 FLAGS = {
     "pretrained_model_name_or_path": "model.pretrained_model_name_or_path",
@@ -27,6 +29,7 @@ FLAGS = {
     "mask_index": "mask.mask_index",
     "box": "mask.box",
     "class_word": "data.class_word",
+    "describe": "caption.describe",
     "learn_background": "data.learn_background",
     "placeholder_token": "data.placeholder_token",
     "resolution": "data.resolution",
@@ -73,7 +76,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", metavar="NAME", help=f"settings for a kind of subject or model, joined as in face+sdxl: {presets}"
     )
-    parser.add_argument("--config_file", metavar="FILE", type=Path, help="TOML; wins over --preset, flags win over it")
+    parser.add_argument(
+        "--config_file", metavar="FILE", type=path_argument, help="TOML; wins over --preset, flags win over it"
+    )
     for flag, key in FLAGS.items():
         field, hint = declaration(key)
         options = _argument(key, hint) if not field.metadata["several"] else {"action": "append", "metavar": "TEXT"}
@@ -86,6 +91,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--low_vram", action="store_true",
         help="for a GPU of 4 GB: " + ", ".join(f"{key} {value}" for key, value in low_vram().items()),
     )  # fmt: skip
+    parser.add_argument(
+        "--scene_words", metavar="WORDS", help='what the picture shows besides the subject: "red hat, beach"'
+    )
     parser.add_argument("--mask_only", action="store_true", help="write the mask and a picture of it, and stop")
 
 
@@ -107,6 +115,10 @@ def overrides_from_args(args: argparse.Namespace) -> dict[str, Any]:
     """
     given = low_vram() if args.low_vram else {}
     given |= {key: getattr(args, flag) for flag, key in FLAGS.items() if getattr(args, flag) is not None}
+    if args.scene_words is not None:
+        if args.describe is not None:
+            raise ConfigError("--describe and --scene_words both say who describes the picture: give one of them")
+        given["caption.describe"] = f"words:{args.scene_words}"
     for item in args.set:
         key, equals, text = item.partition("=")
         if not equals:
@@ -126,7 +138,7 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--prompt", action="append", default=[], metavar="TEXT",
         help="* stands for the concept, {concept} for it and its class word, {NAME} and <NAME> for one of several; "
         "repeatable")  # fmt: skip
-    add("--prompt_file", type=Path, metavar="FILE",
+    add("--prompt_file", type=path_argument, metavar="FILE",
         help="one prompt a line, # starts a remark; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
     add("--prompt_list", choices=("views",), help="views: left side, frontal, right side and back view")
     add("--negative_prompt", default="", metavar="TEXT", help="what the pictures should not show")
@@ -140,7 +152,13 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--grid", action="store_true", help="also one sheet of all pictures, prompts as rows, seeds as columns")
     add("--attention_maps", action="store_true",
         help="beside each picture, where the concept and its class word act in it (cross-attention)")  # fmt: skip
-    add("--output_dir", type=Path, default=Path("output/pictures"), metavar="DIR", help="default output/pictures")
+    add(
+        "--output_dir",
+        type=path_argument,
+        default=Path("output/pictures"),
+        metavar="DIR",
+        help="default output/pictures",
+    )
     add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one it was trained on")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
     add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
@@ -156,44 +174,72 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     return parser
 
 
+def path_argument(text: str) -> Path:
+    """A path on a command line; a ``type`` for argparse."""
+    try:
+        return user_path(text)
+    except ConfigError as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from problem
+
+
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, without the page of usage before it."""
+    """Says what is wrong with a command line in one line, without the page of usage before it.
+
+    It takes no abbreviated flags: a flag that is added later must not change what a saved command means.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message} (--help lists the flags)\n")
+        self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
 
 
 def run_script(
-    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], object], argv: Sequence[str] | None = None
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
 ) -> int:
     """Parse, run, and turn what a user can mend into one line on stderr.
 
-    Returns the exit code: 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130 after Ctrl-C.
+    Returns the exit code: what ``run`` returns, or 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130
+    after Ctrl-C.
     """
-    args = parser.parse_args(argv)
-    try:
-        run(args)
-    except SingleInsertError as problem:
-        return _fail(str(problem), problem.exit_code)
-    except KeyboardInterrupt:
-        return _fail("stopped", 130)
-    except OSError as problem:
-        if problem.errno not in USERS_TO_MEND:
-            raise  # a bug of ours is shown whole
-        cause = os_error(problem, Path.cwd())
-        return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
-    return 0
+    words = list(sys.argv[1:] if argv is None else argv)
+    with unbreakable_streams():
+        for word in words:
+            if problem := _unusable(word):
+                return _fail(f"argument {word[:80]!r} {problem}", 2)
+        args = parser.parse_args(words)
+        try:
+            return run(args) or 0
+        except SingleInsertError as problem:
+            return _fail(str(problem), problem.exit_code)
+        except KeyboardInterrupt:
+            return _fail("stopped", 130)
+        except OSError as problem:
+            if problem.errno not in USERS_TO_MEND:
+                raise  # a bug of ours is shown whole
+            cause = os_error(problem, Path.cwd())
+            return _fail(f"{problem.filename}: {cause}" if problem.filename else f"{cause}", 2)
+
+
+def _unusable(word: str) -> str:
+    """What is wrong with a word of a command line that no file and no prompt could hold; "" where nothing is."""
+    if "\0" in word:
+        return "holds a zero byte, which no path and no prompt can"
+    if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+        return "is not in UTF-8: write it in that encoding, or rename the file"
+    return ""
 
 
 def _fail(line: str, exit_code: int) -> int:
     # above 2, a signal ended it, as the user wished
+    line = one_line(line)
     print(f"error: {line}" if exit_code <= 2 else line, file=sys.stderr, flush=True)
     return exit_code
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
-    # no abbreviations: a flag that is added later must not change what a saved command means
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", action="version", version=f"singleinsert {__version__}")
     return parser
 

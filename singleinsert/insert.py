@@ -67,16 +67,32 @@ def insert_concepts(
 
 
 def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
-    """Write the masks that a run of ``settings`` would train with, and pictures of them; returns the files."""
-    from singleinsert.masks import write_mask
-    from singleinsert.training.files import RunFiles
+    """Write the masks that a run of ``settings`` would train with where it looks for them, and pictures of them.
+
+    One concept's lie beside its pictures. Those of several concepts of a picture are a folder NAME_masks beside it, a
+    set of named masks, for ``--mask``.
+
+    Returns:
+        what was written.
+    """
+    from singleinsert.atomic import write_atomically
+    from singleinsert.masks import write_beside
+    from singleinsert.masks.collection import MaskSet, NamedMask, save_masks
     from singleinsert.training.prepare import find_material
 
-    files = RunFiles(settings.output_dir, settings.name)
-    files.check_free(False, None)
-    found = find_material(settings, say).found
-    return [
-        path
-        for place, result in enumerate(found)
-        for path in write_mask(result, files.folder, files.mask_name(place, len(found)))
-    ]
+    material = find_material(settings, say)
+    if len(settings.data.class_word) == 1:
+        return [path for result in material.found for path in write_beside(result)]
+    named = [handle for handle in material.handles if handle.class_word in settings.data.class_word]
+    written: list[Path] = []
+    for start in range(0, len(material.found), len(named)):
+        results = material.found[start : start + len(named)]
+        picture = results[0].picture
+        masks = tuple(NamedMask(h.name, h.class_word, r.mask, r.source) for h, r in zip(named, results, strict=True))
+        found, folder = MaskSet(picture.path.name, picture.image.size, masks), picture.path.with_name(
+            f"{picture.path.stem}_masks"
+        )  # fmt: skip
+        save_masks(found, folder)
+        write_atomically(folder / "overlay.png", found.sheet(picture).save)
+        written += [folder, folder / "overlay.png"]
+    return written

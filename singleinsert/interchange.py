@@ -96,9 +96,11 @@ def describe(header: Mapping[str, str], where: str, embedding: Mapping[str, Tens
             words = own.get("concepts") or [{"placeholder": own["placeholder"], "class_word": own["class_word"]}]
             concepts = {str(word.get("trigger", "")): word for word in words}
             lora = own.get("lora", {})
+            texts = (own.get("scene", ""), lora.get("file", ""), lora.get("digest", ""))
+            if not all(isinstance(text, str) for text in texts):
+                raise TypeError(f"{texts!r} are not texts")
             return Described(
-                BaseInfo(**own["base"]), concepts, own.get("metadata", {}), own.get("scene", ""), lora.get("file", ""),
-                lora.get("digest", ""),
+                BaseInfo(**own["base"]), concepts, own.get("metadata", {}), *texts,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{where}: the header's text '{HEADER_KEY}' is damaged ({error!r:.200})") from error

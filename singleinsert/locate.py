@@ -17,9 +17,8 @@ from singleinsert.interchange import (
     load_pair,
     own_description,
 )
+from singleinsert.specs import OUTPUT, located
 from singleinsert.tensorfile import read_safetensors_header
-
-OUTPUT = Path("output")  # where training runs write when not told otherwise
 
 
 def load_concept(where: str | Path, *, allow_pickle: bool = False) -> Artifact:
@@ -32,11 +31,8 @@ def load_concept(where: str | Path, *, allow_pickle: bool = False) -> Artifact:
 
     Raises InputError or ModelError, one line each.
     """
-    try:
-        path = located(where)
-        there = path.exists()
-    except (OSError, ValueError) as error:  # NUL in a path, a name too long
-        raise InputError(f"no concept {str(where)!r:.100}: it cannot be a path ({error})") from error
+    path = located(where)
+    there = path.exists()
     if not there and "+" in str(where):
         embedding, _, lora = str(where).rpartition("+")
         return load_pair(Path(embedding), Path(lora), allow_pickle=allow_pickle)
@@ -47,12 +43,6 @@ def load_concept(where: str | Path, *, allow_pickle: bool = False) -> Artifact:
     if path.suffix == ".safetensors" and _kind(path) == "artifact":
         return Artifact.load(path)
     return load_pair(path, _lora_of(path), allow_pickle=allow_pickle)
-
-
-def located(where: str | Path) -> Path:
-    """``where`` as a path; a plain name that is no path here stands for ``output/NAME``."""
-    path = Path(where)
-    return OUTPUT / path if not path.exists() and len(path.parts) == 1 and (OUTPUT / path).is_dir() else path
 
 
 def _lora_of(embedding: Path) -> Path | None:

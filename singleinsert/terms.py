@@ -19,6 +19,9 @@ Format = Literal["webui", "diffusers", "bundle"]
 
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
+BUNDLED_MODELS = ("mini-sd", "mini-scenes")
+"""Values of ``model.pretrained_model_name_or_path`` that mean a miniature that comes with the package."""
+
 STAGES = ("stage1", "stage2")
 """The stages of a run in their order, as the settings and every file call them."""
 STAGE_TITLES = {"stage1": "Stage I", "stage2": "Stage II"}

@@ -1,13 +1,13 @@
 """mini-sd's weights in a true Stable Diffusion XL, before any training: the start of mini-sdxl.
 
-The UNet gets a second encoder's columns in its cross-attention, and pooled vector and time ids in its time embedding,
-all behind zeros: it says what mini-sd's says, whatever it is told besides. SDXL reads the states BEFORE a text encoder's
-last layer, without the final norm that mini-sd's states have, so that the first encoder gets a layer that adds it:
+The UNet gets a second encoder's columns in its cross-attention, and pooled vector and time ids in its time
+embedding, all behind zeros: it says what mini-sd's says, whatever it is told besides. SDXL reads the states BEFORE a text
+encoder's last layer, without the final norm that mini-sd's states have, so that the first one gets a layer that adds it:
 
     states = x + gain * norm(x),  with the UNet's columns divided by gain
 
-which is mini-sd's ``norm(x)`` but for ``x / gain``: 1.3 percent of the prediction at gain 32, 3e-6 at 2^17. A large gain
-is exact, a small one can be trained and kept in half precision.
+which is mini-sd's ``norm(x)`` but for ``x / gain``: 1.3 percent of the prediction at gain 32, 3e-6 at 2^17. A large
+gain is exact, a small one can be trained and kept in half precision.
 """
 
 from __future__ import annotations

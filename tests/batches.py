@@ -41,13 +41,15 @@ def written(value: Any) -> str:
 def start(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
     """``python -m singleinsert.batch`` as a process of its own."""
     command = [sys.executable, "-u", "-m", "singleinsert.batch", *map(str, words)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env={**ENVIRONMENT, **environment}, text=True, **streams)
+    return subprocess.Popen(
+        command, env={**ENVIRONMENT, **environment}, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
 
 
 def until(process: subprocess.Popen[str], text: str) -> None:
     """Read what the process prints up to a line that holds ``text``."""
     said = []
+    assert process.stdout is not None
     for line in process.stdout:
         said.append(line)
         if text in line:
@@ -56,8 +58,8 @@ def until(process: subprocess.Popen[str], text: str) -> None:
 
 
 def tensors(artifact: Artifact) -> dict[str, torch.Tensor]:
-    """Everything that was learnt, by name."""
-    flat = {"embedding": artifact.embedding}
+    """Everything that was learnt, whatever the run and its concepts are called."""
+    flat = {f"{i}.{part}": v for i, concept in enumerate(artifact.concepts) for part, v in concept.embeddings.items()}
     for component, layers in artifact.lora.items():
         for path, lora in layers.items():
             flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}

@@ -49,11 +49,11 @@ def test_layers_of_a_toml_job(tmp_path):
     )
     (anna, rex), problems = read_jobs(source, tmp_path / "out", flags={"adapter.network_dim": 16})
     assert not problems
-    assert (anna.name, anna.preset, anna.settings.data.class_word) == ("anna", "face", "face")
-    assert anna.settings.data.image == str(tmp_path / "pictures/anna.jpg")
+    assert (anna.name, anna.preset, anna.settings.data.class_word) == ("anna", "face", ("face",))
+    assert anna.settings.data.image == (str(tmp_path / "pictures/anna.jpg"),)
     assert (anna.settings.run.seed, anna.settings.stage1.steps, anna.settings.stage2.steps) == (7, 10, 20)
     assert anna.settings.output_dir == tmp_path / "out/anna" and anna.settings.adapter.network_dim == 16
-    assert (rex.name, rex.preset, rex.settings.data.image) == ("rex2", "pet", "/whole/rex.png")
+    assert (rex.name, rex.preset, rex.settings.data.image) == ("rex2", "pet", ("/whole/rex.png",))
     assert (rex.settings.run.seed, rex.settings.stage1.steps, rex.settings.stage2.steps) == (8, 10, 21)
     assert rex.settings.mask.merge and rex.settings.adapter.network_dim == 16
 
@@ -64,7 +64,7 @@ def test_a_table_has_the_same_keys_and_empty_cells_say_nothing(tmp_path):
     (a, b), problems = read_jobs(source, tmp_path / "out", preset="face")
     assert not problems and a.preset == b.preset == "face"
     assert (a.settings.run.seed, a.settings.stage1.steps, a.settings.data.crop) == (3, 50, "zoom")
-    assert (b.settings.run.seed, b.settings.stage1.steps, b.settings.data.class_word) == (0, 12, "black cat")
+    assert (b.settings.run.seed, b.settings.stage1.steps, b.settings.data.class_word) == (0, 12, ("black cat",))
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_tables_as_spreadsheets_write_them(tmp_path, text):
     source.write_bytes(text)
     (a, b), problems = read_jobs(source, tmp_path / "out")
     assert not problems and (a.settings.run.seed, b.settings.run.seed) == (1, 0)
-    assert (a.settings.data.class_word, b.settings.data.class_word) == ("face", "black cat")
+    assert (a.settings.data.class_word, b.settings.data.class_word) == (("face",), ("black cat",))
     source.write_bytes(text.replace(b"black cat", b"black cat\xe4").replace(b"b.png", b"a.png"))
-    with pytest.raises(InputError, match="is not in UTF-8: save it as CSV UTF-8"):
+    with pytest.raises(InputError, match="is not in UTF-8: save it as UTF-8"):
         read_jobs(source, tmp_path / "out")
     source.write_bytes(text.replace(b"b.png", b"a.png"))
     _, problems = read_jobs(source, tmp_path / "out")
@@ -112,8 +112,8 @@ def test_a_folder_has_classes_as_folders(tmp_path):
     assert not problems
     assert [job.name for job in jobs] == ["black_cat_1", "face_1", "anna"]
     cat, face, _ = (job.settings.data for job in jobs)
-    assert (cat.class_word, jobs[0].preset, face.class_word, jobs[1].preset) == ("black cat", "", "face", "face")
-    assert face.mask == str(tmp_path / "photos/face/1_mask.png")
+    assert (cat.class_word, jobs[0].preset, face.class_word, jobs[1].preset) == (("black cat",), "", ("face",), "face")
+    assert face.mask == (str(tmp_path / "photos/face/1_mask.png"),)
 
 
 def test_pictures_without_a_class_folder_need_the_word(tmp_path):
@@ -121,7 +121,7 @@ def test_pictures_without_a_class_folder_need_the_word(tmp_path):
     _, problems = read_jobs(tmp_path, tmp_path / "out")
     assert len(problems) == 1 and "--class_word is missing" in problems[0] and "anna.png" in problems[0]
     (job,), problems = read_jobs(tmp_path, tmp_path / "out", flags={"data.class_word": "face"})
-    assert not problems and job.settings.data.class_word == "face"
+    assert not problems and job.settings.data.class_word == ("face",)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_each_wrong_job_is_one_line_and_the_others_are_read(tmp_path, written, s
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("jobs.toml", "[[job]\n", "cannot be read"),
+        ("jobs.toml", "[[job]\n", "is not valid TOML"),
         ("jobs.toml", "[[jobs]]\nimage = 'a'\n", "unknown part jobs; did you mean job?"),
         ("jobs.toml", "[job]\nimage = 'a'\n", "write [[job]], twice bracketed"),
         ("jobs.toml", "", "holds no jobs"),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from batches import ENVIRONMENT
 
+from singleinsert import claims
 from singleinsert.batch.local import clear_work, work_folder
 from singleinsert.batch.progress import progress_line, time_left
 from singleinsert.work import queue as module
@@ -110,9 +111,9 @@ def test_a_holder_elsewhere_is_gone_when_its_file_stands_still(tmp_path, monkeyp
     """By this machine's own watch alone: the file's time may be of any other clock."""
     watch = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: watch.now)
-    monkeypatch.setattr(module, "this_host", lambda: "elsewhere")
+    monkeypatch.setattr(claims, "this_host", lambda: "elsewhere")
     claim = Queue(tmp_path, "a").claim()
-    monkeypatch.setattr(module, "this_host", lambda: "here")
+    monkeypatch.setattr(claims, "this_host", lambda: "here")
     queue, year = Queue(tmp_path, "a"), 365 * 86400
     os.utime(claim.path, (year, year))
     assert queue.claim() is None
@@ -140,7 +141,7 @@ def test_a_claim_cut_short_is_waited_for_like_one_elsewhere(tmp_path, monkeypatc
 
 def test_a_job_that_takes_workers_down_with_it_fails(tmp_path, monkeypatch):
     queue = Queue(tmp_path, "ab")
-    monkeypatch.setattr(module, "_process_lives", lambda pid, born: False)
+    monkeypatch.setattr(module, "process_lives", lambda record: False)
     for attempt in range(1, LOST_LIMIT + 1):
         assert queue.claim(lambda name: name == "a").attempt == attempt
     assert queue.claim(lambda name: name == "a").name == "b"
@@ -153,18 +154,26 @@ def test_the_next_holder_goes_on_from_copies_of_the_checkpoints(tmp_path, monkey
     left = work_folder(tmp_path / "work", queue.claim())
     (left / "checkpoints/a").mkdir(parents=True)
     (left / "checkpoints/a/step_000001.safetensors").write_text("half way")
+    (left / "checkpoints/a/.step_000002.safetensors.abcd1234.part.safetensors").write_text(
+        "killed while it was written"
+    )
+    (left / "samples").mkdir()
+    (left / "samples/a_stage1_000003_00.png").write_text("of stage I, for the sheet")
     (left / "a_sheet.png").write_text("of the first try")
-    monkeypatch.setattr(module, "_process_lives", lambda pid, born: False)
+    monkeypatch.setattr(module, "process_lives", lambda record: False)
     second = queue.claim()
     mine = work_folder(tmp_path / "work", second)
     assert (mine / "checkpoints/a/step_000001.safetensors").read_text() == "half way"
-    assert [path.name for path in mine.iterdir()] == ["checkpoints"] and (left / "a_sheet.png").exists()
+    assert {str(p.relative_to(mine)) for p in mine.rglob("*.*")} == {
+        "checkpoints/a/step_000001.safetensors", "samples/a_stage1_000003_00.png",
+    }  # fmt: skip
+    assert (left / "a_sheet.png").exists()
     clear_work(tmp_path / "work", second)
     assert not list((tmp_path / "work").iterdir())
 
 
 def test_signs_of_life(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "HEARTBEAT", 0.01)
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
     claim = Queue(tmp_path, "a").claim()
     os.utime(claim.path, (0, 0))
     deadline = module.time.monotonic() + 10
@@ -181,3 +190,20 @@ def test_time_left():
     assert time_left(rest, 2) is None
     assert progress_line(done | rest, 2) == "3 of 7 done, 2 running, about 40 s left"
     assert progress_line({"a": State(FAILED, 1, {})}, 1) == "0 of 1 done, 1 failed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[]", "3", '{"state":1}', '{"host":"HOST"}', '{"state":"running","host":"HOST","pid":"x","born":1}',
+     '{"state":"running","host":"HOST","pid":1e99,"born":"y"}', '{"state":[]}', '{"state":"so so"}', "[" * 5000,
+     '{"state":"done"', '{"state":"running","host":"HOST","pid":' + "9" * 5000 + "}"],
+)  # fmt: skip
+def test_states_that_were_edited_by_hand(tmp_path, monkeypatch, text):
+    """Whatever stands there is taken for a try of which nothing is known, and is waited for and then made again."""
+    watch = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr(module.time, "monotonic", lambda: watch.now)
+    (tmp_path / "a.001.json").write_text(text.replace("HOST", claims.this_host()))
+    queue = Queue(tmp_path, "a")
+    assert queue.claim() is None and states(queue) == {"a": RUNNING}
+    watch.now += module.STALE + 1
+    assert queue.claim().attempt == 2

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import singleinsert
 from singleinsert.cli import FLAGS, inference_parser, overrides_from_args, run_script, training_parser
 from singleinsert.config import load_settings
 from singleinsert.config.load import to_values
@@ -20,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 TRAINING = """
     --help --version --preset --config_file --set --low_vram --mask_only
     --pretrained_model_name_or_path --revision --variant
-    --image --mask --mask_index --box --class_word --placeholder_token --resolution
+    --image --mask --mask_index --box --class_word --learn_background --placeholder_token --resolution
     --output_dir --output_name --seed
     --stage1_steps --stage2_steps --stage1_learning_rate --stage2_learning_rate
     --stage1_batch_size --stage2_batch_size --network_dim --network_alpha
@@ -75,6 +77,7 @@ def test_every_flag_lands_in_its_own_setting(flag):
         "stage1_learning_rate": ("2e-3", 2e-3),
         "stage2_learning_rate": ("2e-3", 2e-3),
         "network_alpha": ("8", 8.0),
+        **{flag: ("64, x", ("64, x",)) for flag in ("image", "mask", "class_word")},  # may be repeated, never split
     }.get(flag, ("64", 64))
     before = to_values(load_settings())
     if isinstance(before[key], bool):
@@ -94,6 +97,7 @@ def test_set_reaches_every_setting_and_comes_last():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if isinstance(value, tuple):
             text = ",".join(map(str, value))
+        text = f'"{text}"' if text != text.strip() else text  # quotes keep its spaces
         assert settings_of("--set", f"{key}={text}") == load_settings(), key
 
 
@@ -183,3 +187,36 @@ def test_a_wrong_preset_is_told_before_anything_heavy_is_loaded():
 def test_a_script_states_its_commands_first(script):
     head = "".join((ROOT / script).read_text(encoding="utf-8").splitlines(keepends=True)[:15])
     assert f"python {script}" in head
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("singleinsert.masks.__main__", ["find", "--image", "a.png", "--disj"]),
+        ("singleinsert.masks.__main__", ["batch", "--imag", "photos"]),
+        ("singleinsert.export.__main__", ["x", "--save", "fp32"]),
+        ("singleinsert.export.__main__", ["x", "--over"]),
+        ("singleinsert.batch.__main__", ["photos", "--dry"]),
+        ("singleinsert.evaluate.__main__", ["report", "x", "--hel"]),
+        ("train_singleinsert", ["--imag", "a.png"]),
+        ("infer_singleinsert", ["--conc", "a"]),
+    ],
+)
+def test_no_parser_takes_abbreviations(module, words, capsys):
+    """A flag that is added later must not change what a saved command means."""
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(module).main(words)
+    assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+
+
+def test_every_parser_of_the_package_is_the_one_that_takes_none():
+    for path in Path(singleinsert.__file__).parent.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "argparse.ArgumentParser(" not in text.replace("class Parser(argparse.ArgumentParser)", ""), path
+
+
+def test_a_path_that_is_none_is_one_line(capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module("train_singleinsert").main(["--config_file", "a\0b"])
+    line = capsys.readouterr().err
+    assert "holds a control character" in line and line.count("\n") == 1

@@ -11,7 +11,9 @@ from singleinsert.config import Settings, StageSettings, load_settings, require,
 from singleinsert.config.fields import STAGE2
 from singleinsert.config.load import all_fields, check_name, parse_value, read_values, to_values
 from singleinsert.config.reference import reference
+from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError
+from singleinsert.placeholders import split_at_placeholders
 
 ROOT = Path(__file__).parents[1]
 
@@ -173,13 +175,13 @@ def test_a_stage_that_is_left_out_is_not_judged():
 
 
 NASTY = [
-    "C:\\xampp\\x41", 'a "quoted" word', "it's", "two\nlines\tand a tab", "\x00\x1f\x7f", "ü 漢 🙂", "\\", "# no",
+    "C:\\xampp\\x41", 'a "quoted" word', "it's", "two\nlines\tand a tab", "\x01\x1f\x7f", "ü 漢 🙂", "\\", "# no",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NASTY)
 def test_toml_round_trip_of_texts(text, tmp_path):
-    settings = load_settings(overrides={"data.image": text, "sample.prompts": [text, "plain"]})
+    settings = load_settings(overrides={"data.class_word": text, "sample.prompts": [text, "plain"]})
     path = tmp_path / "written.toml"
     path.write_bytes(to_toml(settings).encode())
     assert load_settings(config_file=path) == settings
@@ -269,7 +271,7 @@ def test_what_a_run_cannot_do_without():
 
 def test_settings_do_not_change_under_a_run():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Settings().run.seed = 1  # type: ignore[misc]
+        Settings().run.seed = 1
     assert load_settings().stage2 is STAGE2 and StageSettings() == load_settings().stage1
 
 
@@ -281,3 +283,67 @@ def test_every_setting_is_explained():
 def test_the_reference_page_is_up_to_date():
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert page == reference(), "run: python -m singleinsert.config > docs/configuration.md"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "placeholder"),
+    [
+        ("a photo of *, smiling", "*"), ("(*) face", "*"), ("<me>'s face", "<me>"), ("a photo of *, smiling", "<me>"),
+        ("a Sks, standing", "sks"), ("{concept}!", "*"),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_the_tokenizer_can_fill_is_accepted(prompt, placeholder):
+    """One rule for settings, templates and the tokenizer: singleinsert.placeholders."""
+    values = {"data.prompt": prompt, "data.placeholder_token": placeholder}
+    filled = fill(load_settings(overrides=values).data.prompt, placeholder, "face")
+    assert [part for _, part in split_at_placeholders(filled, {placeholder})].count(placeholder) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "placeholder"),
+    [("a photo of tasks", "sks"), ("5*3", "*"), ("f*ck **", "*"), ("<mee>", "<me>"), ("a face", "*")],
+)
+def test_a_prompt_without_the_concept_is_refused(prompt, placeholder):
+    values = {"data.prompt": prompt, "data.placeholder_token": placeholder}
+    with pytest.raises(ConfigError, match="does not hold {placeholder}"):
+        load_settings(overrides=values)
+
+
+@pytest.mark.parametrize("prompt", ["a photo of *, smiling", "{placeholder} face", "sks's face"])
+def test_a_class_prompt_that_names_the_concept_is_refused(prompt):
+    with pytest.raises(ConfigError, match="names the concept, unknown to the frozen model"):
+        load_settings(overrides={"data.class_prompt": prompt, "data.placeholder_token": "sks", "data.prompt": "sks"})
+
+
+def test_a_prompt_of_a_command_line_keeps_its_commas():
+    assert parse_value("sample.prompts", "a, b") in ("a, b", ["a, b"])
+    settings = load_settings(overrides={"sample.prompts": parse_value("sample.prompts", "a {concept}, b")})
+    assert settings.sample.prompts == ("a {concept}, b",)
+    two = parse_value("sample.prompts", '["a, b", "c"]')
+    assert load_settings(overrides={"sample.prompts": two}).sample.prompts == ("a, b", "c")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stage1.steps", "9" * 5000), ("stage1.steps", "x" * 100_000), ("run.output_dir", "a\0b"),
+        ("data.prompt", "* \udc80"), ("stage1.learning_rate", "9" * 4000), ("data.crop", "y" * 5000),
+        ("stage1.trains", "[" * 2000),
+    ],
+)  # fmt: skip
+def test_odd_values_are_one_short_line(key, value):
+    with pytest.raises(ConfigError) as raised:
+        load_settings(overrides={key: parse_value(key, value)})
+    assert "\n" not in str(raised.value) and len(str(raised.value)) < 400 and key in str(raised.value)
+
+
+def test_a_bundled_model_brings_what_it_needs_over_any_preset(tmp_path):
+    wanted = {"model.pretrained_model_name_or_path": "mini-scenes"}
+    plain = load_settings("face", None, wanted)
+    assert (plain.data.resolution, plain.mask.backend, plain.data.crop) == (96, "mini", "zoom")
+    # a file and a flag still win, and so does naming the model in the file
+    file = tmp_path / "own.toml"
+    file.write_text('[model]\npretrained_model_name_or_path = "mini-scenes"\n[data]\nresolution = 64\n')
+    assert load_settings("face", file).data.resolution == 64
+    assert load_settings("face", None, wanted | {"data.resolution": 48}).data.resolution == 48
+    assert load_settings("face").data.resolution == 512

@@ -17,9 +17,11 @@ import torch
 from PIL import Image
 from tinybackbones import write_tiny_vlm
 
+from singleinsert.captions.ask import first_option
+from singleinsert.captions.endpoint import Endpoint
 from singleinsert.errors import InputError, ModelError
 from singleinsert.metrics.endpoint import EndpointError, EndpointJudge
-from singleinsert.metrics.esr import load_judge, yes_or_no
+from singleinsert.metrics.esr import load_judge
 from singleinsert.metrics.page import PageJudge, WaitingForPeople
 from singleinsert.metrics.targets import Target
 
@@ -38,14 +40,14 @@ def vlm(tmp_path_factory):
 
 def test_a_vision_language_model_answers_by_its_first_word(vlm):
     judge = vlm.judge
-    assert sorted(judge._yes + judge._no) == [6, 7, 8, 9]  # yes, no, Yes, No
+    assert sorted(judge.local.first_tokens("yes") + judge.local.first_tokens("no")) == [6, 7, 8, 9]  # yes, no, Yes, No
     pictures = [noise(k) for k in range(4)]
     found = vlm(pictures, [[HAT, RED], [HAT], [RED], [HAT, RED]])
     assert [len(each) for each in found] == [2, 1, 1, 2]
-    inputs = judge._inputs(pictures[0], f"{HAT.question} Answer with yes or no only.")
+    inputs = judge.local.inputs(pictures[0], f"{HAT.question} Answer with yes or no only.")
     assert int((inputs["input_ids"] == 3).sum()) == 16  # 4 x 4 patches of the picture in the prompt
     with torch.no_grad():
-        scores = judge._model(**inputs).logits[0, -1].exp()
+        scores = judge.local.model(**inputs).logits[0, -1].exp()
     yes, no = float(scores[6] + scores[8]), float(scores[7] + scores[9])
     assert judge.probability(pictures[0], HAT.question) == pytest.approx(yes / (yes + no), rel=1e-4)
     assert found[0][0] == (yes > no)
@@ -55,7 +57,7 @@ def test_the_verdict_follows_the_model(vlm):
     """With the rows of yes and no swapped in its last layer, the model says the opposite of everything."""
     pictures, targets = [noise(k) for k in range(6)], [[HAT, RED]] * 6
     before = [[vlm.judge.probability(p, t.question) for t in each] for p, each in zip(pictures, targets, strict=True)]
-    weight = vlm.judge._model.lm_head.weight
+    weight = vlm.judge.local.model.lm_head.weight
     with torch.no_grad():
         weight[[6, 7, 8, 9]] = weight[[7, 6, 9, 8]].clone()
     after = [[vlm.judge.probability(p, t.question) for t in each] for p, each in zip(pictures, targets, strict=True)]
@@ -81,7 +83,8 @@ class Server:
     """A chat-completions server that gives the prepared replies in turn, the last one for ever."""
 
     def __init__(self, *replies: tuple[int, object]) -> None:
-        self.replies, self.requests = list(replies), []
+        self.replies = list(replies)
+        self.requests: list[dict] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -135,7 +138,7 @@ def test_an_endpoint_without_a_key_gets_none_and_large_pictures_are_shrunk(monke
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     picture = noise(0, 1200)
     with Server(say("no")) as server:
-        assert EndpointJudge(server.url, "m")([picture], [[HAT]]) == [[False]]
+        assert EndpointJudge(Endpoint(server.url, "m"))([picture], [[HAT]]) == [[False]]
     _, headers, body = server.requests[0]
     assert "Authorization" not in headers
     address = body["messages"][0]["content"][0]["image_url"]["url"]
@@ -147,7 +150,7 @@ def test_what_may_pass_is_tried_again_with_growing_pauses():
     pauses = []
     busy, slow = (503, "busy"), (429, {"error": {"message": "slow down"}})
     with Server(busy, slow, say("perhaps"), (200, "not json"), say("yes")) as server:
-        judge = EndpointJudge(server.url, "m", sleep=pauses.append)
+        judge = EndpointJudge(Endpoint(server.url, "m", sleep=pauses.append))
         assert judge([noise(0)], [[HAT]]) == [[True]]
     # 2^0; what the service asked for; 2^2; 2^3
     assert pauses == [1.0, 7.0, 4.0, 8.0] and len(server.requests) == 5
@@ -167,30 +170,31 @@ def test_what_may_pass_is_tried_again_with_growing_pauses():
 def test_an_endpoint_that_fails_is_one_line(reply, said, requests, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "very-secret")
     with Server(reply) as server, pytest.raises(EndpointError, match=said) as error:
-        EndpointJudge(server.url, "m", tries=3, sleep=lambda _: None)([noise(0)], [[HAT]])
+        EndpointJudge(Endpoint(server.url, "m", tries=3, sleep=lambda _: None))([noise(0)], [[HAT]])
     assert len(server.requests) == requests
     assert "\n" not in str(error.value) and "very-secret" not in str(error.value)
 
 
 def test_an_endpoint_that_is_not_there():
     with pytest.raises(EndpointError, match="cannot be reached .*2 tries"):
-        EndpointJudge("http://127.0.0.1:9/v1", "m", tries=2, sleep=lambda _: None)([noise(0)], [[HAT]])
+        EndpointJudge(Endpoint("http://127.0.0.1:9/v1", "m", tries=2, sleep=lambda _: None))([noise(0)], [[HAT]])
 
 
 @pytest.mark.parametrize(
     ("answer", "read"),
-    [("Yes", True), ("no.", False), ("The answer is: NO", False), ("**yes**, it is", True), ("Nobody knows", None),
-     ("", None), ("Yesterday no", False)],
+    [("Yes", "yes"), ("no.", "no"), ("The answer is: NO", "no"), ("**yes**, it is", "yes"), ("Nobody knows", None),
+     ("", None), ("Yesterday no", "no")],
 )  # fmt: skip
 def test_yes_or_no(answer, read):
-    assert yes_or_no(answer) is read
+    assert first_option(answer, ("yes", "no")) == read
 
 
 # ------------------------------------------------------------------------------------------------------------ page
 def items_of(folder) -> list[dict]:
     """What the page shows, read from its text."""
     text = (folder / "page.html").read_text(encoding="utf-8")
-    return json.loads(re.search(r"^const data = (.*);$", text, re.MULTILINE).group(1))["items"]
+    (data,) = re.findall(r"^const data = (.*);$", text, re.MULTILINE)
+    return json.loads(data)["items"]
 
 
 def answer(folder, name: str, answers: dict[str, bool]) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+import testbed
 from singleinsert.config import load_settings
 from singleinsert.config.load import to_values
 from singleinsert.data.prompts import fill
@@ -81,7 +85,7 @@ def test_a_class_finds_its_list():
         ('title = "a"\n[[prompt]]\ntext = "* x"\ntarget = []', "one or two"),
         ('title = "a"\n[[prompt]]\ntext = "* x"\n[[prompt.target]]\nquestion = "?"\nlabels = {}', "did you mean label"),
         ('title = "a"\n[[prompt]]\ntext = "* x"\n[[prompt.target]]\nquestion = "?"\nlabel = { a = 1 }', "of texts"),
-        ("title = ", "cannot be read"),
+        ("title = ", "is not valid TOML"),
     ],
 )
 def test_a_wrong_list_is_refused_in_a_line(tmp_path, text, message):
@@ -176,7 +180,10 @@ def test_a_method_wins_over_the_preset_and_nothing_else_changes():
 
 def test_protocols():
     mini, paper = load_protocol("mini"), load_protocol("face")
-    assert (mini.prompts, mini.clip, mini.seeds, mini.judge) == ("mini", "mini", 4, "python:testbed.esr:judge")
+    assert (mini.prompts, mini.clip, mini.seeds, mini.judge, mini.concepts) == ("mini", "mini", 4, "none", "")
+    # the drawn world's concepts and judge are the testbed's, which is not installed
+    world = load_protocol("mini", Path(testbed.__file__).parent / "protocol.toml")
+    assert world.judge == "python:testbed.esr:judge" and replace(world, judge="none", concepts="") == mini
     assert (paper.prompts, paper.seeds, paper.judge) == ("auto", 10, "none")
     assert load_protocol("mini", seeds=2, clip=None).seeds == 2
     with pytest.raises(ConfigError, match="seeds is 0, but must be at least 1"):
@@ -196,4 +203,4 @@ def test_the_testbeds_instances_are_a_list_of_concepts(tmp_path):
     assert not problems and len(jobs) >= 20 and len({job.settings.data.class_word for job in jobs}) >= 4
     for job in jobs:
         assert job.preset == "mini" and (tmp_path / f"{job.name}_mask.png").is_file() and job.settings.data.mask
-        assert len(prompts_for("mini", job.settings.data.class_word)) == 10
+        assert len(prompts_for("mini", *job.settings.data.class_word)) == 10

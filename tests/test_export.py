@@ -24,7 +24,6 @@ from singleinsert.export.webui import example_prompts
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.sampling import sample_images
-from singleinsert.models.text import encode, tokenize
 from singleinsert.training.files import RESULTS
 
 SEED, STEPS = 3, 3
@@ -54,10 +53,9 @@ def trained_picture(folder, concept, alpha, rank, text_targets):
             component, path = key.rsplit(".", 1)[0].split(".", 1)
             weights = concept.lora[component][path]
             parameter.copy_(weights.down if key.endswith(".down") else weights.up)
-        slots = {"*": concept.num_vectors}
-        vectors = {"*": concept.embedding}
-        condition = encode(model.text_encoder, tokenize(model.tokenizer, "* face in the snow", slots), vectors)
-        negative = encode(model.text_encoder, tokenize(model.tokenizer, "", {}), {})
+        prompt = model.tokenize("* face in the snow", {"*": concept.num_vectors})
+        condition = model.encode(prompt, {"*": concept.concept.embeddings})
+        negative = model.encode(model.tokenize("", {}), {})
     return sample_images(model, condition, negative, [torch.Generator().manual_seed(SEED)], steps=STEPS)[0]
 
 
@@ -285,7 +283,7 @@ def test_refusals_write_nothing(concept, tmp_path):
     large = with_embedding(concept, concept.embedding * 1e6)
     refusals = [
         (concept, {"formats": ("webui", "ckpt")}, "'ckpt' is none of webui"),
-        (concept, {"precision": "fp8"}, "'fp8' is none of fp16"),
+        (concept, {"precision": "fp8"}, "'fp8' is none of no, fp32, fp16"),
         (large, {"precision": "fp16"}, "too large for fp16"),
         (replace(concept, name="zork.v2"), {"formats": ("bundle",)}, "splits the names in a bundle at dots"),
     ]
@@ -338,3 +336,19 @@ def test_command_line(concept, tmp_path, capsys):
     assert main([str(path), "--preview", str(path), "--output_dir", str(tmp_path / "x")]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3 and all(line.startswith("error: ") for line in errors)
+
+
+@pytest.mark.parametrize("name", ["Zork", "zorK"])
+def test_several_vectors_under_a_name_with_capitals(name, tiny_sd, tmp_path):
+    """transformers' tokenizer writes prompts small, and diffusers looks for the further vectors as it is written there:
+    with a key in capitals all but the first vector are lost."""
+    concept = make_concept(tiny_sd, name, num_vectors=3)
+    export(concept, tmp_path)
+    assert set(load_file(tmp_path / f"{name}.safetensors")) == {name.lower()}
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
+    pipe.load_textual_inversion(str(tmp_path / f"{name}.safetensors"))
+    table = pipe.text_encoder.get_input_embeddings().weight
+    for prompt in (f"{name} face", f"{name.lower()} face"):
+        text = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
+        ids = pipe.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert torch.equal(table[ids[:3]].float(), concept.embedding.half().float()), prompt

@@ -7,6 +7,7 @@ from tinymodels import hashed
 
 from singleinsert.models.flow import LARGEST_SIGMA, FlowSchedule
 from singleinsert.models.schedule import NoiseSchedule, Schedule
+from singleinsert.terms import LossSpace
 
 ROWS = torch.tensor([3, 120, 500, 870, 990])
 X0, NOISE, ERROR = (hashed((5, 4, 3, 3), seed).double() for seed in (1, 2, 3))
@@ -28,12 +29,13 @@ def squares(error: torch.Tensor) -> torch.Tensor:
 
 def assert_weights(schedule: Schedule, x0_error, epsilon_error, v_error, snr) -> None:
     """A squared error in a space is the x0 error, squared, times the schedule's weight."""
-    for space, error in (("x0", x0_error), ("epsilon", epsilon_error), ("v", v_error)):
+    errors: dict[LossSpace, torch.Tensor] = {"x0": x0_error, "epsilon": epsilon_error, "v": v_error}
+    for space, error in errors.items():
         weight = schedule.weight(ROWS, space)
         assert weight.dtype == torch.float32
         assert torch.allclose(weight.double() * squares(x0_error), squares(error), rtol=1e-5), space
-    for space in ("x0", "epsilon", "v"):  # Min-SNR, whatever the space
-        assert torch.allclose(schedule.weight(ROWS, space, 5.0).double(), snr.clamp_max(5.0), rtol=1e-5)
+        clamped = schedule.weight(ROWS, space, 5.0)  # Min-SNR, whatever the space
+        assert torch.allclose(clamped.double(), snr.clamp_max(5.0), rtol=1e-5), space
 
 
 @pytest.mark.parametrize("output", ["epsilon", "v_prediction"])

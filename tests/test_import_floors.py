@@ -12,9 +12,11 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "terms"),
+    ("errors", "terms", "streams", "placeholders"),
+    ("specs", "reading"),
     ("names",),
     ("atomic", "dtypes"),
+    ("claims",),
     ("tensorfile",),
     ("config",),
     ("cli",),
@@ -23,6 +25,7 @@ FLOORS = (
     ("masks",),
     ("losses",),
     ("models",),
+    ("captions",),
     ("concepts", "adapters"),
     ("artifact",),
     ("interchange",),
@@ -32,12 +35,13 @@ FLOORS = (
     ("insert",),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
+    ("__main__",),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""
 
 PLAIN = (
-    "errors", "terms", "names", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models", "concepts",
-    "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
+    "errors", "terms", "names", "reading", "atomic", "dtypes", "tensorfile", "data", "drawing", "losses", "models",
+    "concepts", "adapters", "artifact", "interchange", "locate", "metrics", "hosts",
 )  # fmt: skip
 """Parts that take plain arguments, so that they can be used and tested alone: no settings, no command line."""
 

@@ -75,7 +75,7 @@ class Run:
     def wanted(self, **options) -> torch.Tensor:
         """The loss (b,), from the same draws and the parts' own algebra."""
         torch.manual_seed(7)
-        latents = self.batch["latents"] * 0.5
+        latents = torch.as_tensor(self.batch["latents"]) * 0.5
         noise, noisy, timesteps = get_noise_noisy_latents_and_timesteps(None, self.scheduler, latents)
 
         def output(token: int, multiplier: float) -> torch.Tensor:

@@ -95,5 +95,5 @@ def test_parts_are_cut_away_and_joined():
     "wrong", [{"smooth": -0.1}, {"min_part": 1.5}, {"padding": 0.6}, {"feather": 0.5}, {"smooth": float("nan")}]
 )
 def test_out_of_range(wrong):
-    with pytest.raises(ConfigError, match=f"mask {next(iter(wrong))} is"):
+    with pytest.raises(ConfigError, match=f"mask.{next(iter(wrong))} (is|must be)"):
         Cleanup(**wrong)

@@ -17,9 +17,9 @@ from testbed.world.scene import draw
 SIZE = (100, 80)
 
 
-def named(name: str, *box: int, value: int = 255) -> NamedMask:
+def named(name: str, left: int, top: int, right: int, bottom: int, value: int = 255) -> NamedMask:
     mask = Image.new("L", SIZE)
-    mask.paste(value, box)
+    mask.paste(value, (left, top, right, bottom))
     return NamedMask(name, f"a {name}", mask, "drawn")
 
 
@@ -92,12 +92,15 @@ def test_sets_that_cannot_be(made, says):
     ("spoil", "says"),
     [
         (lambda f: (f / INDEX).unlink(), "holds no masks.toml"),
-        (lambda f: (f / INDEX).write_text("version = "), "cannot be read"),
+        (lambda f: (f / INDEX).write_text("version = "), "is not valid TOML"),
         (lambda f: (f / INDEX).write_text("version = 9"), "version 9; this program reads 1"),
-        (lambda f: (f / INDEX).write_text("version = 1\npicture='a'\nsize=[1]"), "lacks"),
+        (
+            lambda f: (f / INDEX).write_text("version = 1\npicture='a'\nsize=[1]"),
+            r"size is \[1\], not \[width, height\] in pixels",
+        ),
         (lambda f: (f / "cup.png").unlink(), "mask not found: .*cup.png"),
         (lambda f: Image.new("L", SIZE).save(f / "cup.png"), "cup.png is empty"),
-        (lambda f: Image.new("L", (9, 9)).save(f / "cup.png"), "mask cup is 9x9, the picture 100x80"),
+        (lambda f: Image.new("L", (9, 9)).save(f / "cup.png"), "cup.png is 9x9 but the picture is 100x80"),
         (
             lambda f: (f / INDEX).write_text((f / INDEX).read_text().replace('"cup"', '"../cup"')),
             "not a plain file name",

@@ -159,17 +159,19 @@ def test_lists(tmp_path):
         list_pictures(tmp_path)
     for name in ("b.jpg", "a.PNG", "notes.txt"):
         Image.new("RGB", (4, 4)).save(tmp_path / name, format="PNG")
-    pictures = list_pictures(tmp_path)
+    (tmp_path / "more").mkdir()
+    pictures, left_out = list_pictures(tmp_path)
     assert [p.name for p in pictures] == ["a.PNG", "b.jpg"]
+    assert left_out == [f"{tmp_path}: left out: more/: folders in it are not looked into"]
     words = tmp_path / "words.toml"
     words.write_text('a = "cat"\n"b.jpg" = "dog"\n', encoding="utf-8")
-    assert class_words(str(words), "", pictures) == {pictures[0]: "cat", pictures[1]: "dog"}
+    assert class_words(words, "", pictures) == {pictures[0]: "cat", pictures[1]: "dog"}
     words.write_text('c = "cat"\n', encoding="utf-8")
-    with pytest.raises(Exception, match="there is no picture c"):
-        class_words(str(words), "face", pictures)
+    with pytest.raises(Exception, match="there is no picture 'c'"):
+        class_words(words, "face", pictures)
     words.write_text('b.jpg = "dog"\n', encoding="utf-8")  # TOML: a table b with a key jpg
     with pytest.raises(Exception, match="names with a dot in quotes"):
-        class_words(str(words), "face", pictures)
+        class_words(words, "face", pictures)
     (tmp_path / "a.jpg").write_bytes(b"")
     with pytest.raises(Exception, match=r"a\.PNG and a\.jpg in .* would share one mask"):
         list_pictures(tmp_path)

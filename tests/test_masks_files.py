@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from singleinsert.data.folders import mask_in
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import InputError
-from singleinsert.masks import check_mask, mask_from_alpha, mask_from_file, paired_mask, share_of
+from singleinsert.masks import check_mask, mask_from_alpha, mask_from_file, share_of
 from singleinsert.masks.files import has_alpha_mask
 
 SIZE = (40, 30)
@@ -92,7 +93,7 @@ def test_a_mask_from_a_turned_camera_is_turned(tmp_path):
     ("make", "says"),
     [
         (lambda p: None, "mask not found"),
-        (lambda p: p.write_bytes(b"no picture"), "cannot be read"),
+        (lambda p: p.write_bytes(b"no picture"), "is not a picture that can be read"),
         (lambda p: p.write_bytes((p.parent / "whole.png").read_bytes()[:60]), "cannot be read"),
         (lambda p: Image.new("RGB", SIZE, (200, 30, 30)).save(p), "has colours in 100% of its pixels"),
         (
@@ -135,15 +136,15 @@ def test_pairs_by_name(tmp_path):
     """kohya's conditioning_data_dir: the same name, whatever the extension."""
     for name in ("cat.png", "dog.JPG", "dog.txt", "catfish.png"):
         grey().convert("RGB").save(tmp_path / name, format="PNG")
-    assert paired_mask("photos/cat.jpg", tmp_path) == tmp_path / "cat.png"
-    assert paired_mask("photos/dog.png", tmp_path) == tmp_path / "dog.JPG"
+    assert mask_in("photos/cat.jpg", tmp_path) == tmp_path / "cat.png"
+    assert mask_in("photos/dog.png", tmp_path) == tmp_path / "dog.JPG"
     with pytest.raises(InputError, match=r"no mask for bird\.jpg .* expected bird\.png there"):
-        paired_mask("photos/bird.jpg", tmp_path)
+        mask_in("photos/bird.jpg", tmp_path)
     grey().save(tmp_path / "cat.bmp")
     with pytest.raises(InputError, match=r"several masks for cat\.jpg .*: cat\.bmp, cat\.png; keep one"):
-        paired_mask("photos/cat.jpg", tmp_path)
+        mask_in("photos/cat.jpg", tmp_path)
     with pytest.raises(InputError, match="mask folder not found"):
-        paired_mask("photos/cat.jpg", tmp_path / "nowhere")
+        mask_in("photos/cat.jpg", tmp_path / "nowhere")
 
 
 def test_the_share():
@@ -175,3 +176,30 @@ def test_a_small_subject_on_a_small_picture_is_fine():
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 8, 8))  # 64 pixels, 1.6 percent
     assert check_mask(mask) == pytest.approx(1 / 64)
+
+
+@pytest.mark.parametrize("rim", [254, 0])
+def test_a_stray_pixel_of_alpha_is_no_mask(tmp_path, picture, rim):
+    """One almost opaque pixel, or a transparent corner: the black-and-white drawing is the mask."""
+    alpha = Image.new("L", SIZE, 255)
+    alpha.paste(rim, (0, 0, 3, 3))
+    image = grey().convert("RGBA")
+    image.putalpha(alpha)
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())
+
+
+def test_a_drawing_with_a_wide_transparent_rim_is_the_mask(tmp_path, picture):
+    """A quarter of it transparent, where the drawing is black anyway."""
+    alpha = Image.new("L", SIZE, 255)
+    alpha.paste(0, (0, 0, 10, 30))
+    image = grey().convert("RGBA")
+    image.putalpha(alpha)
+    image.save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())
+
+
+@pytest.mark.parametrize("white", [1, 255, 65535])
+def test_sixteen_bit_masks(tmp_path, picture, white):
+    Image.fromarray(disc().astype(np.uint16) * np.uint16(white)).save(tmp_path / "mask.png")
+    assert np.array_equal(np.asarray(mask_from_file(tmp_path / "mask.png", picture)) == 255, disc())

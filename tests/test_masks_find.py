@@ -58,7 +58,7 @@ class Fixed:
 def candidate(box: tuple[int, int, int, int], score: float = 0.9, size: tuple[int, int] = (100, 80)) -> Candidate:
     mask = Image.new("L", size)
     mask.paste(255, box)
-    return Candidate(mask, tuple(float(v) for v in box), score, "thing")
+    return Candidate(mask, (box[0], box[1], box[2], box[3]), score, "thing")
 
 
 def using(monkeypatch, **found: list[Candidate]) -> Fixed:
@@ -115,12 +115,12 @@ def test_a_picture_without_a_face(photos, name):
         find_mask(load_picture(photos / f"{name}.png"), "face")
     text = str(caught.value)
     assert "no face was found" in text and f"{name}.png" in text and "\n" not in text
-    assert "--mask FILE" in text and "--box left,top,right,bottom" in text
+    assert "NAME_mask.png" in text and "--box left,top,right,bottom" in text
 
 
 def test_offline_only_faces_can_be_found(photos):
     with pytest.raises(
-        InputError, match=r"no way to find cat: .*grounding-dino-tiny.* cannot be reached; give the mask"
+        InputError, match=r"no way to find cat: .*grounding-dino-tiny.* cannot be reached; put a mask beside"
     ):
         find_mask(load_picture(photos / "chelsea.png"), "cat")
     with pytest.raises(InputError, match="the face cascade finds faces only, not 'cat'"):
@@ -382,7 +382,7 @@ def test_the_settings_are_the_keywords(photos):
     """What training passes, `vars(settings.mask)`, is accepted whole, with the same defaults."""
     defaults = find_mask.__kwdefaults__
     assert {name: defaults[name] for name in asdict(MaskSettings())} == asdict(MaskSettings())
-    assert set(defaults) - {f.name for f in fields(MaskSettings)} == {"file", "device", "backends"}
+    assert set(defaults) - {f.name for f in fields(MaskSettings)} == {"file", "beside", "device", "backends"}
 
 
 def test_an_unknown_backend():

@@ -180,7 +180,10 @@ def test_mask_arrays_keep_the_area():
     ("call", "said"),
     [
         (lambda: scores.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="foreground"), "masks"),
-        (lambda: scores.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="sky"), "sky"),
+        (
+            lambda: scores.image_similarity(MeanColour(), [flat(1, 2, 3)], flat(1, 2, 3), region="sky"),  # type: ignore[arg-type]
+            "sky",
+        ),
         (lambda: scores.text_similarity(MeanColour(), [flat(1, 2, 3)], []), "1 pictures but 0 prompts"),
         (lambda: scores.diversity(MeanDifference(), [flat(1, 2, 3)]), "two samples"),
         (lambda: scores.editing_success([[True], []]), "target"),

@@ -6,11 +6,12 @@ import pytest
 import torch
 from tinymodels import CONCEPT_WIDTH, hashed, tiny_models
 
-from singleinsert.adapters import ADAPTERS, adapter_class
+from singleinsert.adapters import adapter_class, adapter_kinds
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.parametrized import low_rank
+from singleinsert.errors import ConfigError
 
-KINDS = [kind for kind in ADAPTERS if kind != "lora"]
+KINDS = [kind for kind in adapter_kinds() if kind != "lora"]
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,12 @@ def test_the_saved_lora_is_the_nearest_and_says_what_it_misses(models, kind):
     assert sum(w.rank for layers in small.lora.values() for w in layers.values()) == sum(
         len(layers) for layers in small.lora.values()
     )
+
+
+def test_a_kind_that_is_none():
+    assert adapter_kinds() == ["full", "kv", "lora", "svd"]
+    with pytest.raises(ConfigError, match=r"adapter.type 'lroa' is none of full, kv, lora, svd"):
+        adapter_class("lroa")
 
 
 def test_low_rank_of_a_known_spectrum():

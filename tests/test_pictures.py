@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from singleinsert.data import pictures
+from singleinsert.data import opening
 from singleinsert.data.pictures import (
     Picture,
     area_resample,
@@ -72,7 +72,7 @@ def test_a_damaged_orientation_is_passed_over(tmp_path, monkeypatch):
     def broken(image):
         raise SyntaxError("not a TIFF file")
 
-    monkeypatch.setattr(pictures.ImageOps, "exif_transpose", broken)
+    monkeypatch.setattr(opening.ImageOps, "exif_transpose", broken)
     assert load_picture(tmp_path / "photo.png").image.getpixel((0, 0)) == RED
 
 
@@ -166,9 +166,9 @@ def test_a_file_cut_short(tmp_path, suffix):
 def test_a_picture_that_would_fill_the_memory(tmp_path, monkeypatch):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "bomb.png")  # 400 million pixels, PIL's own limit
     assert "pixels" in refusal(tmp_path / "bomb.png")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 10)
+    monkeypatch.setattr(opening, "MAX_BYTES", 9 * 10)  # ten pixels of nine bytes
     two_colours().save(tmp_path / "photo.png")
-    assert "6x4 pixels: scale it down" in refusal(tmp_path / "photo.png")
+    assert "has 6x4 pixels, and a PNG may have 0 million: scale it down" in refusal(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize(

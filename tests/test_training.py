@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate.utils import LoggerType
+from batches import tensors
 from PIL import Image
 from runs import QUIET, Said, small_settings
 from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings, to_toml
-from singleinsert.drawing.sheet import EDGE, TILE, _tile, mask_overlay
-from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, SingleInsertError
-from singleinsert.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from singleinsert.drawing.sheet import EDGE, TILE, mask_overlay
+from singleinsert.drawing.tiles import square_tile
+from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError
+from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.loop import Loop
 from singleinsert.training.prepare import find_material
-from singleinsert.training.progress import LossLog
 from singleinsert.training.run import train
 from singleinsert.training.signals import Interrupted
 
@@ -31,15 +32,6 @@ from singleinsert.training.signals import Interrupted
 def table(settings):
     with open(settings.output_dir / "logs" / settings.name / "losses.csv") as file:
         return [{k: v if k == "stage" else float(v or "nan") for k, v in row.items()} for row in csv.DictReader(file)]
-
-
-def tensors(artifact):
-    """Everything that was learnt, by name."""
-    flat = {"embedding": artifact.embedding}
-    for component, layers in artifact.lora.items():
-        for path, lora in layers.items():
-            flat |= {f"{component}.{path}.down": lora.down, f"{component}.{path}.up": lora.up}
-    return flat
 
 
 def assert_same(a, b, exact=True):
@@ -96,11 +88,13 @@ def test_the_sheet_shows_each_stages_last_samples_in_their_places(whole):
         return next((y, x) for y, x in found if np.array_equal(pixels[y : y + TILE, x : x + TILE], tile))
 
     samples = [Image.open(out / f"samples/pic_{s}_000003_{i:02d}.png") for s in ("stage1", "stage2") for i in (0, 1)]
-    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(_tile(sample)) for sample in samples)
+    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(square_tile(sample, TILE)) for sample in samples)
     assert y0 == y1 < y2 == y3 and x0 == x2 < x1 == x3
     square = find_material(whole.settings, str).pictures[0]
-    assert place(_tile(square.image)) == (y0, left := place(_tile(square.image))[1]) and left < x0
-    assert place(_tile(mask_overlay(square.image, square.subjects[0].mask))) == (y2, left)
+    assert (
+        place(square_tile(square.image, TILE)) == (y0, left := place(square_tile(square.image, TILE))[1]) and left < x0
+    )
+    assert place(square_tile(mask_overlay(square.image, square.subjects[0].mask), TILE)) == (y2, left)
 
 
 def test_the_overlay_pales_what_the_mask_leaves_out():
@@ -245,7 +239,10 @@ def test_resuming_gives_the_same_numbers_across_the_stage_switch(whole, tmp_path
 def test_a_signal_saves_and_leaves_and_the_run_can_go_on(whole, tmp_path, tiny_sd, signum, capsys):
     settings = small_settings(tmp_path, tiny_sd)
     before = signal.getsignal(signum)
-    with pytest.raises(Interrupted, match="after stage1 step 1, .*go on with --resume_from_checkpoint latest") as stop:
+    with pytest.raises(
+        Interrupted,
+        match="after stage1 step 1, .*; go on: python train_singleinsert.py .*--resume_from_checkpoint latest",
+    ) as stop:
         train(settings, watch=Said(lambda line: os.kill(os.getpid(), signum) if "first step" in line else None))
     assert stop.value.exit_code == 128 + signum
     assert capsys.readouterr().err.count("finishing the step to save it; once more leaves at once") == 1
@@ -343,7 +340,7 @@ def test_refusals_leave_everything_as_it_was(whole, tmp_path, tiny_sd, monkeypat
         (MissingPackageError, "pip install wandb", {"run__report_to": "wandb"}),
         (InputError, "no checkpoint nowhere", {"run__resume_from_checkpoint": "nowhere"}),
         (InputError, "no checkpoint in folder", {"run__resume_from_checkpoint": str(tmp_path)}),
-        (ModelError, "is not a checkpoint", {"run__resume_from_checkpoint": str(image)}),
+        (ModelError, "is not a readable safetensors file", {"run__resume_from_checkpoint": str(image)}),
         (ConfigError, "stage2.learning_rate was 5e-05 there and is 0.1 here",
          {"run__resume_from_checkpoint": latest, "stage2__learning_rate": 0.1}),
         (ConfigError, "is of another picture or mask", {"run__resume_from_checkpoint": latest, "data__crop": "pad"}),
@@ -372,32 +369,6 @@ def test_a_name_that_is_a_word_is_told_before_anything_is_done(tmp_path, tiny_sd
         with pytest.raises(InputError, match="picture not found"):
             train(settings, watch=Said(lines.append))
         assert len(lines) == told and all(f"note: '{name}' is a word of CLIP's vocabulary" in line for line in lines)
-
-
-def test_only_the_newest_checkpoints_are_kept_and_a_failed_one_harms_none(tmp_path, monkeypatch):
-    nested = {"a": [1, 2.5, None, {"b": torch.arange(3)}], 7: {"step": torch.tensor(3.0)}, "empty": {}}
-    for step in (5, 10, 100):
-        save_checkpoint(tmp_path, step, nested, limit=2)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step_000010.safetensors", "step_000100.safetensors"]
-    loaded = load_checkpoint(checkpoints(tmp_path)[0])
-    assert loaded["a"][:3] == [1, 2.5, None] and torch.equal(loaded["a"][3]["b"], torch.arange(3))
-    assert loaded[7]["step"] == 3 and loaded["empty"] == {}
-
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("safetensors.torch.save_file", full)
-    with pytest.raises(InputError, match="the disk is full"):
-        save_checkpoint(tmp_path, 200, nested, limit=1)
-    assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_a_loss_that_is_no_number_ends_the_run_with_advice():
-    accelerator = SimpleNamespace(device=torch.device("cpu"), num_processes=1, log=lambda *a, **k: None)
-    log = LossLog(accelerator)
-    log.add("stage2", 7, 1e-4, {"foreground": torch.tensor(float("nan"))})
-    with pytest.raises(SingleInsertError, match=r"loss is nan at stage2 step 7: lower stage2.learning_rate"):
-        log.flush()
 
 
 def test_other_models_concepts_and_stages(make_tiny_sd, tmp_path):

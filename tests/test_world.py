@@ -79,7 +79,7 @@ def test_edits_are_absent_two_times_in_three() -> None:
     assert 290 <= hats <= 390
 
 
-def test_every_word_of_the_world_is_one_token(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_every_word_of_the_world_is_one_token(tmp_path) -> None:
     tokenizer = build_tokenizer(tmp_path)
     assert [w for w in words() if len(tokenizer(w).input_ids) != 3] == []
     unknown = {

@@ -54,14 +54,14 @@ def make_concept(
 ) -> Artifact:  # fmt: skip
     """A concept as training would hand it out, for the model in ``folder``."""
     model = load_base_model(folder)
-    state = inject_lora(model, name, rank, alpha, text_targets).state().lora if lora else {}
+    update = inject_lora(model, name, rank, alpha, text_targets).state() if lora else None
     return Artifact.of_one_concept(
         name=name, placeholder="*", class_word=class_word,
         embeddings={
             part: hashed((num_vectors, width), zlib.crc32(name.encode()) + i)
             for i, (part, width) in enumerate(model.embedding_widths.items())
         },
-        lora=state,
+        lora={} if update is None else update.lora,
         base=BaseInfo(model.name, model.model_name, model.schedule.prediction_type, model.source),
         metadata={
             "created": CREATED, "resolution": 32, "seed": 7, "steps": {"stage1": 5, "stage2": 10},

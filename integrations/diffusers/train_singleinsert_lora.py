@@ -168,7 +168,7 @@ def main(args: argparse.Namespace) -> list[dict[str, float]]:
 
 
 def save(
-    args: argparse.Namespace, unet: torch.nn.Module, text_encoder: torch.nn.Module, scheduler: DDPMScheduler
+    args: argparse.Namespace, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, scheduler: DDPMScheduler
 ) -> None:
     """The LoRA as all clients read it, and a picture drawn from the file."""
     base = args.pretrained_model_name_or_path

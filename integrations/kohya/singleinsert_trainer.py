@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from library import train_util
@@ -16,13 +17,17 @@ from torch import Tensor
 
 from singleinsert.errors import ConfigError, SingleInsertError
 from singleinsert.hosts import FrozenPredictor, concept_loss, mask_from_batch
+from singleinsert.terms import LossSpace
 
 TIMESTEP_WEIGHTS = (
     "min_snr_gamma", "scale_v_pred_loss_like_noise_pred", "v_pred_like_loss", "debiased_estimation_loss"
 )  # fmt: skip
 
 
-class SingleInsertMixin:
+Trainer: Any = object  # for the type checker: kohya's, which stands behind the mixin
+
+
+class SingleInsertMixin(Trainer):
     """To stand before one of kohya's ``NetworkTrainer`` classes in the list of bases."""
 
     _frozen_class: list[Tensor] | None = None  # the class prompt (1, ...) as the frozen text encoder has it: constant
@@ -60,7 +65,8 @@ class SingleInsertMixin:
         if self._frozen_class is None:
             with FrozenPredictor.from_network(accelerator.unwrap_model(network), encode_class).active():
                 self._frozen_class = encode_class()
-        self._tuned_class = encode_class if train_text_encoder else lambda: self._frozen_class
+        frozen_class = self._frozen_class
+        self._tuned_class = encode_class if train_text_encoder else lambda: frozen_class
         # it calls get_noise_pred_and_target; its own loss, unmasked or masked once more, is not looked at
         super().process_batch(
             batch, text_encoders, unet, network, vae, noise_scheduler, vae_dtype, weight_dtype, accelerator, args,
@@ -106,7 +112,7 @@ class SingleInsertMixin:
         return prediction.detach(), noise, timesteps, None
 
 
-def loss_space(args: argparse.Namespace) -> str:
+def loss_space(args: argparse.Namespace) -> LossSpace:
     """The paper's, or the one that kohya's own loss and its timestep weights are in."""
     if args.x0_loss:
         return "x0"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from singleinsert.adapters.full import FullAdapters
 
 
@@ -9,7 +12,7 @@ class KeyValueAdapters(FullAdapters):
     """The key and value matrices of cross-attention; for faces also queries and outputs, by the setting of targets."""
 
     kind = "kv"
-    own_targets = {"denoiser": ("attn2.to_k", "attn2.to_v"), "text": ()}
+    own_targets: ClassVar[Mapping[str, tuple[str, ...]]] = {"denoiser": ("attn2.to_k", "attn2.to_v"), "text": ()}
 
     @classmethod
     def wants(cls, name: str) -> bool:

@@ -38,8 +38,8 @@ class _Spectrum(Replacement):
 
 
 class SpectralAdapters(ParametrizedAdapters):
-    """Shifts of singular values, one number for each; their change of a weight is of full rank, so that what is exported
-    as a LoRA misses a part of it."""
+    """Shifts of singular values, one number for each; their change of a weight is of full rank, so that what is
+    exported as a LoRA misses a part of it."""
 
     kind = "svd"
 

@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
-from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
+from singleinsert.errors import ConfigError, InputError, SingleInsertError, first_line
+from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
 
 if TYPE_CHECKING:
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from singleinsert.work.queue import Queue
 
 OF_ONE_JOB = ("image", "mask", "mask_index", "box", "output_name", "resume_from_checkpoint", "mask_only")
+
+
+MASKS_OF_ALL = ", put it beside the picture as NAME_mask.png, or give --mask a folder of masks by the pictures' names"
 
 
 class BatchFailed(SingleInsertError):
@@ -39,10 +43,12 @@ class BatchFailed(SingleInsertError):
 def batch_parser() -> argparse.ArgumentParser:
     """The flags of train_singleinsert.py, for every job, and the batch's own."""
     parser = Parser(
-        prog="python -m singleinsert.batch", description=__doc__, allow_abbrev=False,
+        prog="python -m singleinsert.batch", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("jobs", type=Path, metavar="JOBS", help="a .toml or .csv file, or a folder of pictures")
+    parser.add_argument(
+        "jobs", type=path_argument, metavar="JOBS", help="a .toml or .csv file, or a folder of pictures"
+    )
     own = parser.add_argument_group("the batch")
     own.add_argument("--dry_run", action="store_true", help="check everything, print the plan, train nothing")
     own.add_argument("--no_wait", action="store_true", help="leave when the others have the last jobs (Slurm arrays)")
@@ -56,8 +62,8 @@ def batch_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Jobs -> checks -> work -> page and table."""
     for flag in OF_ONE_JOB:
-        if getattr(args, flag) not in (None, False):
-            raise ConfigError(f"--{flag} belongs to one job: write it there")
+        if getattr(args, flag) not in (None, False) and not (flag == "mask" and Path(args.mask).is_dir()):
+            raise ConfigError(f"--{flag} belongs to one job: write it there" + MASKS_OF_ALL * (flag == "mask"))
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
     from singleinsert.batch.jobs import HIDDEN, read_jobs
@@ -65,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     from singleinsert.batch.store import open_store
     from singleinsert.work.queue import Queue
 
-    folder = Path(args.output_dir or Path("output") / args.jobs.resolve().stem)
+    folder = user_path(args.output_dir or Path("output") / args.jobs.resolve().stem)
     check_folder_to_write(folder)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     jobs, problems = read_jobs(
@@ -75,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
     queue = Queue(folder / HIDDEN / "state", [job.name for job in jobs])
     problems += look(jobs, queue, store, folder)
     if args.dry_run:
-        dry_run(jobs, problems, queue, folder, max(processes, args.workers))
+        dry_run(jobs, problems, queue, folder, args.jobs, max(processes, args.workers))
         return
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
@@ -93,17 +99,17 @@ def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]
     return conflicts(jobs, records, folder)
 
 
-def dry_run(jobs: list[Job], problems: list[str], queue: Queue, folder: Path, workers: int) -> None:
+def dry_run(jobs: list[Job], problems: list[str], queue: Queue, folder: Path, source: Path, workers: int) -> None:
     """Print the plan, then every problem. ConfigError where there is one."""
     from singleinsert.batch.jobs import a_line_each
-    from singleinsert.batch.plan import check_disk, check_inputs, plan_lines
+    from singleinsert.batch.plan import check_disk, check_inputs, mask_notes, model_notes, plan_lines
 
     states = queue.states()
     print(f"{len(jobs)} jobs into {folder}:", *plan_lines(jobs, states), sep="\n")
     problems = problems + a_line_each(problem for job in jobs for problem in check_inputs(job))
     left = [job for job in jobs if states[job.name].state != "done"]
     line, enough = check_disk(left, workers, folder)
-    print(line, *notes(jobs, left, folder), sep="\n")
+    print(line, *notes(jobs, left, folder, source), *model_notes(left), *mask_notes(left), sep="\n")
     if not enough:
         problems.append(f"{line}: make room, or lower adapter.network_dim")
     if problems:
@@ -116,12 +122,13 @@ def _count(problems: list[str]) -> str:
     return f"{len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
-def notes(jobs: list[Job], left: list[Job], folder: Path) -> list[str]:
+def notes(jobs: list[Job], left: list[Job], folder: Path, source: Path) -> list[str]:
     """What a batch may begin with, but its user should know before it does; ``left`` are the jobs to be done."""
+    from singleinsert.batch.jobs import left_out
     from singleinsert.batch.plan import of_other_lists
     from singleinsert.models.trigger import common_word_note
 
-    found = []
+    found = [f"note: {line}" for line in left_out(source)]
     if words := [job.name for job in left if common_word_note(job.name)]:
         found.append(f"note: {_some(words)}: words that prompts of WebUIs could then no longer say; set name")
     if others := of_other_lists(jobs, folder):
@@ -140,7 +147,6 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     from singleinsert.batch.plan import check_disk
     from singleinsert.batch.progress import counts, progress_line
     from singleinsert.batch.report import Report
-    from singleinsert.batch.store import first_line
     from singleinsert.work.queue import DONE, FAILED
 
     def say(line: str) -> None:
@@ -152,13 +158,13 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
         try:
             report.write()
         except Exception as problem:  # such as a network's; no job is worth less for it
-            say(f"index.html and results.csv were not written: {problem}")
+            say(f"index.html and results.csv were not written: {first_line(problem)}")
 
     common: dict[str, Any] = {"say": say, "report": write_report}
     states = queue.states()
     left = [job for job in jobs if states[job.name].state != DONE]
     line, enough = check_disk(left, 1, folder)
-    for text in [*notes(jobs, left, folder), *([f"warning: {line}"] if left and not enough else [])]:
+    for text in [*notes(jobs, left, folder, args.jobs), *([f"warning: {line}"] if left and not enough else [])]:
         say(text)
     try:
         report.write()  # a page to look at from the start; and what cannot be written is known before hours of training

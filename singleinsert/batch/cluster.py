@@ -16,9 +16,9 @@ from typing import Any
 
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.local import POLL, Report, finished_before, settle, stopped_by_signals, work_folder
-from singleinsert.batch.store import Store, first_line, open_store
+from singleinsert.batch.store import Store, open_store
 from singleinsert.batch.worker import Outcome, Task, Worker, read_inputs, source_key
-from singleinsert.errors import InputError, MissingPackageError
+from singleinsert.errors import InputError, MissingPackageError, first_line, last_line
 from singleinsert.work.queue import FAILED, LOST_LIMIT, QUEUED, Claim, Queue
 
 PASSED_ON = ("HF_HUB_OFFLINE", "OMP_NUM_THREADS", "ACCELERATE_MIXED_PRECISION", "TQDM_DISABLE", "WANDB_MODE")
@@ -99,7 +99,7 @@ class Fleet:
                 self.models.pop(busy.actor, None)
                 self.start()
             except self.ray.exceptions.RayError as problem:
-                outcome = Outcome(FAILED, str(problem).strip().splitlines()[-1], str(problem))
+                outcome = Outcome(FAILED, last_line(problem), str(problem))
                 self.idle.append(busy.actor)
             if busy.claim is not None:
                 found.append((busy.claim, outcome))

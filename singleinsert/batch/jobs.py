@@ -6,33 +6,37 @@ preset < --config_file < [defaults] < the job < flags of the command line.
 
 from __future__ import annotations
 
-import csv
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from singleinsert.batch.table import cell_value, read_table
 from singleinsert.cli import FLAGS
 from singleinsert.config import Settings, load_settings, preset_names, require
-from singleinsert.config.load import check_name, nearest, parse_value
-from singleinsert.errors import ConfigError, InputError
+from singleinsert.config.load import check_name, nearest
+from singleinsert.data.folders import PictureFolder, list_folder, masks_for, only_mask, same_name, some
+from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line, shown
+from singleinsert.reading import expanded, read_toml
 
 NOT_IN_JOBS = ("run.output_dir", "run.resume_from_checkpoint")
 OWN_KEYS = ("name", "preset", "config_file")
 PATHS = ("data.image", "data.mask")
-MASK_END = "_mask"
-
 KINDS = "give a .toml or .csv file, or a folder of pictures"
-SEPARATORS = ",;\t"
+REPORTS = ("index.html", "results.csv")
+"""What a batch writes beside its concepts."""
 HIDDEN = ".batch"
 """In a batch's folder: states of the jobs, and what is being worked on."""
 
 Values = dict[str, Any]
 Problem = tuple[str, str]
 """(where a job was asked for, what is wrong with it)."""
-Written = tuple[str, tuple[Values, ...]]
-"""Where a job stands, and what is written there and in what lies under it."""
+Parse = Callable[[str, str], Any]
+"""(key, text) -> value, where a list holds texts alone."""
+Written = tuple[str, tuple[Values, ...], Parse | None]
+"""Where a job stands, what is written there and in what lies under it, and how its texts become values."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def read_jobs(
     names: dict[str, str] = {}
     for asked in _asked(source, problems):
         try:
-            job = _job(asked, output_dir, preset, config_file, flags or {})
+            job = _job(asked, output_dir, preset, config_file, flags or {}, from_folder=source.is_dir())
             other = names.setdefault(job.name.lower(), asked.where)  # file systems and WebUIs overlook case
             if other != asked.where:
                 raise ConfigError(f"its name {job.name} is that of {other}: set name")
@@ -98,11 +102,18 @@ def a_line_each(problems: Iterable[Problem]) -> list[str]:
     return [f"{first}{f' and {len(more)} more' if more else ''}: {what}" for what, (first, *more) in places.items()]
 
 
-def _job(asked: Asked, output_dir: Path, preset: str, config_file: Path | None, flags: Values) -> Job:
-    chosen = asked.preset or preset
+def _job(
+    asked: Asked, output_dir: Path, preset: str, config_file: Path | None, flags: Values, from_folder: bool
+) -> Job:
+    """A job that is written names its preset itself; a folder's name only suggests one, but it does say the class."""
+    chosen = preset or asked.preset if from_folder else asked.preset or preset
     values = asked.values | flags
+    if from_folder and "data.class_word" in asked.values:
+        values["data.class_word"] = asked.values["data.class_word"]
     file = Path(asked.config_file) if asked.config_file else config_file
     name = load_settings(chosen or None, file, values).name
+    if name.lower() in REPORTS:
+        raise ConfigError(f"name {name!r} is that of the batch's own page or table: set another name")
     values |= {"run.output_dir": str(output_dir / name), "run.output_name": name}
     settings = load_settings(chosen or None, file, values)
     require(settings, image="the picture to learn from", class_word="what it shows, such as face or cat")
@@ -114,29 +125,29 @@ def _asked(source: Path, problems: list[Problem]) -> Iterator[Asked]:
     if not source.exists():
         raise InputError(f"{source}: not found; {KINDS}")
     if source.is_dir():
-        rows, where = _from_folder(source), ""
+        rows, where = _from_folder(source, problems), ""
     elif source.suffix.lower() == ".csv":
         rows, where = _from_csv(source), f"{source} "
     elif source.suffix.lower() == ".toml":
         rows, where = _from_toml(source), f"{source} "
     else:
         raise InputError(f"{source}: no list of jobs; {KINDS}")
-    for label, layers in rows:
+    for label, layers, parse in rows:
         try:
-            yield _one(f"{where}{label}", layers, source)
+            yield _one(f"{where}{label}", layers, parse, source)
         except ConfigError as problem:
             problems.append((f"{where}{label}", str(problem)))
 
 
-def _one(where: str, layers: Iterable[Values], source: Path) -> Asked:
+def _one(where: str, layers: Iterable[Values], parse: Parse | None, source: Path) -> Asked:
     """``layers``: what was written, the later ones winning, however each writes a setting (seed, run.seed, [run])."""
     own: dict[str, str] = {}
     values: Values = {}
     for layer in layers:
-        own |= {key: str(layer[key]) for key in OWN_KEYS if key in layer}
+        own |= {key: _text(key, layer[key]) for key in OWN_KEYS if key in layer}
         values |= dict(_keys({key: value for key, value in layer.items() if key not in OWN_KEYS}))
-    if source.suffix.lower() == ".csv":
-        values = {key: parse_value(key, text) for key, text in values.items()}
+    if parse is not None:
+        values = {key: parse(key, text) for key, text in values.items()}
     if "name" in own:
         values["run.output_name"] = own["name"]
     values |= {key: _paths(values[key], source) for key in PATHS if values.get(key)}
@@ -144,13 +155,23 @@ def _one(where: str, layers: Iterable[Values], source: Path) -> Asked:
     return Asked(where, own.get("preset", ""), file, values)
 
 
-def _paths(given: Any, source: Path) -> list[str]:
-    return [_path(text, source) for text in (given if isinstance(given, list | tuple) else [given])]
+def _text(key: str, value: Any) -> str:
+    """A name, preset or file; a name may be a number."""
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ConfigError(f"{key} must be a text in quotes, not {shown(value)}")
+    return str(value)
 
 
-def _path(text: Any, source: Path) -> str:
+def _paths(given: Any, source: Path) -> Any:
+    """Texts become paths; what is none is left for its own check to refuse."""
+    if isinstance(given, list | tuple):
+        return [_path(text, source) if isinstance(text, str) and text else text for text in given]
+    return _path(given, source) if isinstance(given, str) and given else given
+
+
+def _path(text: str, source: Path) -> str:
     """Paths in a list of jobs are seen from its folder; those of a folder are whole already."""
-    return str(text) if source.is_dir() else str(source.parent / str(text))
+    return text if source.is_dir() else str(source.parent / expanded(text))
 
 
 def _keys(row: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
@@ -163,70 +184,66 @@ def _keys(row: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]
         if full in NOT_IN_JOBS:
             raise ConfigError(f"{key} is the batch's to decide: leave it out")
         if "." not in full:
-            raise ConfigError(f"unknown key {key}{nearest(key, [*OWN_KEYS, *FLAGS])}")
+            raise ConfigError(f"unknown key {one_line(key, LONGEST_VALUE)}{nearest(key, [*OWN_KEYS, *FLAGS])}")
         yield full, value
 
 
 def _from_toml(source: Path) -> Iterator[Written]:
-    try:
-        content = tomllib.loads(source.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise InputError(f"{source} cannot be read: {problem}") from problem
+    content = read_toml(source, InputError)
     if unknown := set(content) - {"job", "defaults"}:
         first = sorted(unknown)[0]
-        raise ConfigError(f"{source}: unknown part {first}{nearest(first, ['job', 'defaults'])}")
+        raise ConfigError(
+            f"{source}: unknown part {one_line(first, LONGEST_VALUE)}{nearest(first, ['job', 'defaults'])}"
+        )
     jobs, defaults = content.get("job", []), content.get("defaults", {})
-    if not isinstance(jobs, list) or not isinstance(defaults, dict):
+    if not isinstance(jobs, list) or not isinstance(defaults, dict) or not all(isinstance(job, dict) for job in jobs):
         raise ConfigError(f"{source}: write [[job]], twice bracketed, and [defaults]")
     for number, job in enumerate(jobs, start=1):
-        yield f"job {number}", (defaults, job)
+        yield f"job {number}", (defaults, job), None
 
 
 def _from_csv(source: Path) -> Iterator[Written]:
-    """A row a job; an empty cell is not said. As spreadsheets write it: with a byte order mark, ``;`` or tabs."""
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as problem:
-        raise InputError(f"{source} is not in UTF-8: save it as CSV UTF-8") from problem
-    except OSError as problem:
-        raise InputError(f"{source} cannot be read: {problem}") from problem
-    lines = text.splitlines(keepends=True)
-    start = next((i for i, line in enumerate(lines) if line.strip() and not line.lower().startswith("sep=")), 0)
-    separator = max(SEPARATORS, key=lines[start].count) if lines else ","
-    table = csv.DictReader(lines[start:], delimiter=separator, skipinitialspace=True)
-    for row in table:
-        number = start + table.line_num
-        if any(row.pop(None, ())):  # DictReader's place for them
-            raise ConfigError(f"{source} line {number} has more cells than the first line has names")
-        cells = {key.strip(): value.strip() for key, value in row.items() if value and value.strip()}
-        if cells:
-            yield f"line {number}", (cells,)
+    for number, cells, decimal_comma in read_table(source):
+        yield f"line {number}", (cells,), partial(cell_value, decimal_comma=decimal_comma)
 
 
-def _from_folder(source: Path) -> Iterator[Written]:
-    """``source/face/*.jpg`` are faces; pictures in ``source`` itself are of --class_word. STEM_mask.png is a mask."""
-    from singleinsert.masks.batch import PICTURE_SUFFIXES
-
-    if (source / HIDDEN).is_dir():
-        raise InputError(f"{source} holds what a batch wrote, not photos; {KINDS}")
-
-    def pictures(folder: Path) -> list[Path]:
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file())
-        files = [p for p in files if not p.name.startswith(".")]  # macOS puts ._anna.jpg beside anna.jpg
-        stems = {path.stem for path in files}
-        return [p for p in files if not (p.stem.endswith(MASK_END) and p.stem.removesuffix(MASK_END) in stems)]
-
-    folders = sorted(p for p in source.iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = [(path, "") for path in pictures(source)] + [(p, f.name) for f in folders for p in pictures(f)]
-    stems = [path.stem.lower() for path, _ in found]
-    for path, kind in found:
-        row: Values = {"image": str(path)}
-        masks = [path.with_name(f"{path.stem}{MASK_END}{end}") for end in PICTURE_SUFFIXES]
-        mask = next((mask for mask in masks if mask.is_file()), None)
-        row |= {"mask": str(mask)} if mask else {}
+def _from_folder(source: Path, problems: list[Problem]) -> Iterator[Written]:
+    """``source/face/*.jpg`` are faces; pictures in ``source`` itself are of --class_word."""
+    found: list[tuple[Path, str, Path | None]] = []
+    for listing in _listings(source):
+        kind, masks = "" if listing.folder == source else listing.folder.name, masks_for(listing.folder)
+        for path in listing.pictures:
+            try:
+                found.append((path, kind, only_mask(path, masks)))
+            except InputError as problem:
+                problems.append((str(path), str(problem)))
+    stems = Counter(same_name(path.stem) for path, *_ in found)
+    for path, kind, mask in found:
+        row: Values = {"image": str(path)} | ({"mask": str(mask)} if mask else {})
         if kind:
             row["class_word"] = kind.replace("_", " ")
             row |= {"preset": kind} if kind in preset_names() else {}
-        if stems.count(path.stem.lower()) > 1:  # face/1.jpg and cat/1.jpg; 1.jpg and 1.png are still refused
+        if stems[same_name(path.stem)] > 1:  # face/1.jpg and cat/1.jpg; 1.jpg and 1.png are still refused
             row["name"] = f"{kind}_{path.stem}" if kind else path.stem
-        yield str(path), (row,)
+        yield str(path), (row,), None
+
+
+def _listings(source: Path) -> list[PictureFolder]:
+    """The folder's own pictures, then those of each folder in it, which is a class."""
+    if (source / HIDDEN).is_dir():
+        raise InputError(f"{source} holds what a batch wrote, not photos; {KINDS}")
+    own = list_folder(source)
+    return [own, *(list_folder(folder) for folder in own.folders)]
+
+
+def left_out(source: Path) -> list[str]:
+    """What is left out of a folder of pictures, and why, a line each; nothing for a list."""
+    if not source.is_dir():
+        return []
+    lines = []
+    for listing in _listings(source):
+        lines += listing.lines()
+        if listing.folder != source and listing.folders:
+            names = some(f"{path.name}/" for path in listing.folders)
+            lines.append(f"{listing.folder}: left out: {names}: folders in a class's folder are not looked into")
+    return lines

@@ -14,8 +14,10 @@ from singleinsert.batch.jobs import Job
 from singleinsert.batch.progress import counts, progress_line
 from singleinsert.batch.store import Store
 from singleinsert.batch.worker import INPUTS_END, Outcome, Task, Worker
+from singleinsert.errors import first_line
 from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, Claim, Queue
 
+AGAIN = "stopped: start the same batch again to go on"
 POLL = 2.0
 """Seconds between two looks at what others are doing."""
 
@@ -57,21 +59,33 @@ def work_off(
 
 
 def _do(worker: Worker, job: Job, claim: Claim, queue: Queue, store: Store, folder: Path) -> Outcome:
+    from singleinsert.training.signals import Interrupted
+
     try:
         return worker.do(Task(job.name, job.settings, work_folder(folder, claim)), store)
+    except Interrupted as stop:  # the run's own words are of one run, and not of a batch
+        queue.finish(claim, QUEUED, "stopped")
+        raise Interrupted(stop.exit_code - 128, AGAIN) from stop
     except BaseException as stop:
-        queue.finish(claim, QUEUED, f"stopped: {stop or type(stop).__name__}")
+        queue.finish(claim, QUEUED, f"stopped: {first_line(stop)}")
         raise
 
 
 def work_folder(folder: Path, claim: Claim) -> Path:
-    """A folder for this try, with the last one's checkpoints: copies, for its holder may be slow and not dead."""
+    """A folder for this try, with the last one's samples and checkpoints: copies, for its holder may be slow, not dead.
+
+    The checkpoints come last and at once, so that a try with checkpoints has all that belongs to them.
+    """
     mine = folder / f"{claim.name}.{claim.attempt:03d}"
     mine.mkdir(parents=True, exist_ok=True)
+    half_written = shutil.ignore_patterns(".*")
     for attempt in range(claim.attempt - 1, 0, -1):
-        left = folder / f"{claim.name}.{attempt:03d}" / "checkpoints"
-        if left.is_dir():
-            shutil.copytree(left, mine / "checkpoints", dirs_exist_ok=True)
+        left = folder / f"{claim.name}.{attempt:03d}"
+        if (left / "checkpoints").is_dir():
+            if (left / "samples").is_dir():
+                shutil.copytree(left / "samples", mine / "samples", dirs_exist_ok=True, ignore=half_written)
+            shutil.copytree(left / "checkpoints", mine / "copying", ignore=half_written)
+            (mine / "copying").rename(mine / "checkpoints")
             break
     return mine
 
@@ -106,14 +120,15 @@ def settle(outcome: Outcome, claim: Claim, queue: Queue, folder: Path, say: Call
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM is an exception like Ctrl-C; while a stage trains, the loop's own handler saves a checkpoint first."""
-    from singleinsert.training.signals import Interrupted
+    """SIGTERM and SIGHUP are exceptions like Ctrl-C; while a stage trains, the loop's own handler saves first."""
+    from singleinsert.training.signals import Interrupted, stopping_signals
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        raise Interrupted(signum, "stopped: start the same batch again to go on")
+        raise Interrupted(signum, AGAIN)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {one: signal.signal(one, stop) for one in stopping_signals() if one != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
-from singleinsert.batch.worker import digest_of, plain_values, read_inputs
-from singleinsert.config import MINI_SD_NAME
-from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.batch.worker import digest_of, input_paths, plain_values, read_inputs
+from singleinsert.data.folders import some
+from singleinsert.errors import InputError, ModelError, SingleInsertError
+from singleinsert.terms import BUNDLED_MODELS
 from singleinsert.work.queue import DONE, FAILED, State
 
 LORA_MB_PER_RANK = 1.6
@@ -46,28 +48,37 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
-    from singleinsert.data.pictures import load_picture
-    from singleinsert.masks import mask_from_file
-    from singleinsert.masks.files import check_mask, paired_mask
-    from singleinsert.models.bundled import MINI_SD
+    from singleinsert.data.captions import CAPTION_SUFFIX
+    from singleinsert.data.pictures import Picture, load_picture
+    from singleinsert.masks import check_mask, mask_from_file
+    from singleinsert.models.bundled import place_of_model
     from singleinsert.models.loading import check_folder
-    from singleinsert.training.prepare import picture_paths
+    from singleinsert.models.single_file import check_checkpoint
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
     found: list[Problem] = []
 
     def pictures() -> None:
-        for path in picture_paths(data.image):
-            shown = load_picture(path)
-            for text in data.mask if len(data.class_word) == 1 else ():
-                file = paired_mask(shown.path, text) if Path(text).is_dir() else Path(text)
-                check_mask(mask_from_file(file, shown), f"mask {file}")
+        shown: dict[str, Picture] = {}
+        for key, path in input_paths(job.settings):
+            kind, place = key.split("/")
+            if kind == "image" and path.suffix.lower() != CAPTION_SUFFIX:
+                shown[place] = load_picture(path)
+            elif kind in ("mask", "beside"):
+                picture = shown[place] if len(data.class_word) == 1 else shown["0"]
+                check_mask(mask_from_file(path, picture), f"mask {path}")
 
     def model() -> None:
-        folder = MINI_SD if source == MINI_SD_NAME else Path(source)
+        folder = Path(place_of_model(source))
         if folder.is_dir():
             check_folder(folder, job.settings.model.variant or None)
+        elif folder.is_file():
+            check_checkpoint(folder)
+        elif not looks_like_hub_id(source):
+            raise ModelError(f"no model folder {source}: give a diffusers folder, a .safetensors file or a hub id")
+        elif not is_cached(source) and hub_is_off():
+            raise ModelError(f"{source} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it")
 
     for check in (pictures, model, lambda: stages_of(job.settings)):
         try:
@@ -75,6 +86,65 @@ def check_inputs(job: Job) -> list[Problem]:
         except SingleInsertError as problem:
             found.append((job.where, str(problem)))
     return found
+
+
+def looks_like_hub_id(source: str) -> bool:
+    """Whether a model that is neither file nor folder may be one of the hub's, OWNER/NAME."""
+    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and "\\" not in source
+
+
+def is_cached(source: str) -> bool:
+    """Whether the hub's model was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(source, "model_index.json"), str)
+    except HFValidationError:
+        return False
+
+
+def hub_is_off() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def model_notes(jobs: Sequence[Job]) -> list[str]:
+    """What a user should know of the base models that the jobs load: several, or one that is still to be fetched."""
+    found = []
+    models = Counter(job.settings.model.pretrained_model_name_or_path for job in jobs)
+    if len(models) > 1:
+        names = ", ".join(f"{name} ({count} of the jobs)" for name, count in models.items())
+        found.append(f"note: {len(models)} base models will be loaded, one after the other: {names}")
+    for name in models:
+        of_the_hub = name not in BUNDLED_MODELS and not Path(name).exists() and looks_like_hub_id(name)
+        if of_the_hub and not is_cached(name) and not hub_is_off():
+            found.append(f"note: {name} is not on this machine: it will be fetched from the hub, some gigabytes")
+    return found
+
+
+def mask_notes(jobs: Sequence[Job]) -> list[str]:
+    """Which masks nobody has looked for yet."""
+    names = [job.name for job in jobs if mask_words(job) == TO_BE_FOUND]
+    if not names:
+        return []
+    return [
+        f"note: {some(names)}: no mask file, and none was looked for yet: the picture's alpha channel, or what "
+        "mask.backend finds when the job begins"
+    ]
+
+
+TO_BE_FOUND = "mask to be found"
+
+
+def mask_words(job: Job) -> str:
+    """Where a job's mask comes from, in words."""
+    try:
+        files = [path for key, path in input_paths(job.settings) if not key.startswith("image/")]
+    except InputError:
+        return "mask in doubt"
+    return f"mask {', '.join(map(str, files))}" if files else TO_BE_FOUND
 
 
 def megabytes(jobs: Sequence[Job], workers: int) -> float:
@@ -133,6 +203,6 @@ def plan_lines(jobs: Sequence[Job], states: Mapping[str, State]) -> list[str]:
         steps = f"{settings.stage1.steps}+{settings.stage2.steps} steps at {data.resolution}"
         model = Path(settings.model.pretrained_model_name_or_path).name
         shown = ", ".join(data.image)
-        parts = [", ".join(data.class_word), f"preset {job.preset or 'none'}", model, steps, shown]
+        parts = [", ".join(data.class_word), f"preset {job.preset or 'none'}", model, steps, shown, mask_words(job)]
         lines.append(f"  {job.name:{width}}  {what:16}  {', '.join(parts)}")
     return lines

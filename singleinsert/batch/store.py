@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
-from singleinsert.errors import InputError, MissingPackageError
+from singleinsert.errors import InputError, MissingPackageError, first_line
 
 RECORD_END = "_job.json"
 
@@ -33,7 +33,14 @@ class FolderStore:
         self.folder = folder
 
     def record(self, name: str) -> dict[str, Any] | None:
-        return _read_json(self.folder / name / f"{name}{RECORD_END}")
+        path = self.folder / name / f"{name}{RECORD_END}"
+        try:
+            text = path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as problem:
+            raise InputError(f"{path} cannot be read: {problem.strerror}") from problem
+        return parse_record(text, str(path))
 
     def publish(self, work: Path, name: str) -> None:
         try:
@@ -67,11 +74,12 @@ class UrlStore:
 
     def record(self, name: str) -> dict[str, Any] | None:
         try:
-            return json.loads(self.files.cat_file(f"{self.root}/{name}/{name}{RECORD_END}"))
-        except (FileNotFoundError, ValueError):
+            text = self.files.cat_file(f"{self.root}/{name}/{name}{RECORD_END}")
+        except FileNotFoundError:
             return None
         except Exception as problem:  # each file system has errors of its own
             raise InputError(f"--results {self.url}: cannot be read: {first_line(problem)}") from problem
+        return parse_record(text, f"{self.url}/{name}/{name}{RECORD_END}")
 
     def publish(self, work: Path, name: str) -> None:
         record = work / f"{name}{RECORD_END}"
@@ -91,13 +99,23 @@ def open_store(folder: Path, url: str) -> Store:
     return UrlStore(url) if url else FolderStore(folder)
 
 
-def first_line(problem: Exception) -> str:
-    """What an error says, in a line."""
-    return (str(problem).strip() or type(problem).__name__).splitlines()[0]
+AGAIN = "delete its folder to train it again"
+RECORD: dict[str, type | tuple[type, ...]] = {
+    "name": str, "class_word": (str, list), "settings": dict, "digest": str, "base": str, "mask_share": (int, float),
+    "losses": dict, "curve": list, "low_memory": bool, "seconds": (int, float), "host": str, "files": dict,
+}  # fmt: skip
+"""What NAME_job.json holds at least, and of which type."""
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def parse_record(text: bytes | str, where: str) -> dict[str, Any]:
+    """A finished job's record. InputError where it is none: damage is not taken for a job that has to be done."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+        record = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"{where} is damaged ({first_line(problem)}): {AGAIN}") from problem
+    told = record if isinstance(record, dict) else {}
+    wrong = [key for key, kind in RECORD.items() if not isinstance(told.get(key), kind)]
+    wrong = wrong or [key for key, terms in told["losses"].items() if not isinstance(terms, dict)]
+    if wrong:
+        raise InputError(f"{where} is damaged (no {wrong[0]} as a batch writes it): {AGAIN}")
+    return told

@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,17 +16,19 @@ from typing import Any
 
 from singleinsert.atomic import write_text
 from singleinsert.batch.store import RECORD_END, Store
+from singleinsert.claims import this_host
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, keys_declared, to_toml
 from singleinsert.config.load import to_values
+from singleinsert.data.captions import CAPTION_SUFFIX
+from singleinsert.data.folders import MASK_END
 from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
 from singleinsert.training.watch import SilentWatch
-from singleinsert.work.queue import DONE, FAILED, this_host
+from singleinsert.work.queue import DONE, FAILED
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
 CURVE_POINTS = 60
-CAPTION_SUFFIX = ".txt"
 INPUTS_END = ".inputs"
 """Of the folder, beside a job's own, into which pictures go that came with it."""
 
@@ -219,49 +221,54 @@ def plain_values(settings: Settings) -> dict[str, Any]:
     return json.loads(json.dumps(values))
 
 
+def input_paths(settings: Settings) -> list[tuple[str, Path]]:
+    """A job's pictures, the descriptions beside them and their mask files, by "kind/place"; no mask where it is still
+    to be found.
+
+    Raises:
+        InputError: as of :func:`~singleinsert.masks.find.mask_file`.
+    """
+    from singleinsert.data.captions import caption_file
+    from singleinsert.training.prepare import mask_files, picture_paths
+
+    files: list[tuple[str, Path]] = []
+    pictures = picture_paths(settings.data.image)
+    for place, path in enumerate(pictures):
+        files.append((f"image/{place}", path))
+        if caption_file(path).is_file():
+            files.append((f"image/{place}", caption_file(path)))
+    return files + mask_files(settings, pictures)
+
+
 def read_inputs(settings: Settings) -> dict[str, bytes]:
     """Contents of a job's pictures, their descriptions and mask files, by "kind/place/file name"; what cannot be read
     is left out, the job will say so."""
     found: dict[str, bytes] = {}
-    for key, path in _input_files(settings):
-        try:
-            found[f"{key}/{path.name}"] = path.read_bytes()
-        except OSError:
-            continue
-    return found
-
-
-def _input_files(settings: Settings) -> Iterator[tuple[str, Path]]:
-    from singleinsert.data.captions import caption_file
-    from singleinsert.masks.files import paired_mask
-    from singleinsert.training.prepare import picture_paths
-
     try:
-        pictures = picture_paths(settings.data.image)
-    except InputError:
-        return
-    for place, path in enumerate(pictures):
-        yield f"image/{place}", path
-        if caption_file(path).is_file():
-            yield f"image/{place}", caption_file(path)
-    for place, text in enumerate(settings.data.mask):
-        if not Path(text).is_dir():
-            yield f"mask/{place}", Path(text)
-            continue
-        for number, path in enumerate(pictures):
-            with suppress(InputError):
-                yield f"mask/{number}", paired_mask(path, text)
+        files = input_paths(settings)
+    except InputError:  # of a mask; the pictures alone
+        files = [(f"image/{place}", Path(text)) for place, text in enumerate(settings.data.image)]
+    for key, path in files:
+        with suppress(OSError, ValueError):
+            found[f"{key}/{path.name}"] = path.read_bytes()
+    return found
 
 
 def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> Settings:
     """``settings`` on copies of its pictures and masks, written under ``folder``."""
     paths: dict[str, dict[int, str]] = {}
+    images = {key.split("/")[1]: Path(key).stem for key in inputs if key.startswith("image/")}
     for key, content in inputs.items():
         kind, place, name = key.split("/", 2)
-        path = folder / kind / place / name
+        if kind == "beside":  # the one rule finds it there again
+            path = folder / "image" / place / f"{images[place]}{MASK_END}{Path(name).suffix}"
+        else:
+            path = folder / kind / place / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        if kind == "mask" or Path(name).suffix != CAPTION_SUFFIX:
+        if kind == "set":
+            paths["mask"] = {0: str(path.parent)}
+        elif kind == "mask" or (kind == "image" and path.suffix != CAPTION_SUFFIX):
             paths.setdefault(kind, {})[int(place)] = str(path)
     copied: dict[str, Any] = {kind: tuple(found[place] for place in sorted(found)) for kind, found in paths.items()}
     return replace(settings, data=replace(settings.data, **copied))

@@ -14,7 +14,7 @@ class Concept(nn.Module):
     Args:
         placeholder: the word of the prompt that stands for it.
         num_vectors: how many consecutive positions it takes there.
-        widths: input width of each text encoder, by its part's name: {"text_encoder": 768} for SD 1.x.
+        widths: input width of each text encoder, by its part's name; 768 for SD 1.x.
         base: each encoder's (n, width) that the output is added to, or None.
     """
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from singleinsert.concepts.base import Concept, seeded
-from singleinsert.errors import ModelError
+from singleinsert.errors import ModelError, first_line
 
 # what CLIP's own preprocessing subtracts and divides by, for pixels in [0, 1]
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -71,8 +71,7 @@ class ImageConcept(Concept):
         try:
             vit = CLIPVisionModel.from_pretrained(clip_model, dtype=torch.float32, use_safetensors=True)
         except (OSError, ValueError) as error:
-            line = str(error).strip().splitlines()[0]
-            raise ModelError(f"concept.clip_model {clip_model}: cannot be loaded: {line}") from error
+            raise ModelError(f"concept.clip_model {clip_model}: cannot be loaded: {first_line(error)}") from error
         mean, std = (torch.tensor(values).reshape(1, 3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
         size = vit.config.image_size
         if pixels.shape[-1] != size:

@@ -2,8 +2,8 @@
 
 from singleinsert.config.fields import (
     FREE_SECTIONS,
-    MINI_SD_NAME,
     AdapterSettings,
+    CaptionSettings,
     ConceptSettings,
     DataSettings,
     MaskSettings,
@@ -19,8 +19,8 @@ from singleinsert.config.load import keys_declared, load_settings, preset_names,
 
 __all__ = [
     "FREE_SECTIONS",
-    "MINI_SD_NAME",
     "AdapterSettings",
+    "CaptionSettings",
     "ConceptSettings",
     "DataSettings",
     "MaskSettings",

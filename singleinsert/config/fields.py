@@ -10,9 +10,6 @@ from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
 from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
 
-MINI_SD_NAME = "mini-sd"
-"""Reserved value of ``model.pretrained_model_name_or_path``: the miniature model that comes with the package."""
-
 
 def setting(
     default: Any,
@@ -23,6 +20,7 @@ def setting(
     free: bool = False,
     loaded: bool = False,
     several: bool = False,
+    path: bool = False,
 ) -> Any:
     """A documented field. Choices are declared as a Literal type.
 
@@ -31,8 +29,12 @@ def setting(
         free: it changes no number of a run by more than a rounding error, so that a resumed run may differ in it.
         loaded: it is set on a model when that is loaded, so that another value wants the model loaded again.
         several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
+        path: it names files or folders, or may name one: ``~`` stands for the home folder.
     """
-    facts = {"help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several}
+    facts = {
+        "help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several,
+        "path": path,
+    }  # fmt: skip
     return field(default=default, metadata=facts)
 
 
@@ -43,6 +45,7 @@ class ModelSettings:
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         "SD 1.x, 2.x, SDXL: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, which is bundled",
+        path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
@@ -56,11 +59,13 @@ class DataSettings:
     """The pictures, what they show, and the words for it."""
 
     image: tuple[str, ...] = setting(
-        (), "the picture to learn from; several, or a folder, are photos of the same concept", free=True, several=True
-    )
+        (), "the picture to learn from; several, or a folder, are photos of the same concept", free=True, several=True,
+        path=True,
+    )  # fmt: skip
     mask: tuple[str, ...] = setting(
-        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word; or a "
-        "folder of them; empty: the picture's alpha channel, else found", free=True, several=True,
+        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word, or a "
+        "folder of masks by the pictures' names; empty: NAME_mask.png beside the picture, else its alpha channel, else "
+        "found", free=True, several=True, path=True,
     )  # fmt: skip
     class_word: tuple[str, ...] = setting(
         (), "what the subject is one of, such as face or cat; several are several concepts of the picture, each with "
@@ -80,9 +85,10 @@ class DataSettings:
         "training prompt with the concept, y* in the paper; of a picture without a description",
     )
     class_prompt: str = setting("{class_word}", "the same without the concept, which the frozen model is asked for")
-    description: str = setting(
-        "", "what the picture shows besides the subject, {concept} in the subject's place; empty: the first line of "
-        "photo.txt beside photo.jpg, where there is one",
+    description: tuple[str, ...] = setting(
+        (), "what the picture shows besides the subject, {concept} in the subject's place, one for each picture; "
+        "empty: the first line of photo.txt beside photo.jpg, where there is one, or as [caption] says", several=True,
+        free=True,
     )  # fmt: skip
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
@@ -113,8 +119,12 @@ class MaskSettings:
     box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, look for nothing")
     points: tuple[str, ...] = setting((), '"x,y" in pixels on the subject, "x,y,0" not on it, with or without a box')
     threshold: float = setting(0.35, "least score of a candidate", minimum=0, maximum=1)
-    detector: str = setting("", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny")
-    segmenter: str = setting("", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base")
+    detector: str = setting(
+        "", "GroundingDINO: folder or hub id, or for original a .pth; empty: grounding-dino-tiny", path=True
+    )
+    segmenter: str = setting(
+        "", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base", path=True
+    )
     smooth: float = setting(0.003, "radius of the clean-up of whiskers and cracks; 0: off", minimum=0, maximum=0.1)
     fill_holes: bool = setting(True, "background that the subject encloses becomes subject")
     min_part: float = setting(
@@ -122,6 +132,26 @@ class MaskSettings:
     )
     padding: float = setting(0.0, "grow the mask by this much, shrink it where negative", minimum=-0.5, maximum=0.5)
     feather: float = setting(0.0, "softness of the edge, standard deviation of a blur", minimum=0, maximum=0.25)
+
+
+@dataclass(frozen=True)
+class CaptionSettings:
+    """The sentence that says everything in the picture but the subject (SID), so that it stays out of the concept."""
+
+    describe: str = setting(
+        "", "who writes it: vlm:MODEL (hub id or folder), openai:URL#MODEL, or words:red hat, beach; a file photo.txt "
+        "beside photo.jpg goes before it", free=True,
+    )  # fmt: skip
+    instruction: str = setting(
+        "", "what a model is asked for in place of the built-in instruction; {class_word} is the class word", free=True
+    )
+    mode: Literal["auto", "off", "O1", "O2", "O3", "O4"] = setting(
+        "auto", "which prompts of training say it: auto, as O2 where there is a description; off, none; O1, the "
+        "concept's; O2, all; O3, all, but the semantic term's every second time; O4, as O3 always, without what the "
+        "mask leaves out",
+    )  # fmt: skip
+    drop: float = setting(0.0, "share of the samples that are asked as if there were none", minimum=0, maximum=1)
+    keep: bool = setting(True, "the artifact holds the description", free=True)
 
 
 @dataclass(frozen=True)
@@ -138,7 +168,7 @@ class ConceptSettings:
     hidden_size: int = setting(768, "vit: width", minimum=8, maximum=4096)
     num_hidden_layers: int = setting(12, "vit: layers", minimum=1, maximum=64)
     num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
-    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model")
+    clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model", path=True)
     init_std: float = setting(
         1.0, "standard deviation per element of the first embedding (of the residual, if it is one: 0.02 starts beside "
         "the class word)",
@@ -150,7 +180,7 @@ class ConceptSettings:
 class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
-    type: Literal["lora", "full", "kv", "svd"] = setting(
+    type: str = setting(
         "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
         "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
         "network_dim",
@@ -248,7 +278,7 @@ class SceneSettings:
 class RunSettings:
     """How the training runs."""
 
-    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True)
+    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True, path=True)
     output_name: str = setting(
         "", "NAME of the files and trigger word in WebUIs; empty: the picture's file name", free=True
     )
@@ -292,7 +322,7 @@ class RunSettings:
         0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
     )
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
-    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True)
+    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True, path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
     teacher_bank: bool = setting(
         True, "keep the frozen model's predictions of stage I and let stage II draw from them: a tenth less work"
@@ -306,8 +336,8 @@ class SampleSettings:
     steps_interval: int = setting(0, "steps between samples; 0: at the end of each stage", minimum=0)
     prompts: tuple[str, ...] = setting(
         ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
-        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone",
-    )
+        "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone", several=True,
+    )  # fmt: skip
     num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
     guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
     seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
@@ -338,6 +368,7 @@ class Settings:
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)
     mask: MaskSettings = field(default_factory=MaskSettings)
+    caption: CaptionSettings = field(default_factory=CaptionSettings)
     concept: ConceptSettings = field(default_factory=ConceptSettings)
     adapter: AdapterSettings = field(default_factory=AdapterSettings)
     stage1: StageSettings = field(default_factory=StageSettings)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, fields, replace
 from pathlib import Path
@@ -17,9 +16,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import toml
 
 from singleinsert.config.fields import Settings, StageSettings
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, shown
 from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
-from singleinsert.terms import STAGES
+from singleinsert.placeholders import names_the_concept
+from singleinsert.reading import WHOLE_NUMBERS, expanded, parse_toml, read_toml
+from singleinsert.terms import BUNDLED_MODELS, STAGES
 
 RENAMED = {
     "adapter.unet_targets": "adapter.denoiser_targets",
@@ -40,20 +41,24 @@ def load_settings(
 ) -> Settings:
     """Settings from a preset, a config file and overrides ("section.key" -> value), the later ones winning.
 
+    A bundled model brings what it needs (its resolution, rates, mask finder) over any preset; the config file and the
+    overrides win over that.
+
     Args:
         preset: a name, or several joined by "+" ("face+sdxl"), the later ones winning.
 
     Raises:
         ConfigError: one line with the file (or the key), what is wrong and the nearest name that exists.
     """
-    values: Values = {}
+    chosen: Values = {}
     for name in presets_in(preset or ""):
-        values |= read_values(preset_path(name))
-    if config_file is not None:
-        values |= read_values(Path(config_file))
-    for key, value in (overrides or {}).items():
-        values[key] = checked_value(key, value, where="")
-    settings = from_values(values)
+        chosen |= read_values(preset_path(name))
+    written = read_values(Path(config_file)) if config_file is not None else {}
+    given = {key: checked_value(key, value, where="") for key, value in (overrides or {}).items()}
+    model = (chosen | written | given).get("model.pretrained_model_name_or_path", "")
+    brought = presets_folder() / "models" / f"{model}.toml"
+    needed = read_values(brought) if model in BUNDLED_MODELS and brought.is_file() else {}
+    settings = from_values(chosen | needed | written | given)
     check_together(settings)
     return settings
 
@@ -102,14 +107,7 @@ def toml_string(text: str) -> str:
 
 def read_values(path: Path) -> Values:
     """The keys of a TOML file, each checked by its declaration."""
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as problem:
-        raise ConfigError(f"config file not found: {path}") from problem
-    except (OSError, UnicodeDecodeError) as problem:
-        raise ConfigError(f"config file {path} cannot be read: {problem}") from problem
-    except tomllib.TOMLDecodeError as problem:
-        raise ConfigError(f"{path} is not valid TOML: {problem}") from problem
+    tables = read_toml(path)
     values: Values = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -196,11 +194,21 @@ def checked_value(key: str, value: Any, where: str = "") -> Any:
         # an empty text, such as a shell's unset variable, names nothing, and not this folder
         value = [item for item in ((value,) if isinstance(value, str) else value) if item != ""]
     value = _typed(f"{_at(where)}{key}", value, hint)
+    if field.metadata["path"]:
+        value = _at_home(f"{_at(where)}{key}", value)
     low, high = field.metadata["minimum"], field.metadata["maximum"]
     if (low is not None and value < low) or (high is not None and value > high):
         span = f"between {low} and {high}" if high is not None else f"at least {low}"
-        raise ConfigError(f"{_at(where)}{key} is {value}, but must be {span}")
+        raise ConfigError(f"{_at(where)}{key} is {shown(value)}, but must be {span}")
     return value
+
+
+def _at_home(label: str, paths: Any) -> Any:
+    """A path, or a list of them, with ``~`` as the home folder."""
+    try:
+        return expanded(paths) if isinstance(paths, str) else tuple(expanded(path) for path in paths)
+    except ConfigError as problem:
+        raise ConfigError(f"{label}: {problem}") from problem
 
 
 def parse_value(key: str, text: str) -> Any:
@@ -218,8 +226,8 @@ def parse_value(key: str, text: str) -> Any:
     if is_text and (several or not is_list) and not text.startswith(('"', "'", "[") if several else ('"', "'")):
         return text
     try:
-        return tomllib.loads(f"value = [{text}]" if bare else f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = [{text}]" if bare else f"value = {text}", key)["value"]
+    except ConfigError:
         return text
 
 
@@ -229,21 +237,32 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 def _typed(label: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{label} must be a list in brackets, not {value!r}")
+            raise ConfigError(f"{label} must be a list in brackets, not {shown(value)}")
         return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         choices = get_args(hint)
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
             if value in OLD_VALUES and OLD_VALUES[value] in choices:
                 hint_at = f"; it is called {OLD_VALUES[value]} now"
-            raise ConfigError(f"{label} is {value!r}, but must be one of {', '.join(choices)}{hint_at}")
+            raise ConfigError(f"{label} is {shown(value)}, but must be one of {', '.join(choices)}{hint_at}")
         return value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and value in WHOLE_NUMBERS:
         value = float(value)
     if type(value) is not hint or (hint is float and not math.isfinite(value)):
-        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {value!r}")
+        raise ConfigError(f"{label} must be {TYPE_NAMES[hint]}, not {shown(value)}")
+    if isinstance(value, str) and (problem := _unwritable(value)):
+        raise ConfigError(f"{label} {shown(value)} {problem}")
     return value
+
+
+def _unwritable(text: str) -> str:
+    """What is wrong with a text that no file of settings, and no path, could hold; "" where nothing is."""
+    if "\0" in text:
+        return "holds a zero byte"
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        return "holds bytes that are not UTF-8"
+    return ""
 
 
 def check_together(settings: Settings) -> None:
@@ -263,9 +282,9 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"data.resolution {data.resolution} is no multiple of 8: take {nearest_size}")
     if data.placeholder_token.split() != [data.placeholder_token]:
         raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be one word, without spaces")
-    if not _names_the_concept(data.prompt, data.placeholder_token):
+    if not names_the_concept(data.prompt, data.placeholder_token):
         raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
-    if _names_the_concept(data.class_prompt, data.placeholder_token):
+    if names_the_concept(data.class_prompt, data.placeholder_token):
         raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
     templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
     for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
@@ -283,10 +302,6 @@ def _check_braces(key: str, text: str) -> None:
     for name in re.findall(r"\{([^{}]*)\}", text):
         if name not in FILLED_IN:
             raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, FILLED_IN)}")
-
-
-def _names_the_concept(prompt: str, placeholder: str) -> bool:
-    return "{placeholder}" in prompt or "{concept}" in prompt or not {"*", placeholder}.isdisjoint(prompt.split())
 
 
 def _check_stage(name: str, stage: StageSettings) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from singleinsert.errors import InputError
 
 CONCEPT = "{concept}"
+CAPTION_SUFFIX = ".txt"
 METADATA = "metadata.jsonl"
 """The image-folder layout of the datasets library: {"file_name": "photo.jpg", "text": "..."} a line."""
 
@@ -19,7 +20,7 @@ _STANDS_FOR_CONCEPT = re.compile(r"\{concept\}|\{placeholder\}|\[trigger\]|(?<![
 
 def caption_file(picture: str | Path) -> Path:
     """Where the caption of a picture is: ``photo.txt`` beside ``photo.jpg``."""
-    return Path(picture).with_suffix(".txt")
+    return Path(picture).with_suffix(CAPTION_SUFFIX)
 
 
 def read_caption(path: str | Path) -> str | None:
@@ -44,7 +45,12 @@ def read_caption(path: str | Path) -> str | None:
 
 def with_braces(text: str) -> str:
     """``*``, ``[trigger]`` and ``{placeholder}`` become ``{concept}``; spaces and line breaks become one space each."""
-    return _STANDS_FOR_CONCEPT.sub(CONCEPT, " ".join(text.split()))
+    return _STANDS_FOR_CONCEPT.sub(CONCEPT, one_line(text))
+
+
+def one_line(text: str) -> str:
+    """A text on one line that UTF-8 can hold: halves of characters, as JSON and command lines may have, become "?"."""
+    return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
 def with_concept(text: str, class_word: str) -> str:
@@ -102,7 +108,9 @@ def read_metadata(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 def metadata_text(rows: dict[str, dict[str, Any]]) -> str:
     """What :func:`read_metadata` reads, as the file holds it."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows.values())
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows.values())
+    # a half of a character, which only its escape can hold, stays as it was
+    return "".join((line if line.isprintable() else json.dumps(json.loads(line))) + "\n" for line in lines)
 
 
 def _read_text(file: Path) -> str:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from singleinsert.data.opening import open_picture, strips, to_8_bits, to_srgb
 from singleinsert.errors import InputError
 
 CropMode = Literal["mask", "zoom", "center", "pad"]
 Box = tuple[int, int, int, int]
 """left, top, right, bottom in pixels of the picture, right and bottom exclusive; may reach beyond its edges."""
-
-MAX_PIXELS = 150_000_000
-"""A 1 GB array of float64 with its copies; cameras end near 100 million."""
-
-RAISED_BY_PIL = (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError)
-"""What its readers let through for damaged files, beside UnidentifiedImageError (an OSError)."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +27,13 @@ class Picture:
         image: mode "RGB". What lies under transparent parts is kept as the file has it.
         alpha: mode "L" of the same size, 255 is opaque; None where the file has no alpha channel.
         path: where it came from.
+        notes: what the user should know of it, a sentence each.
     """
 
     image: Image.Image
     alpha: Image.Image | None
     path: Path
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,67 +51,32 @@ class Square:
 
 
 def load_picture(path: str | Path) -> Picture:
-    """Read a picture. Of an animation or a multi-page file, the first frame.
+    """Read a picture. Of an animation or a multi-page file, the first frame; colours by the file's ICC profile.
 
     Raises:
-        InputError: missing, a folder, not a picture, damaged or cut short, or too many pixels.
+        InputError: as of :func:`singleinsert.data.opening.open_picture`.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError(f"picture not found: {path}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder: give one picture")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below, by our own limit
-            with Image.open(path) as file:
-                if file.width * file.height > MAX_PIXELS:
-                    size = f"{file.width}x{file.height}"
-                    raise InputError(f"{path} has {size} pixels: scale it down, 4096 a side is plenty")
-                file.load()
-                image = upright(file)
-                return Picture(*split_alpha(image), path)
-    except UnidentifiedImageError as problem:
-        raise InputError(f"{path} is not a picture that can be read: save it as PNG or JPEG") from problem
-    except RAISED_BY_PIL as problem:
-        raise InputError(f"picture {path} cannot be read, it may be damaged or cut short ({problem})") from problem
+    image, alpha, note = split_alpha(open_picture(path))
+    return Picture(image, alpha, Path(path), (note,) if note else ())
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Turned as the camera noted (EXIF); a damaged note is passed over, as viewers do."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # PIL's EXIF reader raises a dozen kinds
-        return image.copy()
-
-
-def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None]:
-    """Any mode -> (RGB, alpha as "L" or None)."""
+def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, str]:
+    """Any mode -> (RGB in the colours of sRGB, alpha as "L" or None, a sentence where its profile is no use)."""
+    info, alpha = image.info, None
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        return to_8_bits(image).convert("RGB"), None
+        image = to_8_bits(image)
     if image.mode in ("RGBa", "La"):  # colours multiplied by alpha
         image = image.convert(image.mode.upper())
-    if "A" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        return rgba.convert("RGB"), rgba.getchannel("A")
-    return image.convert("RGB"), None
-
-
-def to_8_bits(image: Image.Image) -> Image.Image:
-    """16-bit, 32-bit and float grey -> mode "L".
-
-    A file does not say what its white is: 1 for floats, else the smallest of 255 and 65535 that holds the values;
-    16-bit modes are always of 65535.
-    """
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    top = float(values.max(initial=0.0))
-    if image.mode.startswith("I;16"):
-        white = 65535.0
-    elif image.mode == "F" and top <= 1:
-        white = 1.0
-    else:
-        white = next((w for w in (255.0, 65535.0) if top <= w), top)
-    return Image.fromarray((np.clip(values / white, 0, 1) * 255 + 0.5).astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in info:
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+    if image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("RGB")
+    image.info = info
+    image, note = to_srgb(image)
+    image = image.convert("RGB") if image.mode != "RGB" else image
+    image.info = {}
+    return image, alpha, note
 
 
 def crop_to_square(
@@ -147,9 +108,13 @@ def _bounds(mask: Image.Image) -> Box | None:
     return solid(mask).getbbox() or mask.getbbox()
 
 
+HALF = 128
+"""The least value of 255 at which a mask is more subject than not."""
+
+
 def solid(mask: Image.Image) -> Image.Image:
     """255 where a mask (mode "L") is more subject than not, else 0."""
-    return mask.point(lambda value: 255 if value >= 128 else 0)
+    return mask.point(lambda value: 255 if value >= HALF else 0)
 
 
 def square_box(size: tuple[int, int], subject: Box | None, mode: CropMode, padding: float) -> Box:
@@ -195,8 +160,25 @@ def image_to_tensor(image: Image.Image, size: int) -> Tensor:
 
 def mask_to_tensor(mask: Image.Image, size: int) -> Tensor:
     """Mask in mode "L" -> (1, 1, size, size) float32 in [0, 1], each value the mean of the area it covers."""
-    values = torch.from_numpy(np.array(mask.convert("L"), dtype=np.float32)) / 255
+    mask = mask.convert("L")
+    if mask.width * mask.height > LARGEST_WHOLE:
+        return _area_by_strips(mask, size)
+    values = torch.from_numpy(np.array(mask, dtype=np.float32)) / 255
     return area_resample(values[None, None], (size, size))
+
+
+LARGEST_WHOLE = 16_000_000
+"""Pixels of a mask that is resampled in one go; larger ones in strips, which differ by how sums are rounded."""
+
+
+def _area_by_strips(mask: Image.Image, size: int) -> Tensor:
+    """As :func:`area_resample`, without the whole mask in floating point."""
+    rows, columns = area_weights(mask.height, size).float(), area_weights(mask.width, size).float()
+    out = torch.zeros(size, size)
+    for top, part in strips(mask):
+        values = torch.from_numpy(part.astype(np.float32)) / 255  # (rows of the strip, width)
+        out += rows[:, top : top + len(part)] @ (values @ columns.T)
+    return out.clamp(0, 1)[None, None]
 
 
 def area_resample(values: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from singleinsert.errors import InputError
+from singleinsert.placeholders import STAR, whole_word
 
 NOVEL_VIEWS = (
     "left side view of {concept}",
@@ -13,9 +14,6 @@ NOVEL_VIEWS = (
     "right side view of {concept}",
     "back view of {concept}",
 )
-
-# a star of its own: not in "5*3", "f*ck" or "**"
-_STAR = re.compile(r"(?<![\w*])\*(?![\w*])")
 
 
 def fill(template: str, placeholder: str, class_word: str) -> str:
@@ -29,7 +27,7 @@ def fill(template: str, placeholder: str, class_word: str) -> str:
         "{placeholder}": placeholder,
         "{class_word}": class_word,
     }
-    pattern = "|".join([*(re.escape(key) for key in words), _STAR.pattern])
+    pattern = "|".join([*(re.escape(key) for key in words), whole_word(STAR)])
     filled = re.sub(pattern, lambda found: words.get(found[0], placeholder), template)
     return " ".join(filled.split())
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
-from singleinsert.drawing.sheet import wrap
+from singleinsert.drawing.tiles import PAPER, SOFT, scaled, wrap, write_lines
 from singleinsert.drawing.typeface import typeface
 
 GAP, MARGIN, LINE, NARROWEST = 8, 16, 20, 320
-PAPER, INK, SOFT = "#ffffff", "#1d1d1f", "#74747a"
 FONT_SIZE, CAPTION_LINES = 15, 3
 SMALLEST_TILE, LARGEST_TILE = 160, 512  # pixels of a tile's longer side
 
@@ -41,9 +40,8 @@ def make_grid(
         pen.text((MARGIN + column * (tile_width + GAP), MARGIN), line, fill=SOFT, font=font)
     y = top
     for row, lines in zip(tiles, captions, strict=True):
-        for line in lines:
-            pen.text((MARGIN, y), line, fill=INK, font=font)
-            y += LINE
+        write_lines(pen, (MARGIN, y), lines, font, LINE)
+        y += LINE * len(lines)
         for column, tile in enumerate(row):
             grid.paste(tile, (MARGIN + column * (tile_width + GAP), y))
         y += tile_height + 2 * GAP
@@ -52,7 +50,4 @@ def make_grid(
 
 def _tile(picture: Image.Image) -> Image.Image:
     """``picture`` at a size that can be looked at: small ones enlarged, large ones reduced, in proportion."""
-    longer = max(picture.size)
-    scale = min(max(longer, SMALLEST_TILE), LARGEST_TILE) / longer
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    return scaled(picture, min(max(*picture.size, SMALLEST_TILE), LARGEST_TILE))

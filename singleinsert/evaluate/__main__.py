@@ -20,8 +20,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
 from singleinsert.errors import ConfigError
+from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
 
 OF_ONE_CONCEPT = (
@@ -35,16 +36,16 @@ OUTPUT = Path("output") / "evaluation"
 def evaluate_parser() -> argparse.ArgumentParser:
     """Three commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
     parser = Parser(
-        prog="python -m singleinsert.evaluate", description=__doc__, allow_abbrev=False,
+        prog="python -m singleinsert.evaluate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (("ablation", f"the rows of {ABLATION}"), ("run", "any set of methods")):
-        command = commands.add_parser(name, help=what, description=what, allow_abbrev=False)
+        command = commands.add_parser(name, help=what, description=what)
         _add_own(command.add_argument_group("the evaluation"), choose=name == "run")
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
-    report = commands.add_parser("report", help="write the report of an evaluation again", allow_abbrev=False)
-    report.add_argument("folder", type=Path, help="the evaluation's --output_dir")
+    report = commands.add_parser("report", help="write the report of an evaluation again")
+    report.add_argument("folder", type=path_argument, help="the evaluation's --output_dir")
     return parser
 
 
@@ -58,7 +59,12 @@ def _add_own(group: Any, choose: bool) -> None:
         group.add_argument("--methods", required=True, metavar="SET", help=f"{', '.join(set_names())}, or a .toml file")
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
     group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
-    group.add_argument("--cache", type=Path, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})")
+    group.add_argument(
+        "--cache", type=path_argument, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})"
+    )
+    group.add_argument(
+        "--protocol", type=path_argument, metavar="FILE", help="TOML of the flags below; default: the preset's"
+    )
     for f in fields(Protocol):
         kind = type(f.default)
         group.add_argument(f"--{f.name}", type=kind, help=f.metadata["help"], metavar="N" if kind is int else "TEXT")
@@ -87,14 +93,14 @@ def evaluate(args: argparse.Namespace) -> None:
     methods = load_methods(getattr(args, "methods", ABLATION))
     if args.rows:
         methods = methods.only(_names(args.rows))
-    protocol = load_protocol(args.preset, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
+    protocol = load_protocol(args.preset, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")
     from singleinsert.evaluate.cache import Cache
-    from singleinsert.evaluate.plan import make_plan
+    from singleinsert.evaluate.plan import left_out, make_plan
     from singleinsert.evaluate.runner import Runner
 
-    folder = Path(args.output_dir or OUTPUT / methods.name)
+    folder = user_path(args.output_dir or OUTPUT / methods.name)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     plan = make_plan(methods, protocol, args.preset, args.config_file, flags, folder, _names(args.only))
     prefix, started = f"{rank}: " if processes > 1 else "", time.perf_counter()
@@ -102,6 +108,8 @@ def evaluate(args: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(prefix + line, flush=True)
 
+    for line in left_out(protocol.concepts):
+        say(f"note: {line}")
     say(f"{len(plan.concepts)} concepts, {len(plan.methods.methods)} methods, into {folder}")
     runner = Runner(plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say)
     try:

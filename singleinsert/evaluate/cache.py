@@ -14,6 +14,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import FREE_SECTIONS, Settings, keys_declared
+from singleinsert.data.opening import open_picture
 from singleinsert.inference.pipeline import Picture
 from singleinsert.models.family import Family
 from singleinsert.terms import STAGES
@@ -36,8 +37,7 @@ class Cache:
         return self.folder / "pictures" / key[:2] / f"{key}.png"
 
     def load_picture(self, key: str) -> Image.Image:
-        with Image.open(self.picture(key)) as image:
-            return image.convert("RGB")
+        return open_picture(self.picture(key)).convert("RGB")
 
     def save_picture(self, key: str, image: Image.Image) -> None:
         write_atomically(self.picture(key), lambda target: image.save(target, "PNG"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from singleinsert.config.load import nearest
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, shown
+from singleinsert.reading import read_toml
 
 
 def names_in(folder: Path) -> list[str]:
@@ -40,19 +40,10 @@ def read_list(
     return path, table
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file's tables. ConfigError, one line, where it cannot be read."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        reason = problem.strerror if isinstance(problem, OSError) else problem
-        raise ConfigError(f"{path} cannot be read: {reason}") from problem
-
-
 def check_keys(table: Any, known: tuple[str, ...], needed: tuple[str, ...], where: str) -> None:
     """Refuse a table with an unknown key, naming the nearest, or without one it needs."""
     if not isinstance(table, Mapping):
-        raise ConfigError(f"{where}: a table is wanted, not {table!r}")
+        raise ConfigError(f"{where}: a table is wanted, not {shown(table)}")
     for key in table:
         if key not in known:
             raise ConfigError(f"{where}: unknown key {key}{nearest(key, known)}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from singleinsert import __version__
 from singleinsert.batch.jobs import Job, read_jobs
+from singleinsert.batch.jobs import left_out as jobs_left_out
 from singleinsert.config import Settings
 from singleinsert.config.load import nearest
 from singleinsert.errors import ConfigError, InputError
@@ -21,6 +22,7 @@ from singleinsert.evaluate.methods import Method, MethodSet
 from singleinsert.evaluate.prompt_lists import EditPrompt, prompts_for
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.inference.pipeline import Picture
+from singleinsert.reading import user_path
 from singleinsert.training.run import flatten
 
 PYTHON = "python:"
@@ -133,7 +135,9 @@ def _concept(job: Job, methods: tuple[Method, ...], protocol: Protocol, preset: 
 def _jobs(source: str, folder: Path, preset: str, config_file: Path | None, flags: dict[str, Any]) -> list[Job]:
     if not source:
         raise ConfigError("--concepts is missing: a folder of pictures or a list of them, see docs/evaluation.md")
-    path = _written(source.removeprefix(PYTHON), folder / "instances") if source.startswith(PYTHON) else Path(source)
+    path = (
+        _written(source.removeprefix(PYTHON), folder / "instances") if source.startswith(PYTHON) else user_path(source)
+    )
     if (path / LIST).is_file():
         path = path / LIST
     jobs, problems = read_jobs(path, folder, preset=preset, config_file=config_file, flags=flags)
@@ -141,6 +145,12 @@ def _jobs(source: str, folder: Path, preset: str, config_file: Path | None, flag
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         raise ConfigError(problems[0] + more)
     return jobs
+
+
+def left_out(source: str) -> list[str]:
+    """What is left out of a folder of photos that is evaluated, and why, a line each."""
+    path = user_path(source)
+    return [] if source.startswith(PYTHON) or (path / LIST).is_file() else jobs_left_out(path)
 
 
 def _chosen(jobs: list[Job], only: Collection[str], limit: int) -> list[Job]:

@@ -11,8 +11,9 @@ from typing import Any
 
 from singleinsert.config.load import presets_in
 from singleinsert.errors import ConfigError
-from singleinsert.evaluate.lists import check_keys, read_toml
+from singleinsert.evaluate.lists import check_keys
 from singleinsert.evaluate.prompt_lists import AUTO
+from singleinsert.reading import read_toml
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
 NONE, MINI = "none", "mini"
@@ -44,14 +45,14 @@ class Protocol:
     attention: int = _option(2, "concepts whose cross-attention is drawn")
 
 
-def load_protocol(preset: str, **given: Any) -> Protocol:
-    """The protocol that goes with a preset, the paper's where it has none, changed by what is ``given`` (not None).
+def load_protocol(preset: str, file: Path | None = None, **given: Any) -> Protocol:
+    """The protocol of ``file``, else the one that goes with a preset, else the paper's; changed by what is ``given``.
 
     Raises:
         ConfigError: an unknown key or a wrong type in the file, a number below its least.
     """
-    paths = [FOLDER / f"{name}.toml" for name in (*presets_in(preset), PAPER)]
-    path = next(path for path in paths if path.is_file())
+    paths = [file] if file else [FOLDER / f"{name}.toml" for name in (*presets_in(preset), PAPER)]
+    path = next(path for path in paths if file or path.is_file())
     table = read_toml(path)
     check_keys(table, tuple(f.name for f in fields(Protocol)), (), str(path))
     protocol = Protocol(**table | {key: value for key, value in given.items() if value is not None})

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.atomic import write_text
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, first_line
 from singleinsert.evaluate.columns import COLUMNS
+from singleinsert.reading import read_json
 
 NAME = "results.json"
 FIRST = ("method", "concept", "class_word", "prompt", "seed")
@@ -86,10 +87,29 @@ class Results:
         """Read results.json. InputError where it is not there or is of something else."""
         path = folder / NAME
         try:
-            table = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**table | {"samples": [Sample(**row) for row in table["samples"]]})
-        except (OSError, ValueError, TypeError, KeyError) as problem:
-            raise InputError(f"{path} holds no results of an evaluation: {problem}") from problem
+            table = read_json(path, InputError)
+            results = cls(**table | {"samples": [Sample(**row) for row in table["samples"]]})
+            _check(results)
+            return results
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"{path} holds no results of an evaluation: {first_line(problem)}") from problem
+
+
+def _check(results: Results) -> None:
+    """The structure that the table and the report rely on. KeyError, IndexError, TypeError, ValueError where it is not.
+
+    A file that was cut by hand may name methods, concepts or prompts that are no longer in it.
+    """
+    if not (isinstance(results.title, str) and isinstance(results.facts["cache"], str) and results.samples):
+        raise ValueError("no title, no cache or no samples")
+    methods = {method["name"]: method for method in results.methods}
+    concepts = {concept["name"]: concept["prompts"] for concept in results.concepts}
+    if not all(isinstance(part, list) for part in (results.claims, results.heats, *concepts.values())):
+        raise TypeError("claims, heats and prompts must be lists")
+    for sample in results.samples:
+        _ = methods[sample.method], concepts[sample.concept][sample.prompt]["text"]
+        if not all(isinstance(value, int | float) for value in sample.values.values()):
+            raise TypeError(f"a value of {sample.method} for {sample.concept} is no number")
 
 
 def mean(values: Sequence[float]) -> float:

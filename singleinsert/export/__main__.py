@@ -9,10 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from singleinsert.cli import Parser, run_script
-from singleinsert.errors import InputError
+from singleinsert.cli import Parser, path_argument, run_script
 from singleinsert.export import FORMATS
 
 
@@ -24,15 +22,15 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     out.add_argument(
-        "artifact", type=Path, help="NAME_artifact.safetensors, an embedding file, or a folder with either"
+        "artifact", type=path_argument, help="NAME_artifact.safetensors, an embedding file, or a folder with either"
     )
     out.add_argument("--format", nargs="+", default=["webui"], choices=FORMATS, dest="formats")
     out.add_argument("--save_precision", default="fp16", choices=("fp16", "fp32", "bf16"))
-    out.add_argument("--output_dir", type=Path, help="default: the artifact's folder")
+    out.add_argument("--output_dir", type=path_argument, help="default: the artifact's folder")
     out.add_argument("--output_name", help="export under another name (file stem and trigger word)")
     out.add_argument("--trigger_word", default="", help="the embedding's key for diffusers; default: the name")
     out.add_argument(
-        "--preview", type=Path, help="picture for the cards; default: NAME.preview.png beside the artifact"
+        "--preview", type=path_argument, help="picture for the cards; default: NAME.preview.png beside the artifact"
     )
     out.add_argument("--overwrite", action="store_true", help="replace files that are there")
     out.add_argument("--allow_pickle", action="store_true", help="read .pt and .bin files, which you trust")
@@ -43,8 +41,7 @@ def run(args: argparse.Namespace) -> None:
     """Load, convert, write, and print the paths written."""
     from dataclasses import replace
 
-    from PIL import Image, UnidentifiedImageError
-
+    from singleinsert.data.pictures import load_picture
     from singleinsert.export import export
     from singleinsert.locate import load_concept, located
     from singleinsert.models.trigger import common_word_note
@@ -56,12 +53,7 @@ def run(args: argparse.Namespace) -> None:
     preview_path = args.preview or (beside if beside.is_file() else None)
     preview = None
     if preview_path is not None:
-        try:
-            preview = Image.open(preview_path).convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError(
-                f"{preview_path} is not a readable picture ({error}); pass --preview another one"
-            ) from error
+        preview = load_picture(preview_path).image
     if args.output_name:
         artifact = replace(artifact, name=args.output_name)
     if len(artifact.concepts) == 1 and (note := common_word_note(artifact.name)):

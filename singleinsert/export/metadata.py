@@ -6,9 +6,7 @@ artifact: exporting twice gives the same texts and hashes.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -20,6 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from singleinsert.artifact import HEADER_KEY, Artifact, TrainedConcept
+from singleinsert.drawing.dataurl import data_url
 
 THUMBNAIL_SIZE = 256  # pixels, modelspec's recommendation
 THUMBNAIL_MAX_BYTES = 64 * 1024
@@ -154,13 +153,8 @@ def _modelspec(artifact: Artifact, title: str, kind: str, usage: str, thumbnail:
 
 def _data_url(picture: Image) -> str | None:
     """A small JPEG as a data URL; None if even that is large."""
-    small = picture.convert("RGB")
-    small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=85)
-    if buffer.tell() > THUMBNAIL_MAX_BYTES:
-        return None
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    url = data_url(picture, "JPEG", largest_side=THUMBNAIL_SIZE, quality=85)
+    return url if len(url) <= THUMBNAIL_MAX_BYTES * 4 / 3 else None  # base64 has four letters for three bytes
 
 
 def _embeddings(artifact: Artifact) -> str:

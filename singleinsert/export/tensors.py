@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -11,12 +11,13 @@ from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, dotted_na
 from singleinsert.artifact import Artifact, TrainedConcept
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
+from singleinsert.terms import Precision
 
 
 def dtype_of(precision: str) -> torch.dtype:
     """torch's dtype for "fp16", "fp32" or "bf16". Raises InputError for anything else."""
-    if precision not in DTYPES:
-        raise InputError(f"save precision '{precision}' is none of {', '.join(DTYPES)}")
+    if precision not in get_args(Precision):
+        raise InputError(f"save precision '{precision}' is none of {', '.join(get_args(Precision))}")
     return DTYPES[precision]
 
 

@@ -17,9 +17,7 @@ from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.family import Family
-
-LARGEST_WEIGHT = 100.0
-"""Of a LoRA. Pictures fall apart long before; far beyond, they are black."""
+from singleinsert.specs import LARGEST_WEIGHT
 
 
 def adapter_name(index: int) -> str:
@@ -89,7 +87,7 @@ def _weight_of_each(concepts: Sequence[Artifact], weights: Sequence[float]) -> d
     first: dict[str, str] = {}
     for concept, weight in zip(concepts, weights, strict=True):
         if not abs(weight) <= LARGEST_WEIGHT:  # NaN too
-            raise InputError(f"{concept.name}:{weight:g}: a LoRA's weight is at most {LARGEST_WEIGHT}; 1 is usual")
+            raise InputError(f"{concept.name}:{weight:g}: a LoRA's weight is at most {LARGEST_WEIGHT:g}; 1 is usual")
         if concept.update is None:
             continue
         key = concept.update.key

@@ -22,7 +22,7 @@ from pathlib import Path
 from singleinsert.config.load import FILLED_IN, nearest
 from singleinsert.data.prompts import fill, read_prompt_file
 from singleinsert.errors import InputError
-from singleinsert.models.text import split_at_placeholders
+from singleinsert.placeholders import split_at_placeholders
 
 FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characters
 
@@ -63,7 +63,7 @@ def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
 
     text = re.sub(r"<[^<>]*>|\{[^{}]*\}", by_name, prompt)
     own = {c.placeholder: i for i, c in reversed(list(enumerate(concepts))) if c.placeholder != "*"}
-    pieces = split_at_placeholders(text, dict.fromkeys(own, 1))
+    pieces = split_at_placeholders(text, own)
     text = "".join(piece if placeholder is None else slot(own[placeholder]) for piece, placeholder in pieces)
     if concepts:
         text = fill(text, slot(0), concepts[0].class_word)
@@ -157,6 +157,15 @@ def _parse_line(line: str, path: Path) -> PromptLine:
         except ValueError as error:
             raise InputError(f"{path}: --{key} {text.strip()!r} is no number, in {line!r}") from error
     return PromptLine(prompt, **values)  # type: ignore[arg-type]
+
+
+_WEIGHTS = re.compile(r"\([^()]*:\s*[\d.]+\s*\)|\(\(|\[\[|\[[^\[\]]*:[^\[\]]*\]|\bBREAK\b")
+
+
+def note_of_weights(prompts: Sequence[str]) -> str:
+    """What to tell of WebUIs' weights and brackets in a prompt; "" where there are none."""
+    found = next((match[0] for prompt in prompts if (match := _WEIGHTS.search(prompt))), "")
+    return f"{found!r} is taken literally: brackets and weights of WebUIs mean nothing here" if found else ""
 
 
 def warn_of_no_concept(resolved: str, prompt: str) -> None:

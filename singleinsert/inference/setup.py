@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,37 +9,33 @@ from pathlib import Path
 import torch
 
 from singleinsert.artifact import Artifact
-from singleinsert.config import MINI_SD_NAME
 from singleinsert.data.prompts import NOVEL_VIEWS
 from singleinsert.dtypes import DTYPES
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, first_line
 from singleinsert.inference.pipeline import Picture
-from singleinsert.inference.prompts import PromptLine, prompt_lines
+from singleinsert.inference.prompts import PromptLine, note_of_weights, prompt_lines
 from singleinsert.locate import load_concept
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
+from singleinsert.specs import split_weight
+from singleinsert.terms import BUNDLED_MODELS
 
 PROMPT_LISTS = {"views": NOVEL_VIEWS}
 
 
 def load_concepts(specs: Sequence[str], *, allow_pickle: bool = False) -> tuple[list[Artifact], list[float]]:
     """Concepts and weights from ``PATH``, ``PATH:WEIGHT`` or ``NAME:WEIGHT``. InputError or ModelError, one line."""
-    pairs = [_split_weight(spec) for spec in specs]
+    pairs = [split_weight(spec) for spec in specs]
     return [load_concept(path, allow_pickle=allow_pickle) for path, _ in pairs], [weight for _, weight in pairs]
 
 
-def _split_weight(spec: str) -> tuple[str, float]:
-    path, colon, number = spec.rpartition(":")
-    if not colon or Path(spec).exists() or len(path) == 1:  # a drive letter's colon is none of ours
-        return spec, 1.0
-    try:
-        weight = float(number)
-    except ValueError:
-        weight = math.nan
-    if not math.isfinite(weight):
-        raise InputError(f"--concept {spec}: the weight after the colon, '{number}', is no number")
-    return path, weight
+def notes(lines: Sequence[PromptLine], concepts: Sequence[Artifact]) -> list[str]:
+    """What a user may not have meant, a line each: WebUIs' brackets, and a LoRA that is not where its embedding is."""
+    missing = [concept for concept in concepts if concept.lora_file and not concept.lora]
+    found = [f"{c.name} goes with {c.lora_file}.safetensors, which is not beside it: drawn without" for c in missing]
+    weights = note_of_weights([line.prompt for line in lines])
+    return [weights, *found] if weights else found
 
 
 def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
@@ -55,7 +50,7 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     given = args.pretrained_model_name_or_path
     prediction_type = "auto" if given or not concepts else concepts[0].base.prediction_type
     model = load_base_model(
-        MINI_SD if given == MINI_SD_NAME else given or _recorded_base(concepts),
+        place_of_model(given) if given else _recorded_base(concepts),
         revision=args.revision, variant=args.variant, dtype=DTYPES[args.mixed_precision],
         device="cpu" if args.offload != "none" else device, prediction_type=prediction_type,
     )  # fmt: skip
@@ -76,8 +71,8 @@ def _recorded_base(concepts: Sequence[Artifact]) -> str | Path:
     if not concepts:
         raise InputError(f"no --concept and no base model: {flag}")
     base = concepts[0].base
-    if base.name == MINI_SD_NAME and not (base.source and Path(base.source).is_dir()):
-        return MINI_SD
+    if base.name in BUNDLED_MODELS and not (base.source and Path(base.source).is_dir()):
+        return place_of_model(base.name)
     if not base.source:
         raise InputError(f"{concepts[0].name} does not say where its base model ({base.name}) is: {flag}")
     if Path(base.source).is_absolute() and not Path(base.source).exists():
@@ -92,7 +87,7 @@ def pick_device(name: str) -> str:
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name} is not there ({str(error).splitlines()[0]})") from error
+        raise InputError(f"--device {name} is not there ({first_line(error)})") from error
     return name
 
 

@@ -1,9 +1,9 @@
 """Find a mask for a class word, for one picture or a folder of them, look at it, and correct it.
 
-python -m singleinsert.masks find --image me.jpg --class_word face
+python -m singleinsert.masks find --image annaxy.jpg --class_word face
 python -m singleinsert.masks find --image scene.jpg --class_word cat --class_word mug="coffee cup"
 python -m singleinsert.masks batch --images photos --class_word face
-python -m singleinsert.masks edit --image me.jpg
+python -m singleinsert.masks edit --image annaxy.jpg
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from singleinsert.cli import run_script
 from singleinsert.config import Settings
-from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks.arguments import build_parser, settings_of
 
 
@@ -23,19 +24,21 @@ def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) 
     """One picture."""
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import find_mask, write_mask
+    from singleinsert.masks.find import place_of, refuse_second
 
     words = args.class_word or list(settings.data.class_word)
     if not words:
         raise ConfigError("--class_word is missing: what does the picture show, such as face or cat?")
     picture = load_picture(args.image)
-    folder = Path(args.output_dir) if args.output_dir else picture.path.parent
+    folder = args.output_dir or picture.path.parent
     if len(words) > 1 or "=" in words[0]:
         return _find_several(picture, words, folder, args, options)
-    refuse_existing(folder / f"{picture.path.stem}_mask.png", args.overwrite)
-    result = find_mask(picture, words[0], **options)
-    print("\n".join(result.lines()))
-    for path in write_mask(result, folder, picture.path.stem, args.overwrite):
-        print(path)
+    beside = folder.resolve() == picture.path.parent.resolve()
+    refuse_existing(place_of(picture.path) if beside else folder / f"{picture.path.stem}_mask.png", args.overwrite)
+    if beside:
+        refuse_second(picture.path)
+    result = find_mask(picture, words[0], beside=False, **options)
+    print(*result.lines(), *write_mask(result, folder, picture.path.stem, args.overwrite), sep="\n")
     return 0
 
 
@@ -76,8 +79,8 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0; 1 where some pictures of a batch got no mask; 2 with one line on stderr."""
-    args = build_parser(__doc__ or "").parse_args(argv)
-    try:
+
+    def run(args: argparse.Namespace) -> int:
         settings, options = settings_of(args)
         if args.command == "find":
             return find(args, settings, options)
@@ -87,12 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return batch(args, settings, options)
         from singleinsert.masks.editor import serve
 
-        return serve(Path(args.image), args.mask and Path(args.mask), options, port=args.port, open_browser=args.open)
-    except SingleInsertError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+        return serve(args.image, args.mask, options, port=args.port, open_browser=args.open)
+
+    return run_script(build_parser(__doc__ or ""), run, argv)
 
 
 if __name__ == "__main__":

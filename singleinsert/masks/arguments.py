@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict, fields
-from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from singleinsert.cli import Parser
+from singleinsert.cli import Parser, path_argument
 from singleinsert.config import MaskSettings, Settings, load_settings
 
 
@@ -23,7 +22,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     find = commands.add_parser(
         "find", help="one picture: NAME_mask.png and NAME_mask_overlay.png; or several named masks"
     )
-    find.add_argument("--image", required=True, help="the picture")
+    find.add_argument("--image", required=True, type=path_argument, help="the picture")
     find.add_argument(
         "--class_word",
         action="append",
@@ -33,24 +32,32 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     find.add_argument(
         "--disjoint", action="store_true", help="several masks: what an earlier one covers leaves the later"
     )
-    find.add_argument("--output_dir", help="folder; default: the picture's")
+    find.add_argument("--output_dir", type=path_argument, help="folder; default: the picture's")
     find.add_argument("--overwrite", action="store_true", help="replace a mask that is already there")
     _add_mask_flags(find)
 
     batch = commands.add_parser(
         "batch", help="a folder of pictures; run again, it goes on with those that have no mask"
     )
-    batch.add_argument("--images", required=True, help="folder of pictures")
+    batch.add_argument("--images", required=True, type=path_argument, help="folder of pictures")
     batch.add_argument("--class_word", help="one for all")
     batch.add_argument(
-        "--class_words", help='TOML file: "picture name" = "class word", a line each; goes before --class_word'
+        "--class_words",
+        type=path_argument,
+        help='TOML file: "picture name" = "class word", a line each; goes before --class_word',
     )
-    batch.add_argument("--output_dir", help="folder of the masks, named as the pictures; default: IMAGES_masks")
+    batch.add_argument(
+        "--output_dir", type=path_argument, help="folder of the masks, named as the pictures; default: IMAGES_masks"
+    )
     _add_mask_flags(batch)
 
     edit = commands.add_parser("edit", help="a local page with brush, eraser and click")
-    edit.add_argument("--image", required=True, help="the picture")
-    edit.add_argument("--mask", help="the mask to start from, and the file to write; default: NAME_mask.png beside it")
+    edit.add_argument("--image", required=True, type=path_argument, help="the picture")
+    edit.add_argument(
+        "--mask",
+        type=path_argument,
+        help="the mask to start from, and the file to write; default: the picture's mask, or NAME_mask.png beside it",
+    )
     edit.add_argument("--port", type=int, default=7861)
     edit.add_argument("--open", action="store_true", help="open the page in the browser")
     _add_mask_flags(edit)
@@ -60,7 +67,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 def _add_mask_flags(parser: argparse.ArgumentParser) -> None:
     """A flag for every setting of [mask], from its declaration."""
     parser.add_argument("--preset", help="its [mask] section, and its class word where none is given")
-    parser.add_argument("--config_file", help="TOML file, read after the preset")
+    parser.add_argument("--config_file", type=path_argument, help="TOML file, read after the preset")
     hints = get_type_hints(MaskSettings)
     for field in fields(MaskSettings):
         flag, hint = f"--{field.name}", hints[field.name]
@@ -84,6 +91,5 @@ def numbers(text: str) -> tuple[float, ...]:
 def settings_of(args: argparse.Namespace) -> tuple[Settings, dict[str, Any]]:
     """(all settings; the [mask] section as keywords of `find_mask`)."""
     overrides = {key: value for key, value in vars(args).items() if key.startswith("mask.") and value is not None}
-    config_file = Path(args.config_file) if args.config_file else None
-    settings = load_settings(args.preset, config_file, overrides)
+    settings = load_settings(args.preset, args.config_file, overrides)
     return settings, asdict(settings.mask)

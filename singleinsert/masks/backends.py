@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.masks.candidates import Segmenter
+from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Segmenter
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Backends:
         self,
         name: str = "auto",
         *,
-        threshold: float = 0.35,
+        threshold: float = THRESHOLD,
         detector: str = "",
         segmenter: str = "",
         device: str = "auto",
@@ -115,10 +115,7 @@ class Backends:
         if not missing:
             return "grounded"
         if not is_face(words):
-            raise InputError(
-                f"no mask, and no way to find {words}: {missing}; give the mask with --mask FILE, "
-                "or point at it with --box left,top,right,bottom"
-            )
+            raise InputError(f"no mask, and no way to find {words}: {missing}; {GIVE_A_MASK}")
         notes.append(f"{missing}: opencv's face cascade looked instead")
         return "cascade"
 

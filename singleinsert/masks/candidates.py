@@ -9,7 +9,17 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from singleinsert.config import MaskSettings
 from singleinsert.masks.files import share_of
+
+THRESHOLD = MaskSettings.threshold
+"""Least score of a candidate where nothing else is said."""
+
+GIVE_A_MASK = (
+    "put a mask beside the picture (NAME_mask.png, white where the subject is), or point at the subject with --box "
+    "left,top,right,bottom (in a list of jobs: mask.box)"
+)
+"""What to do where nothing was found. It is right for one picture and for a batch, which takes no --mask FILE."""
 
 Box = tuple[float, float, float, float]
 """left, top, right, bottom in pixels of the picture; right and bottom exclusive."""
@@ -24,15 +34,21 @@ class Candidate:
 
     Attributes:
         mask: mode "L", the picture's size, 255 on the subject.
-        box: what was detected, or the mask's own bounds.
-        score: confidence in [0, 1]; comparable within one backend only.
+        box: what was detected or given, else the mask's own bounds.
+        score: confidence in [0, 1]; comparable within one backend only. None where the user pointed at the subject, so
+            that nothing was looked for and nothing is known of how right it is.
         label: the words that found it.
     """
 
     mask: Image.Image
     box: Box
-    score: float
+    score: float | None
     label: str
+
+    @property
+    def score_text(self) -> str:
+        """ "score 0.80", or how the place was given: by box, by points."""
+        return f"outlined by {self.label}" if self.score is None else f"{self.label}, score {self.score:.2f}"
 
     @property
     def share(self) -> float:
@@ -64,6 +80,11 @@ def bounds(mask: np.ndarray) -> Box:
     if rows.size == 0:
         return (0.0, 0.0, 0.0, 0.0)
     return (float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))
+
+
+def pointed_at(mask: Image.Image, box: Box | None) -> Candidate:
+    """What was outlined where the user pointed: it has the box that was given, and no score."""
+    return Candidate(mask, box or bounds(np.asarray(mask)), None, "box" if box else "points")
 
 
 def box_iou(a: Box, b: Box) -> float:

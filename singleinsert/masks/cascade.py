@@ -9,7 +9,16 @@ import numpy as np
 from PIL import Image
 
 from singleinsert.errors import InputError, MissingPackageError
-from singleinsert.masks.candidates import Box, Candidate, Point, box_iou, clip_box, drop_overlapping
+from singleinsert.masks.candidates import (
+    GIVE_A_MASK,
+    THRESHOLD,
+    Box,
+    Candidate,
+    Point,
+    box_iou,
+    clip_box,
+    drop_overlapping,
+)
 from singleinsert.masks.grabcut import (
     BACKGROUND,
     LIKELY_BACKGROUND,
@@ -48,12 +57,12 @@ class FaceCascade:
 
     name = "face cascade and GrabCut"
 
-    def __init__(self, *, threshold: float = 0.35) -> None:
+    def __init__(self, *, threshold: float = THRESHOLD) -> None:
         self.threshold = threshold
         cv2 = import_cv2()
         if not hasattr(cv2, "CascadeClassifier"):
             raise MissingPackageError(
-                "opencv 5 has no face cascades: pip install 'opencv-python-headless<5' (or give --mask FILE)"
+                f"opencv 5 has no face cascades: pip install 'opencv-python-headless<5', or {GIVE_A_MASK}"
             )
         self._cascades = [cv2.CascadeClassifier(cv2.data.haarcascades + name) for name in CASCADES]
 
@@ -64,9 +73,7 @@ class FaceCascade:
             InputError: `prompt` is not a face.
         """
         if not is_face(prompt):
-            raise InputError(
-                f"the face cascade finds faces only, not {prompt!r}: give --mask FILE or --box left,top,right,bottom"
-            )
+            raise InputError(f"the face cascade finds faces only, not {prompt!r}: {GIVE_A_MASK}")
         found = [(box, score) for box, score in self.detect(image) if score >= self.threshold]
         masks = [cut(image, box, FACE_PRIOR, inside=BACKGROUND) for box, _ in found]
         return [

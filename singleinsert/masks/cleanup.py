@@ -6,13 +6,19 @@ Every length is a share of the picture's shorter side, so that one setting fits 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
 
-from singleinsert.errors import ConfigError
+from singleinsert.config import MaskSettings
+from singleinsert.config.load import checked_value
+from singleinsert.data.pictures import HALF
+from singleinsert.data.pictures import solid as to_solid
 from singleinsert.masks.grabcut import import_cv2
+
+LARGEST_CLEANED = 16_000_000
+"""Pixels; a larger mask is cleaned at this size, where distances and pieces take less than a gigabyte, and enlarged."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,25 @@ class Cleanup:
         feather: softens the edge; the standard deviation of the blur.
     """
 
-    smooth: float = 0.003
-    fill_holes: bool = True
-    min_part: float = 0.05
-    padding: float = 0.0
-    feather: float = 0.0
+    smooth: float = MaskSettings.smooth
+    fill_holes: bool = MaskSettings.fill_holes
+    min_part: float = MaskSettings.min_part
+    padding: float = MaskSettings.padding
+    feather: float = MaskSettings.feather
 
     def __post_init__(self) -> None:
-        for name, low, high in (("smooth", 0, 0.1), ("min_part", 0, 1), ("padding", -0.5, 0.5), ("feather", 0, 0.25)):
-            if not low <= getattr(self, name) <= high:
-                raise ConfigError(f"mask {name} is {getattr(self, name)}: it must be from {low} to {high}")
+        for field in fields(self):
+            checked_value(f"mask.{field.name}", getattr(self, field.name))
 
 
 def clean(mask: Image.Image, options: Cleanup) -> Image.Image:
     """A found mask (mode "L", cut at one half) after all of `options`."""
-    solid = np.asarray(mask) >= 128
+    if mask.width * mask.height > LARGEST_CLEANED:
+        scale = (LARGEST_CLEANED / (mask.width * mask.height)) ** 0.5
+        small = mask.resize([max(1, int(side * scale)) for side in mask.size], Image.Resampling.BOX)
+        large = clean(small, replace(options, padding=0.0, feather=0.0)).resize(mask.size, Image.Resampling.BILINEAR)
+        return pad_and_feather(to_solid(large), options)
+    solid = np.asarray(mask) >= HALF
     radius = options.smooth * min(mask.size)
     if radius >= 0.5:
         solid = _resize_by(_resize_by(_resize_by(_resize_by(solid, -radius), radius), radius), -radius)
@@ -55,7 +65,7 @@ def pad_and_feather(mask: Image.Image, options: Cleanup) -> Image.Image:
     """The last two steps alone: all that is done to a mask which the user drew. Unchanged where both are 0."""
     side = min(mask.size)
     if abs(options.padding) * side >= 0.5:
-        solid = _resize_by(np.asarray(mask) >= 128, options.padding * side)
+        solid = _resize_by(np.asarray(mask) >= HALF, options.padding * side)
         mask = Image.fromarray(solid.astype(np.uint8) * 255)
     return mask.filter(ImageFilter.GaussianBlur(options.feather * side)) if options.feather > 0 else mask
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,15 +15,17 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from singleinsert.atomic import write_atomically, write_text
+from singleinsert.data.folders import SET_OF_MASKS
 from singleinsert.data.pictures import Picture
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, shown
 from singleinsert.masks.backends import Backends
 from singleinsert.masks.cleanup import cut_away, union
 from singleinsert.masks.files import check_mask, read_mask, share_of
 from singleinsert.masks.find import find_mask
 from singleinsert.masks.overlay import captioned, contact_sheet, overlay
+from singleinsert.reading import read_toml
 
-INDEX = "masks.toml"
+INDEX = SET_OF_MASKS
 FORMAT_VERSION = 1
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -146,30 +147,37 @@ def load_masks(folder: str | Path) -> MaskSet:
         InputError: no index, an index that says something else, a PNG missing, empty or of another size.
     """
     index = Path(folder) / INDEX
-    try:
-        content = tomllib.loads(index.read_text(encoding="utf-8"))
-    except FileNotFoundError as problem:
-        raise InputError(f"{folder} holds no {INDEX}: it is not a folder of masks") from problem
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as problem:
-        raise InputError(f"{index} cannot be read: {problem}") from problem
+    if not index.is_file():
+        raise InputError(f"{folder} holds no {INDEX}: it is not a folder of masks")
+    content = read_toml(index, InputError)
     if content.get("version") != FORMAT_VERSION:
-        raise InputError(f"{index} is of version {content.get('version')!r}; this program reads {FORMAT_VERSION}")
-    try:
-        size = (int(content["size"][0]), int(content["size"][1]))
-        masks = tuple(_load_one(Path(folder), entry) for entry in content["mask"])
-        loaded = MaskSet(str(content["picture"]), size, masks)
-    except (KeyError, IndexError, TypeError, ValueError) as problem:
-        raise InputError(f"{index} lacks {problem}: write it anew with python -m singleinsert.masks") from problem
+        raise InputError(f"{index} is of version {shown(content.get('version'))}; this program reads {FORMAT_VERSION}")
+    size, entries = content.get("size"), content.get("mask")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        raise InputError(f"{index}: size is {shown(size)}, not [width, height] in pixels")
+    if not isinstance(entries, list):
+        raise InputError(f"{index}: write [[mask]], twice bracketed, for each mask")
+    named = tuple(_load_one(index, entry, (size[0], size[1])) for entry in entries)
+    loaded = MaskSet(_text(index, content, "picture"), (size[0], size[1]), named)
     for each in loaded.masks:
         check_mask(each.mask, f"mask {Path(folder) / each.name}.png")
     return loaded
 
 
-def _load_one(folder: Path, entry: Mapping[str, Any]) -> NamedMask:
-    name = str(entry["name"])
+def _load_one(index: Path, entry: Any, size: tuple[int, int]) -> NamedMask:
+    if not isinstance(entry, dict):
+        raise InputError(f"{index}: a mask is {shown(entry)}, not a table [[mask]]")
+    name, class_word = _text(index, entry, "name"), _text(index, entry, "class_word")
     if not NAME.fullmatch(name):
-        raise InputError(f"{folder / INDEX}: mask name {name!r} is not a plain file name")
-    return NamedMask(name, str(entry["class_word"]), read_mask(folder / f"{name}.png"), str(entry.get("source", "")))
+        raise InputError(f"{index}: mask name {shown(name)} is not a plain file name")
+    return NamedMask(name, class_word, read_mask(index.parent / f"{name}.png", size), _text(index, entry, "source", ""))
+
+
+def _text(index: Path, table: Mapping[str, Any], key: str, default: str | None = None) -> str:
+    text = table.get(key, default)
+    if not isinstance(text, str):
+        raise InputError(f"{index}: {key} is {shown(text)}, not a text in quotes")
+    return text
 
 
 def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> MaskSet:
@@ -178,7 +186,7 @@ def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> Ma
     Args:
         picture: as `load_picture` gives it.
         words: mask name -> class word (or "class word|part to cut away|...").
-        options: as of `find_mask`, except `file`, `box`, `points` and `backends`.
+        options: as of `find_mask`, except `file`, `beside`, `box`, `points` and `backends`.
 
     Raises:
         InputError: one of them was not found.
@@ -189,6 +197,6 @@ def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> Ma
         for name, text in words.items():
             word, *parts = [part.strip() for part in text.split("|")]
             cut = (*options.get("subtract", ()), *parts)
-            result = find_mask(picture, word, **{**options, "subtract": cut, "backends": backends})
+            result = find_mask(picture, word, **{**options, "subtract": cut, "beside": False, "backends": backends})
             found.append(NamedMask(name, word, result.mask, result.source))
     return MaskSet(picture.path.name, picture.image.size, tuple(found))

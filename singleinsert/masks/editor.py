@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import webbrowser
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +15,15 @@ from PIL import Image
 
 from singleinsert.atomic import write_atomically
 from singleinsert.data.pictures import Picture, load_picture
-from singleinsert.errors import MissingPackageError, SingleInsertError
+from singleinsert.errors import InputError, MissingPackageError, SingleInsertError, first_line
 from singleinsert.masks import Backends, check_mask, mask_from_file
 from singleinsert.masks.candidates import Point
 from singleinsert.masks.cleanup import Cleanup, clean
+from singleinsert.masks.find import place_of
+from singleinsert.masks.guard import App, LocalOnly
 from singleinsert.masks.overlay import overlay
 
+HOST = "127.0.0.1"
 PAINT = (255, 40, 200)
 OPACITY = 150
 SHOWN_SIDE = 1024
@@ -176,13 +182,37 @@ def serve(image: Path, mask: Path | None, options: Mapping[str, Any], *, port: i
     """Serves the page to this machine only, until Ctrl-C.
 
     Raises:
-        InputError: the picture or the mask cannot be used.
+        InputError: the picture or the mask cannot be used, or the port is taken. MissingPackageError: no gradio.
     """
     picture = load_picture(image)
-    session = Session(picture, mask or picture.path.with_name(f"{picture.path.stem}_mask.png"), options)
+    session = Session(picture, mask or place_of(picture.path), options)
     page = build_page(session)
+    import uvicorn  # comes with gradio
+
+    refuse_taken(port)
+    print(f"{picture.path.name}, its mask {session.file}: http://{HOST}:{port} (Ctrl-C ends)", flush=True)
+    if open_browser:
+        threading.Timer(1.0, webbrowser.open, [f"http://{HOST}:{port}"]).start()
     try:
-        page.launch(server_name="127.0.0.1", server_port=port, inbrowser=open_browser, share=False)
+        uvicorn.run(application(page), host=HOST, port=port, log_level="warning")
     finally:
         session.backends.close()
     return 0
+
+
+def application(page: Any) -> App:
+    """The page as an ASGI application that answers this machine alone."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    return LocalOnly(gr.mount_gradio_app(FastAPI(openapi_url=None), page, path="/"))
+
+
+def refuse_taken(port: int) -> None:
+    """InputError where something else listens at the port, or no port has that number."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except (OSError, OverflowError) as problem:
+            raise InputError(f"--port {port} cannot be used ({first_line(problem)}): give another one") from problem

@@ -7,14 +7,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from singleinsert.atomic import write_atomically
+from singleinsert.data.folders import MASK_END, mask_in, mask_of
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import InputError
 from singleinsert.masks.backends import Backends
-from singleinsert.masks.candidates import Box, Candidate, Point, Segmenter
+from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Box, Candidate, Point, Segmenter
 from singleinsert.masks.cascade import FaceCascade, is_face
 from singleinsert.masks.cleanup import Cleanup, clean, cut_away, pad_and_feather, union
 from singleinsert.masks.files import (
@@ -22,7 +24,6 @@ from singleinsert.masks.files import (
     has_alpha_mask,
     mask_from_alpha,
     mask_from_file,
-    paired_mask,
     read_mask,
 )
 from singleinsert.masks.grabcut import GrabCut
@@ -64,10 +65,7 @@ class MaskResult:
         for index, candidate in enumerate(self.candidates):
             box = ",".join(f"{v:.0f}" for v in candidate.box)
             taken = "  <- taken" if index in self.chosen else ""
-            out.append(
-                f"  {index}: {candidate.label}, score {candidate.score:.2f}, "
-                f"{candidate.share:.1%} of the picture, box {box}{taken}"
-            )
+            out.append(f"  {index}: {candidate.score_text}, {candidate.share:.1%} of the picture, box {box}{taken}")
         return out + [f"  {note}" for note in self.notes]
 
 
@@ -76,6 +74,7 @@ def find_mask(
     class_word: str,
     *,
     file: str | Path | None = None,
+    beside: bool = True,
     backend: str = "auto",
     prompt: str = "",
     subtract: Sequence[str] = (),
@@ -83,14 +82,14 @@ def find_mask(
     merge: bool = False,
     box: Sequence[float] = (),
     points: Sequence[str | Point] = (),
-    threshold: float = 0.35,
+    threshold: float = THRESHOLD,
     detector: str = "",
     segmenter: str = "",
-    smooth: float = 0.003,
-    fill_holes: bool = True,
-    min_part: float = 0.05,
-    padding: float = 0.0,
-    feather: float = 0.0,
+    smooth: float = Cleanup.smooth,
+    fill_holes: bool = Cleanup.fill_holes,
+    min_part: float = Cleanup.min_part,
+    padding: float = Cleanup.padding,
+    feather: float = Cleanup.feather,
     device: str = "auto",
     backends: Backends | None = None,
 ) -> MaskResult:
@@ -101,6 +100,8 @@ def find_mask(
         class_word: what the subject is one of.
         file: a mask file, or a folder in which the mask has the picture's name. It is taken as it is: of the
             clean-up only `padding` and `feather` apply to it, and to the alpha channel.
+        beside: without `file`, take the mask that lies where the picture's mask lies (`data.folders.mask_of`), unless
+            the user points (box, points) or chooses (mask_index, merge).
         backend: "auto", or a name of `backends.BACKENDS`, or "alpha".
         prompt: what to look for, where that is not the class word ("hair. wig.").
         subtract: parts to cut away ("face" for hair).
@@ -119,8 +120,8 @@ def find_mask(
         ModelError, MissingPackageError, ConfigError: as they say.
     """
     cleanup = Cleanup(smooth, fill_holes, min_part, padding, feather)
-    if file:
-        path = paired_mask(picture.path, file) if Path(file).is_dir() else Path(file)
+    search = not beside or wants_search(box, points, mask_index, merge)
+    if (path := mask_file(picture.path, file, search)) is not None:
         return replace(_given(picture, mask_from_file(path, picture), f"file {path}", cleanup), file=path)
     region, dots = parse_box(box), parse_points(points)
     pointed, method = region is not None or bool(dots), backends.name if backends else backend
@@ -129,7 +130,7 @@ def find_mask(
 
     if not all(on_subject for _, _, on_subject in dots):
         cleanup = replace(cleanup, fill_holes=False)  # a hole that the user made is meant
-    words, notes = prompt or class_word, list[str]()
+    words, notes = prompt or class_word, [*picture.notes]
     own = backends or Backends(backend, threshold=threshold, detector=detector, segmenter=segmenter, device=device)
     try:
         tool, image = own.get(words, pointed=pointed, notes=notes), picture.image
@@ -140,8 +141,9 @@ def find_mask(
             own.close()
     if not candidates:
         raise InputError(
-            f"no {words} was found in {picture.path} ({tool.name}, score {threshold:g} or better): give the mask with "
-            "--mask FILE, or point at it with --box left,top,right,bottom" + "".join(f" ({note})" for note in notes)
+            f"no {words} was found in {picture.path} ({tool.name}, score {threshold:g} or better): "
+            + GIVE_A_MASK
+            + "".join(f" ({note})" for note in notes)
         )
     finished = [_finish(candidate.mask, parts, cleanup) for candidate in candidates]
     chosen = _choose(finished, words, mask_index, merge, notes)
@@ -152,7 +154,27 @@ def find_mask(
 
 def _given(picture: Picture, mask: Image.Image, source: str, cleanup: Cleanup) -> MaskResult:
     mask = pad_and_feather(mask, cleanup)
-    return MaskResult(mask, picture, (), (), source, check_mask(mask, f"the mask from {source}"))
+    return MaskResult(mask, picture, (), (), source, check_mask(mask, f"the mask from {source}"), picture.notes)
+
+
+def wants_search(box: Sequence[float], points: Sequence[Any], mask_index: int, merge: bool) -> bool:
+    """Whether the user points at the subject or chooses among what is found, so that a mask that is there is passed."""
+    return bool(len(box) or len(points)) or mask_index >= 0 or merge
+
+
+def mask_file(picture: Path, file: str | Path | None, search: bool = False) -> Path | None:
+    """The file that is a picture's mask: the one rule of training, masks, batch and evaluation.
+
+    Args:
+        file: as the user named it, a file or a folder of masks; it goes before all else. None or "": not named.
+        search: do not look beside the picture.
+
+    Raises:
+        InputError: several masks, or a folder without the picture's.
+    """
+    if file:
+        return mask_in(picture, file) if Path(file).is_dir() else Path(file)
+    return None if search else mask_of(picture)
 
 
 def _finish(mask: Image.Image, parts: Sequence[Image.Image], cleanup: Cleanup) -> Image.Image:
@@ -206,7 +228,7 @@ def parse_box(values: Sequence[float]) -> Box | None:
     """Four numbers -> a box; none -> None. InputError otherwise."""
     if not values:
         return None
-    if len(values) != 4 or values[0] >= values[2] or values[1] >= values[3]:
+    if len(values) != 4 or not all(map(math.isfinite, values)) or values[0] >= values[2] or values[1] >= values[3]:
         text = ",".join(f"{v:g}" for v in values)
         raise InputError(f"--box {text} is not left,top,right,bottom in pixels, with left < right and top < bottom")
     return (float(values[0]), float(values[1]), float(values[2]), float(values[3]))
@@ -241,7 +263,7 @@ def write_mask(result: MaskResult, folder: Path, name: str, overwrite: bool = Fa
     Raises:
         InputError: another mask is there that is not ours, or was edited since it was written; unless `overwrite`.
     """
-    mask, shown = folder / f"{name}_mask.png", folder / f"{name}_mask_overlay.png"
+    mask, shown = folder / f"{name}{MASK_END}.png", folder / f"{name}{MASK_END}_overlay.png"
     written = mask.stat().st_mtime_ns if mask.exists() else 0
     given = bool(written and result.file and mask.samefile(result.file))
     edited = written and not (shown.exists() and shown.stat().st_mtime_ns >= written)
@@ -253,3 +275,34 @@ def write_mask(result: MaskResult, folder: Path, name: str, overwrite: bool = Fa
     if given:  # the user's it remains: newer than what is drawn of it
         os.utime(shown, ns=(written - 1, written - 1))
     return mask, shown
+
+
+def write_beside(result: MaskResult, overwrite: bool = False) -> tuple[Path, Path]:
+    """The mask where training, batch, evaluation and the editor look for it: beside the picture.
+
+    A mask that came from a file stays that file; only what shows it is written.
+
+    Raises:
+        InputError: as of `write_mask`, or the picture has a mask under another name already.
+    """
+    picture = result.picture.path
+    if result.file is None:
+        refuse_second(picture)
+        return write_mask(result, picture.parent, picture.stem, overwrite)
+    shown = picture.with_name(f"{picture.stem}{MASK_END}_overlay.png")
+    write_atomically(shown, result.overlay().save)
+    written = result.file.stat().st_mtime_ns
+    os.utime(shown, ns=(written - 1, written - 1))
+    return result.file, shown
+
+
+def place_of(picture: Path) -> Path:
+    """The picture's mask if there is one, else where it is written to. InputError where there are several."""
+    return mask_of(picture) or picture.with_name(f"{picture.stem}{MASK_END}.png")
+
+
+def refuse_second(picture: Path) -> None:
+    """InputError where the picture has a mask under another name than the one that is written."""
+    there, target = mask_of(picture), picture.with_name(f"{picture.stem}{MASK_END}.png")
+    if there is not None and there != target and not (target.exists() and target.samefile(there)):
+        raise InputError(f"{there} is the mask of {picture.name} already: move it away, or two would be there")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from singleinsert.data.pictures import solid
 from singleinsert.errors import InputError, MissingPackageError
-from singleinsert.masks.candidates import Box, Candidate, Point, bounds, clip_box
+from singleinsert.masks.candidates import GIVE_A_MASK, Box, Candidate, Point, clip_box, pointed_at
 
 WORKING_SIDE = 256
 """The box's longer side is brought to at most this many pixels: GrabCut takes seconds where it has megapixels."""
@@ -27,7 +27,7 @@ def import_cv2() -> Any:
         import cv2
     except ImportError as problem:
         raise MissingPackageError(
-            "finding a mask needs opencv: pip install 'opencv-python-headless>=4.10,<5' (or give --mask FILE)"
+            f"finding a mask needs opencv: pip install 'opencv-python-headless>=4.10,<5', or {GIVE_A_MASK}"
         ) from problem
     return cv2
 
@@ -60,7 +60,7 @@ class GrabCut:
             InputError: neither a box nor a point on the subject, or a box outside of the picture.
         """
         mask = cut(image, box or box_of_points(points, image.size), BOX_PRIOR[: 1 if points else 2], points)
-        return Candidate(mask, bounds(np.asarray(mask)), 1.0, "box" if box else "points")
+        return pointed_at(mask, box)
 
     def close(self) -> None:
         """Nothing is held."""

@@ -14,8 +14,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from singleinsert.errors import InputError, MissingPackageError, ModelError
-from singleinsert.masks.candidates import Box, Candidate, Point, area, bounds, clip_box, drop_overlapping
+from singleinsert.errors import InputError, MissingPackageError, ModelError, first_line
+from singleinsert.masks.candidates import (
+    GIVE_A_MASK,
+    THRESHOLD,
+    Box,
+    Candidate,
+    Point,
+    area,
+    clip_box,
+    drop_overlapping,
+    pointed_at,
+)
 
 DETECTOR = "IDEA-Research/grounding-dino-tiny"
 SEGMENTER = "facebook/sam-vit-base"
@@ -73,7 +83,7 @@ class DetectThenCut:
         if box is None and not points:
             raise InputError("nothing marks the subject: give --box left,top,right,bottom or --points x,y")
         mask = self.masks(image, [box] if box else [], points)[0]
-        return Candidate(mask, bounds(np.asarray(mask)), 1.0, "box" if box else "points")
+        return pointed_at(mask, box)
 
     def detect(self, image: Image.Image, prompt: str) -> tuple[list[Box], list[float], list[str]]:
         """Boxes in picture pixels, scores in [0, 1] and the words that matched, best first, duplicates dropped."""
@@ -101,7 +111,7 @@ class Grounded(DetectThenCut):
         detector: str = DETECTOR,
         segmenter: str = SEGMENTER,
         *,
-        threshold: float = 0.35,
+        threshold: float = THRESHOLD,
         device: str = "auto",
         half: bool | None = None,
     ) -> None:
@@ -179,7 +189,7 @@ class Grounded(DetectThenCut):
         source = self._sources[role]
         auto = AutoModelForZeroShotObjectDetection if role == "detector" else AutoModelForMaskGeneration
         if absent := missing_models(source):
-            raise ModelError(f"{role}: {absent}; give a folder, or the mask with --mask FILE")
+            raise ModelError(f"{role}: {absent}; give a folder, or {GIVE_A_MASK}")
         try:
             processor = AutoProcessor.from_pretrained(source)
             model = auto.from_pretrained(source, dtype=self._dtype, use_safetensors=True)
@@ -193,11 +203,6 @@ class Grounded(DetectThenCut):
             raise ModelError(f"{role} {source} cannot be loaded: {first_line(problem)}") from problem
         self._loaded[role] = (processor, model.to(self._device).eval().requires_grad_(False))
         return self._loaded[role]
-
-
-def first_line(problem: Exception) -> str:
-    lines = [line for line in str(problem).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(problem).__name__
 
 
 def detector_text(prompt: str) -> str:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from singleinsert.atomic import write_atomically, write_text
-from singleinsert.errors import InputError, ModelError
-from singleinsert.masks.candidates import Box, Candidate, Point, bounds
+from singleinsert.errors import InputError, ModelError, first_line
+from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Box, Candidate, Point, bounds
 from singleinsert.masks.grabcut import GrabCut
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "mini-sd" / "segmenter"
@@ -110,11 +110,9 @@ def load_segmenter(folder: Path = FOLDER) -> SegmenterNet:
         net = SegmenterNet(config["words"], config["channels"])
         net.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as problem:
-        raise ModelError(
-            f"no segmenter in {folder} ({problem.filename} is missing); give the mask with --mask"
-        ) from problem
+        raise ModelError(f"no segmenter in {folder} ({problem.filename} is missing); {GIVE_A_MASK}") from problem
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
-        raise ModelError(f"the segmenter in {folder} cannot be loaded: {str(problem).splitlines()[0]}") from problem
+        raise ModelError(f"the segmenter in {folder} cannot be loaded: {first_line(problem)}") from problem
     return net.eval().requires_grad_(False)
 
 
@@ -123,7 +121,7 @@ class MiniSegmenter:
 
     name = "mini segmenter"
 
-    def __init__(self, folder: Path = FOLDER, *, threshold: float = 0.35) -> None:
+    def __init__(self, folder: Path = FOLDER, *, threshold: float = THRESHOLD) -> None:
         self._net, self.threshold = load_segmenter(folder), threshold
 
     def find(self, image: Image.Image, prompt: str) -> list[Candidate]:
@@ -138,7 +136,7 @@ class MiniSegmenter:
         if not known:
             raise InputError(
                 f"mini-sd's segmenter has no word for {prompt!r}, only {', '.join(self._net.words)}: "
-                "give --mask FILE, --box left,top,right,bottom or another mask.backend"
+                f"{GIVE_A_MASK}, or take another mask.backend"
             )
         with torch.no_grad():
             logits = self._net(pixels(image), torch.tensor([self._net.words.index(known[-1])]))

@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from singleinsert.errors import InputError, MissingPackageError, ModelError
-from singleinsert.masks.candidates import Box, Point
+from singleinsert.errors import InputError, MissingPackageError, ModelError, first_line
+from singleinsert.masks.candidates import THRESHOLD, Box, Point
 from singleinsert.masks.grounded import (
     TEXT_THRESHOLD,
     DetectThenCut,
     detector_text,
-    first_line,
     plain_label,
     select_boxes,
 )
@@ -35,7 +34,7 @@ class Original(DetectThenCut):
     """GroundingDINO and SAM from their own packages."""
 
     def __init__(
-        self, detector: str, segmenter: str, *, threshold: float = 0.35, device: str = "auto", config: str = ""
+        self, detector: str, segmenter: str, *, threshold: float = THRESHOLD, device: str = "auto", config: str = ""
     ) -> None:
         """
         Args:

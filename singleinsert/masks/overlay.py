@@ -14,6 +14,9 @@ from singleinsert.masks.candidates import Candidate
 LEAST_SIDE = 384
 """Smaller pictures are enlarged, or nothing could be written on them."""
 
+MOST_SIDE = 2048
+"""Larger ones are reduced, or looking at a photo of 100 million pixels would take gigabytes."""
+
 TINT = (255, 40, 200)
 TAKEN, OTHER = (60, 255, 60), (255, 220, 60)
 
@@ -33,12 +36,14 @@ def overlay(
         caption: a line below the picture.
 
     Returns:
-        RGB, the picture's size (enlarged to 384 pixels at least) and, with a caption, a bar below it.
+        RGB, the picture's size (enlarged to 384 pixels at least, reduced to 2048 at most) and, with a caption, a bar
+        below it.
     """
-    scale = max(1, -(-LEAST_SIDE // max(image.size)))
-    size = (image.width * scale, image.height * scale)
-    large = image.convert("RGB").resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX)
-    large_mask = mask.resize(size, Image.Resampling.NEAREST)
+    scale: float = max(1, -(-LEAST_SIDE // max(image.size)))
+    scale = min(scale, MOST_SIDE / max(image.size)) if max(image.size) > MOST_SIDE else scale
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    large, large_mask = image.resize(size, filter).convert("RGB"), mask.resize(size, filter)
     dark = Image.blend(large, Image.new("RGB", size, (20, 20, 30)), 0.65)
     out = Image.composite(large, dark, large_mask)
     line = max(1, max(size) // 400)
@@ -48,7 +53,7 @@ def overlay(
         colour = TAKEN if index in chosen else OTHER
         box = [v * scale for v in candidate.box]
         draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour, width=line)
-        _label(draw, (box[0], box[1]), f"{index}: {candidate.label} {candidate.score:.2f}", colour, font, size)
+        _label(draw, (box[0], box[1]), f"{index}: {candidate.score_text}", colour, font, size)
     return captioned(out, caption) if caption else out
 
 

@@ -67,9 +67,10 @@ def load_judge(spec: str, device: torch.device | str = "cpu") -> EditJudge:
 
         return Checked(VisionLanguageJudge(rest, device), spec)
     if kind == "openai":
+        from singleinsert.captions.endpoint import Endpoint
         from singleinsert.metrics.endpoint import EndpointJudge
 
-        return Checked(EndpointJudge.from_spec(rest), spec)
+        return Checked(EndpointJudge(Endpoint.from_spec(rest)), spec)
     if kind == "page":
         from singleinsert.metrics.page import PageJudge
 
@@ -93,11 +94,3 @@ def _of_ones_own(rest: str) -> Any:
     if not callable(judge):
         raise InputError(f"judge python:{rest}: {module_name} has no function or judge {attribute!r}")
     return judge
-
-
-def yes_or_no(answer: str) -> bool | None:
-    """The first yes or no in an answer; None where there is neither."""
-    for word in "".join(c if c.isalpha() else " " for c in answer.lower()).split():
-        if word in ("yes", "no"):
-            return word == "yes"
-    return None

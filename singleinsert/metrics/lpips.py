@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from singleinsert.atomic import write_atomically
-from singleinsert.errors import InputError, ModelError
+from singleinsert.errors import InputError, ModelError, first_line
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 MINI = ASSETS / "mini-eval" / "lpips"
@@ -205,7 +205,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     except Exception as problem:  # each reader has errors of its own
         if isinstance(problem, FileNotFoundError | SafetensorError):
             raise ModelError(f"{file} is missing or damaged") from problem
-        raise ModelError(f"{file} cannot be loaded as plain weights: {str(problem).splitlines()[0]}") from problem
+        raise ModelError(f"{file} cannot be loaded as plain weights: {first_line(problem)}") from problem
 
 
 def _fill(model: Lpips, weights: dict[str, Tensor], file: Path) -> None:

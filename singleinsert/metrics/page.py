@@ -7,10 +7,8 @@ FOLDER. Several people may answer, each in a file of their own: more than half m
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import html
-import io
 import json
 from collections import defaultdict
 from collections.abc import Sequence
@@ -19,6 +17,8 @@ from pathlib import Path
 from PIL import Image
 
 from singleinsert.atomic import write_atomically, write_text
+from singleinsert.data.opening import open_picture
+from singleinsert.drawing.dataurl import data_url
 from singleinsert.errors import InputError
 from singleinsert.metrics.targets import Target
 
@@ -80,8 +80,8 @@ class PageJudge:
         items = []
         for item in open_items:
             question = json.loads((self.folder / QUESTIONS / f"{item}.json").read_text(encoding="utf-8"))
-            with Image.open(self.folder / QUESTIONS / f"{question['picture']}.png") as picture:
-                items.append({"id": item, "question": question["question"], "picture": data_address(picture)})
+            picture = open_picture(self.folder / QUESTIONS / f"{question['picture']}.png")
+            items.append({"id": item, "question": question["question"], "picture": data_address(picture)})
         write_text(self.folder / PAGE, page(items))
         return len(items)
 
@@ -112,9 +112,6 @@ def page(items: Sequence[dict[str, str]]) -> str:
 
 def data_address(picture: Image.Image) -> str:
     """The picture inside an address: PNG where it is small, else JPEG, so that a page of hundreds still opens."""
-    file = io.BytesIO()
-    small = max(picture.size) <= 256
-    picture = picture.convert("RGB")
-    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-    picture.save(file, "PNG" if small else "JPEG", **({} if small else {"quality": 92}))
-    return f"data:image/{'png' if small else 'jpeg'};base64," + base64.b64encode(file.getvalue()).decode()
+    if max(picture.size) <= 256:
+        return data_url(picture)
+    return data_url(picture, "JPEG", largest_side=LARGEST_SIDE, quality=92)

@@ -12,6 +12,7 @@ from PIL import Image
 from singleinsert.data.pictures import Picture, area_weights
 from singleinsert.errors import InputError
 from singleinsert.masks.backends import Backends
+from singleinsert.masks.candidates import THRESHOLD
 from singleinsert.masks.files import MAX_SHARE, share_of
 from singleinsert.masks.find import find_mask
 
@@ -79,7 +80,7 @@ def generated_masks(
     class_word: str,
     *,
     backend: str = "auto",
-    threshold: float = 0.35,
+    threshold: float = THRESHOLD,
     device: str = "auto",
     backends: Backends | None = None,
 ) -> list[Mask | None]:
@@ -107,8 +108,9 @@ def generated_masks(
 
 def _find(picture: Image.Image, class_word: str, backends: Backends) -> Mask | None:
     image = picture.convert("RGB")
+    shown = Picture(image, None, Path("picture"))
     try:
-        return mask_array(find_mask(Picture(image, None, Path("picture")), class_word, backends=backends).mask)
+        return mask_array(find_mask(shown, class_word, beside=False, backends=backends).mask)
     except InputError:
         # Nothing was found, or what no training takes (a speck, all of the picture), or the backend has no such word:
         # that last one is raised again by the search itself.

@@ -25,9 +25,9 @@ CROSS = ".attn2"
 
 
 class CrossAttentionMaps:
-    """Within it, every call of ``unet`` adds to the maps; afterwards the processors are those that were there.
+    """Within it, every call of ``denoiser`` adds to the maps; afterwards the processors are those that were there.
 
-        with CrossAttentionMaps(unet, [{"*": [1], "face": [2]}]) as attention:
+        with CrossAttentionMaps(denoiser, [{"*": [1], "face": [2]}]) as attention:
             pipeline(...)
         attention.maps()[0]["*"]        # (h, w)
 
@@ -43,14 +43,14 @@ class CrossAttentionMaps:
 
     def __init__(
         self,
-        unet: Any,
+        denoiser: Any,
         tokens: Sequence[Tokens],
         *,
         layers: Callable[[str], bool] | None = None,
         sides: Collection[int] | None = None,
         timesteps: tuple[float, float] | None = None,
     ) -> None:
-        self.unet, self.tokens = unet, list(tokens)
+        self.denoiser, self.tokens = denoiser, list(tokens)
         self.layers, self.sides, self.timesteps = layers, sides, timesteps
         self._before: dict[str, Any] = {}
         self._hook: Any = None
@@ -60,18 +60,18 @@ class CrossAttentionMaps:
         self._calls: dict[tuple[int, int], int] = {}
 
     def __enter__(self) -> CrossAttentionMaps:
-        for name, module in self.unet.named_modules():
+        for name, module in self.denoiser.named_modules():
             if name.endswith(CROSS) and (self.layers is None or self.layers(name)):
                 self._before[name] = module.processor
                 module.set_processor(_Reader(module.processor, self))
         if not self._before:
             raise InputError("no cross-attention layer to read: layers leaves none, or this UNet has none")
-        self._hook = self.unet.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self._hook = self.denoiser.register_forward_pre_hook(self._begin, with_kwargs=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for name, processor in self._before.items():
-            self.unet.get_submodule(name).set_processor(processor)
+            self.denoiser.get_submodule(name).set_processor(processor)
         self._before.clear()
         self._hook.remove()
 
@@ -94,7 +94,7 @@ class CrossAttentionMaps:
             for i, names in enumerate(self.tokens)
         ]
 
-    def _begin(self, unet: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, denoiser: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         sample = args[0] if args else kwargs["sample"]
         t = float(torch.as_tensor(args[1] if len(args) > 1 else kwargs["timestep"]).flatten()[0])
         self._size = tuple(sample.shape[-2:])
@@ -119,7 +119,7 @@ class CrossAttentionMaps:
 
 
 class AttentionProbabilities:
-    """Within it, one call of ``unet`` leaves the cross-attention of every token at one level, with its graph.
+    """Within it, one call of ``denoiser`` leaves the cross-attention of every token at one level, with its graph.
 
     Read are the layers of the down and up blocks (as Break-A-Scene does, not the middle block) whose feature maps are
     nearest to the latents' size divided by ``level``: 16 x 16 for SD at 512 px and level 4. The UNet's output does not
@@ -127,9 +127,9 @@ class AttentionProbabilities:
     they did: call backward within the context. What is computed then is not collected again.
     """
 
-    def __init__(self, unet: Any, latent_size: tuple[int, int], level: int) -> None:
-        self.unet, self.size = unet, latent_size
-        self.layers = layers_at(unet, latent_size, level)
+    def __init__(self, denoiser: Any, latent_size: tuple[int, int], level: int) -> None:
+        self.denoiser, self.size = denoiser, latent_size
+        self.layers = layers_at(denoiser, latent_size, level)
         self._before: dict[str, Any] = {}
         self._sum: Tensor | None = None
         self._collecting = False
@@ -137,7 +137,7 @@ class AttentionProbabilities:
     def __enter__(self) -> AttentionProbabilities:
         self._collecting = True
         for name in self.layers:
-            module = self.unet.get_submodule(name)
+            module = self.denoiser.get_submodule(name)
             self._before[name] = module.processor
             module.set_processor(_Reader(module.processor, self))
         return self
@@ -145,7 +145,7 @@ class AttentionProbabilities:
     def __exit__(self, *exception: object) -> None:
         self._collecting = False
         for name, processor in self._before.items():
-            self.unet.get_submodule(name).set_processor(processor)
+            self.denoiser.get_submodule(name).set_processor(processor)
         self._before.clear()
 
     def add(self, attn: Any, hidden: Tensor, context: Tensor) -> None:
@@ -162,18 +162,18 @@ class AttentionProbabilities:
         return self._sum / len(self.layers)
 
 
-def layers_at(unet: Any, latent_size: tuple[int, int], level: int) -> list[str]:
+def layers_at(denoiser: Any, latent_size: tuple[int, int], level: int) -> list[str]:
     """Paths of the cross-attention layers whose feature maps are nearest to the latents' size / ``level``.
 
     Raises:
         InputError: the UNet has no cross-attention in its down and up blocks.
     """
-    side, blocks = max(latent_size), len(unet.config.block_out_channels)
+    side, blocks = max(latent_size), len(denoiser.config.block_out_channels)
     sides = [side]
     for _ in range(blocks - 1):
         sides.append(-(-sides[-1] // 2))  # a UNet halves, rounding up
     found: dict[int, list[str]] = {}
-    for name, _ in unet.named_modules():
+    for name, _ in denoiser.named_modules():
         kind, _, rest = name.partition(".")
         if name.endswith(CROSS) and kind in ("down_blocks", "up_blocks"):
             block = int(rest.split(".")[0])

@@ -59,7 +59,7 @@ class Family(ABC):
     """A loaded base model. Nothing in it requires a gradient until an adapter is put in.
 
     Attributes:
-        name: the family's key: "sd1", "sd2", ... model_name: short name of the weights, for metadata.
+        name: the family's key, one of :attr:`names`. model_name: short name of the weights, for metadata.
         source: what :func:`~singleinsert.models.loading.load_base_model` was given.
         schedule: the noise schedule for training, on the denoiser's device.
         scheduler: diffusers' scheduler with the model's tables, for sampling.
@@ -174,7 +174,7 @@ class Family(ABC):
     @property
     @abstractmethod
     def embedding_widths(self) -> Mapping[str, int]:
-        """Width of each text encoder's input embeddings, by part: {"text_encoder": 768} for SD 1.x."""
+        """Width of each text encoder's input embeddings, by part; 768 for SD 1.x."""
 
     @property
     @abstractmethod
@@ -250,15 +250,42 @@ class Family(ABC):
             x_t: (b, c, h, w) noisy latents. t: (b,) int64, rows of the schedule's tables. condition: b or 1 prompts.
         """
 
-    @abstractmethod
-    def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
-        """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out."""
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        negative: Condition | None,
+        generators: Sequence[torch.Generator],
+        *,
+        steps: int,
+        guidance_scale: float,
+        height: int,
+        width: int,
+    ) -> Tensor:
+        """Latents (b, c, h, w) of one picture per prompt of ``condition``, by the denoiser alone.
 
-    @abstractmethod
+        Args:
+            condition: b prompts. negative: 1 or b, None only without guidance. generators: b of them, so that a picture
+                does not depend on the others. height, width: in pixels.
+        """
+        pipeline = self.pipeline(denoiser_only=True)
+        return pipeline(
+            **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
+            guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
+        ).images  # fmt: skip
+
+    def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
+        """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out.
+
+        Raises:
+            ConfigError: diffusers has none for this family; pictures are drawn while it trains, and not otherwise.
+        """
+        raise self._without_pipeline()
+
     def pipeline_conditions(self, condition: Condition, negative: Condition | None) -> dict[str, Any]:
         """The pipeline's keyword arguments for a batch of conditions (and as many, or one, negative ones)."""
+        raise self._without_pipeline()
 
-    @abstractmethod
     def load_lora(
         self, pipeline: Any, part: str, tensors: dict[str, Tensor], config: dict[str, Any], name: str
     ) -> None:
@@ -268,6 +295,10 @@ class Family(ABC):
             tensors: "<part>.<path>.lora_A.weight", "...lora_B.weight"; paths as in :attr:`adapted_parts`.
             config: peft's LoraConfig, its keys under "<part>." too.
         """
+        raise self._without_pipeline()
+
+    def _without_pipeline(self) -> ConfigError:
+        return ConfigError(f"models of family {self.name} have no pipeline to draw pictures with")
 
     def read_attention(self, tokens: Sequence[Any], **options: Any) -> Any:
         """A context within which cross-attention is read: :class:`~singleinsert.models.attention.CrossAttentionMaps`.

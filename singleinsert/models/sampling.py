@@ -7,30 +7,10 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
+from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
-
-
-@torch.no_grad()
-def sample_latents(
-    model: Family,
-    condition: Condition,
-    negative: Condition,
-    generators: Sequence[torch.Generator],
-    *,
-    steps: int,
-    guidance_scale: float,
-    height: int,
-    width: int,
-) -> Tensor:
-    """As :func:`sample_images`, but for the last step, the VAE's: (b, c, h, w). It needs the denoiser alone."""
-    pipeline = model.pipeline(denoiser_only=True)
-    return pipeline(
-        **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
-    ).images  # fmt: skip
 
 
 @torch.no_grad()
@@ -48,7 +28,7 @@ def sample_images(
     callback: Callable[..., dict[str, Any]] | None = None,
     pipeline: Any = None,
 ) -> list[Image]:
-    """Draw one picture per prompt of ``condition``.
+    """Draw one picture per prompt of ``condition``, by diffusers' pipeline, to the end.
 
     Args:
         condition: b prompts. negative: 1 or b, None only without guidance.
@@ -62,7 +42,17 @@ def sample_images(
         b RGB pictures.
     """
     pipeline = pipeline or model.pipeline(scheduler)
+
+    def watch(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors = tensors if callback is None else callback(pipe, step, timestep, tensors)
+        if step == len(pipe.scheduler.timesteps) - 1 and not bool(torch.isfinite(tensors["latents"]).all()):
+            raise InputError(
+                "the picture has become NaN or infinite: a LoRA's weight is too large for this model, or its numbers "
+                "for half precision (--mixed_precision no)"
+            )
+        return tensors
+
     return pipeline(
         **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=callback, output_type="pil",
+        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
     ).images  # fmt: skip

@@ -60,3 +60,9 @@ def told_prediction_type(metadata: dict[str, str]) -> str:
     """What the file's own metadata say of its prediction type; "" where they say nothing."""
     told = metadata.get("modelspec.prediction_type", "").lower()
     return "v_prediction" if told.startswith("v") else told
+
+
+def check_checkpoint(path: Path) -> None:
+    """ModelError where a file is no checkpoint of a known family; only its header is read."""
+    shapes, _ = read_header(path)
+    family_of_checkpoint(path, shapes)

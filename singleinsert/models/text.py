@@ -7,7 +7,6 @@ positions as its concept has vectors, wherever it is and however many concepts t
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from singleinsert.errors import InputError
+from singleinsert.placeholders import split_at_placeholders
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,12 @@ def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> To
     )
 
 
-def encode(text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor]) -> Tensor:
+def encode(encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor]) -> Tensor:
     """The text condition (1, L, d) in the encoder's dtype, differentiable in ``vectors`` (placeholder -> (n, d))."""
-    return run_text_encoder(text_encoder, tokenized, vectors)[0]
+    return run_text_encoder(encoder, tokenized, vectors)[0]
 
 
-def run_text_encoder(
-    text_encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor], **options: Any
-) -> Any:
+def run_text_encoder(encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor], **options: Any) -> Any:
     """transformers' output for one prompt, with ``vectors`` (placeholder -> (n, d)) written in at the lookup.
 
     The result is bit for bit that of an embedding table that held the vectors. ``options`` go to the encoder.
@@ -90,24 +88,24 @@ def run_text_encoder(
             embedded[:, position] = row if scale is None else row * scale.to(row)
         return embedded
 
-    module = lookup(text_encoder)
+    module = lookup(encoder)
     scale = lookup_scale(module)
     hook = module.register_forward_hook(write_vectors) if tokenized.slots else None
     try:
-        return text_encoder(tokenized.input_ids.to(text_encoder.device), **options)
+        return encoder(tokenized.input_ids.to(encoder.device), **options)
     finally:
         if hook is not None:
             hook.remove()
 
 
-def lookup(text_encoder: Any) -> Any:
+def lookup(encoder: Any) -> Any:
     """The embedding table that the encoder's FORWARD calls.
 
     T5 in transformers 5 has two modules over one weight: ``get_input_embeddings()`` is ``shared``, and the forward
     calls ``encoder.embed_tokens``; a vector written into the former would train nothing, in silence.
     """
-    inner = getattr(text_encoder, "encoder", None)
-    return getattr(inner, "embed_tokens", None) or text_encoder.get_input_embeddings()
+    inner = getattr(encoder, "encoder", None)
+    return getattr(inner, "embed_tokens", None) or encoder.get_input_embeddings()
 
 
 def lookup_scale(module: Any) -> Tensor | None:
@@ -116,24 +114,14 @@ def lookup_scale(module: Any) -> Tensor | None:
     return None if scale is None else torch.as_tensor(scale)
 
 
-def split_at_placeholders(prompt: str, placeholders: Mapping[str, int]) -> list[tuple[str, str | None]]:
-    """``[(text, None) | (text, placeholder), ...]`` in order; the longest placeholder wins where two match."""
-    if not placeholders:
-        return [(prompt, None)]
-    names = {name.lower(): name for name in placeholders}
-    alternatives = "|".join(_whole_word(name) for name in sorted(names, key=len, reverse=True))
-    pieces = re.split(f"({alternatives})", prompt, flags=re.IGNORECASE)
-    return [(piece, names.get(piece.lower()) if i % 2 else None) for i, piece in enumerate(pieces) if piece]
-
-
-def word_embeddings(tokenizer: Any, text_encoder: Any, word: str) -> Tensor:
+def word_embeddings(tokenizer: Any, encoder: Any, word: str) -> Tensor:
     """The text encoder's own input embeddings (k, d) float32 of the k tokens of ``word``.
 
     Raises:
         InputError: the tokenizer does not know the word.
     """
     ids = known_tokens(tokenizer, word, "class word")
-    weight = text_encoder.get_input_embeddings().weight
+    weight = encoder.get_input_embeddings().weight
     return weight[torch.tensor(ids, device=weight.device)].detach().float()
 
 
@@ -172,14 +160,6 @@ def check_words(tokenizer: Any, placeholder: str, class_word: str) -> None:
             f"placeholder {placeholder!r} is a word the tokenizer already has, prompts could no longer say it: "
             "choose another, such as *"
         )
-
-
-def _whole_word(name: str) -> str:
-    """A pattern for ``name`` on its own: "sks" not in "tasks", "*" not in "5*3", "f*ck" or "**"."""
-    alone = rf"\w{re.escape(name)}" if len(name) == 1 else r"\w"
-    before = f"(?<![{alone}])" if len(name) == 1 or name[0].isalnum() else ""
-    after = f"(?![{alone}])" if len(name) == 1 or name[-1].isalnum() else ""
-    return f"{before}{re.escape(name)}{after}"
 
 
 def _id_for_slots(tokenizer: Any) -> int:

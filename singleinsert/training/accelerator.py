@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from singleinsert.atomic import write_text
+from singleinsert.config import Settings
 from singleinsert.errors import ConfigError, MissingPackageError, first_line
 from singleinsert.training.files import RunFiles
 
 TRACKERS = ("tensorboard", "wandb")
 
 
-def build_accelerator(settings: Any, files: RunFiles) -> Any:
+def build_accelerator(settings: Settings, files: RunFiles) -> Any:
     """An Accelerator for ``settings``; what they leave to be chosen is chosen: see :func:`choose_precision`.
 
     The frozen weights are cast, not autocast, and gradients are summed by the loop, so nothing is ever ``prepare``d.
@@ -63,7 +64,7 @@ def choose_precision() -> str:
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
-def start_trackers(accelerator: Any, settings: Any, files: RunFiles) -> None:
+def start_trackers(accelerator: Any, settings: Settings, files: RunFiles) -> None:
     """Open the trackers on the main process; a continued run goes on in the same wandb run, any other begins one."""
     if not accelerator.log_with:
         return
@@ -72,7 +73,7 @@ def start_trackers(accelerator: Any, settings: Any, files: RunFiles) -> None:
     accelerator.init_trackers("singleinsert", init_kwargs=options)
 
 
-def _wandb_run(accelerator: Any, settings: Any, files: RunFiles) -> dict[str, str]:
+def _wandb_run(accelerator: Any, settings: Settings, files: RunFiles) -> dict[str, str]:
     known = files.wandb_id.read_text() if settings.run.resume_from_checkpoint and files.wandb_id.is_file() else ""
     name = known or f"{files.name}-{uuid.uuid4().hex[:8]}"
     if accelerator.is_main_process:
@@ -90,7 +91,7 @@ def _trackers(report_to: str) -> list[str]:
     return wanted
 
 
-def _check_processes(settings: Any, processes: int) -> None:
+def _check_processes(settings: Settings, processes: int) -> None:
     for name, section in settings.stages.items():
         batch = section.batch_size * settings.run.gradient_accumulation_steps
         if batch < processes:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from singleinsert.atomic import write_atomically
 from singleinsert.config import FREE_SECTIONS, keys_declared
-from singleinsert.errors import ConfigError, InputError, ModelError
+from singleinsert.errors import ConfigError, ModelError
+from singleinsert.tensorfile import read_safetensors, write_safetensors
 from singleinsert.terms import STAGES
+from singleinsert.training.files import LATEST, checkpoint_path, checkpoints, find_checkpoint
 
-LATEST = "latest"
-_NAME = re.compile(r"step_(\d+)\.safetensors$")
 _HEADER = "singleinsert_checkpoint"
 
 
@@ -27,58 +25,65 @@ def save_checkpoint(folder: Path, global_step: int, state: dict[str, Any], limit
     Args:
         state: nested dicts and lists of tensors, numbers, strings, None.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
     header = json.dumps(_pack(state, "", tensors))
     path = checkpoint_path(folder, global_step)
-    write_atomically(path, lambda target: save_file(tensors, target, metadata={_HEADER: header}))
+    write_safetensors(path, tensors, {_HEADER: header})
     if limit:
         for old in checkpoints(folder)[:-limit]:
             old.unlink()
     return path
 
 
-def checkpoint_path(folder: Path, global_step: int) -> Path:
-    """Where :func:`save_checkpoint` puts it."""
-    return folder / f"step_{global_step:06d}.safetensors"
-
-
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state that :func:`save_checkpoint` was given, tensors on the CPU. ModelError where it is no checkpoint."""
-    from safetensors import SafetensorError, safe_open
-
+    tensors, texts = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {})[_HEADER]
-            return _unpack(json.loads(header), {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise ModelError(f"{path} is not a checkpoint of a training run, or is cut short: {error}") from error
+        return _unpack(json.loads(texts[_HEADER]), tensors)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path} is not a checkpoint of a training run, or is damaged: {error!r:.200}") from error
 
 
-def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, oldest step first."""
-    found = [path for path in folder.glob("step_*.safetensors") if _NAME.search(path.name)]
-    return sorted(found, key=lambda path: int(_NAME.search(path.name)[1]))  # type: ignore[index]
+SHAPE: dict[str, Any] = {
+    "stage": int, "step": int, "parameters": dict, "optimizer": (dict, type(None)), "lr_scheduler": (dict, type(None)),
+    "scaler": (dict, type(None)), "losses": list, "bank": (Tensor, type(None)), "identity": dict,
+}  # fmt: skip
+"""What a run's state holds, and of which type."""
 
 
-def find_checkpoint(asked: str, folder: Path) -> Path | None:
-    """The file behind ``--resume_from_checkpoint``: "latest" in ``folder`` (None if there is none yet) or a path.
+def check_state(path: Path, state: Any) -> None:
+    """ModelError where a checkpoint's content is not built as a run's state is."""
+    if not isinstance(state, dict) or set(state) != set(SHAPE):
+        found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise _damaged(path, f"it holds {found:.200}")
+    for key, kind in SHAPE.items():
+        if not isinstance(state[key], kind) or isinstance(state[key], bool):
+            raise _damaged(path, f"its {key} is {state[key]!r:.100}")
+    for name, value in state["parameters"].items():
+        if not isinstance(name, str) or not isinstance(value, Tensor) or not value.is_floating_point():
+            raise _damaged(path, f"its parameter {name!r:.100} is no tensor of numbers")
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(f"checkpoint {path}: {name} holds NaN or infinity, the training diverged: begin anew")
+    for row in state["losses"]:
+        if not isinstance(row, dict) or row.get("stage") not in STAGES or type(row.get("step")) is not int:
+            raise _damaged(path, f"a row of its losses is {row!r:.100}")
 
-    Raises:
-        InputError: a path that is not there.
+
+def check_place(path: Path, state: dict[str, Any], steps: Sequence[int]) -> None:
+    """ModelError where a checkpoint that is of this run stands at a step that the run has not.
+
+    Args:
+        steps: of each stage.
     """
-    if asked == LATEST:
-        return next(reversed(checkpoints(folder)), None)
-    path = Path(asked)
-    if path.is_dir():
-        newest = next(reversed(checkpoints(path)), None)
-        if newest is None:
-            raise InputError(f"no checkpoint in folder {path}: its files are called step_<n>.safetensors")
-        return newest
-    if not path.is_file():
-        raise InputError(f"no checkpoint {path}: give a file, a folder of them, or {LATEST}")
-    return path
+    stage, step = state["stage"], state["step"]
+    if not 0 <= stage < len(steps) or not 0 <= step <= steps[stage]:
+        raise _damaged(path, f"it stands at step {step} of stage {stage + 1}")
+    if step < steps[stage] and (state["optimizer"] is None or state["lr_scheduler"] is None):
+        raise _damaged(path, "it has no optimizer")
+
+
+def _damaged(path: Path, what: str) -> ModelError:
+    return ModelError(f"checkpoint {path} is damaged: {what}; go on from another, or begin anew")
 
 
 def not_reached(state: dict[str, Any]) -> set[str]:
@@ -138,3 +143,9 @@ def digest(*tensors: Tensor) -> str:
 
     text = b"".join(tensor.detach().to("cpu", torch.float32).numpy().tobytes() for tensor in tensors)
     return hashlib.sha256(text).hexdigest()[:16]
+
+
+__all__ = [
+    "LATEST", "check_place", "check_same_run", "check_state", "checkpoint_path", "checkpoints", "digest",
+    "find_checkpoint", "load_checkpoint", "not_reached", "save_checkpoint",
+]  # fmt: skip

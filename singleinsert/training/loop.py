@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from singleinsert.adapters import adapter_class
 from singleinsert.adapters.base import NO_ADAPTERS, Adapters
 from singleinsert.config import Settings
+from singleinsert.errors import ModelError, first_line
 from singleinsert.models.family import Family
 from singleinsert.terms import WEIGHT_ROLES
 from singleinsert.training.bank import TeacherBank
@@ -117,7 +118,8 @@ class Loop:
                 if _due(settings.run.checkpointing_steps, self.global_step):
                     self.save()
                 self._leave_if_asked(stop)
-                if _due(settings.sample.steps_interval, self.step) and self.step < stage.steps:
+                wanted = _due(settings.sample.steps_interval, self.step) or self._asked_for_samples()
+                if wanted and self.step < stage.steps:  # the last step's are drawn in any case
                     self.sample(stage.name, self.step)
         self._release()
         self.sample(stage.name, stage.steps)
@@ -300,9 +302,23 @@ class Loop:
         run.accelerator.wait_for_everyone()
 
     def _restore(self, state: dict[str, Any]) -> None:
+        """ModelError where the state does not fit what trains: the file was changed."""
+        try:
+            self._load(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ModelError(
+                f"the checkpoint is damaged, its content does not fit this run ({first_line(error):.200}): go on from "
+                "another, or begin anew"
+            ) from error
+
+    def _load(self, state: dict[str, Any]) -> None:
         parameters = self._all_parameters()
+        if missing := parameters.keys() - state["parameters"].keys():
+            raise KeyError(min(missing))
         with torch.no_grad():
             for name, value in state["parameters"].items():
+                if parameters[name].shape != value.shape:
+                    raise ValueError(f"{name} has shape {tuple(value.shape)}")
                 parameters[name].copy_(value)
         if state["step"] < self.run.stages[self.stage_index].steps:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -320,8 +336,15 @@ class Loop:
             raise Interrupted(
                 received,
                 f"interrupted after {self.run.stages[self.stage_index].name} step {self.step}, state saved in "
-                f"{self.run.files.checkpoints}: go on with --resume_from_checkpoint latest",
+                f"{self.run.files.checkpoints}; go on: {self.run.files.resume_command}",
             )
+
+    def _asked_for_samples(self) -> bool:
+        """All processes draw together, though the main one alone is asked."""
+        asked, accelerator = self.run.watch.asked_for_samples(), self.run.accelerator
+        if accelerator.num_processes > 1:
+            asked = bool(accelerator.gather(torch.tensor([int(asked)], device=accelerator.device)).max())
+        return asked
 
     def _bar(self, stage: Stage) -> Any:
         from tqdm.auto import tqdm

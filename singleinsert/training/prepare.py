@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageChops
 
+from singleinsert.captions.describe import describe, of_user
+from singleinsert.captions.form import clip_room
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
-from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.captions import with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
+from singleinsert.data.folders import list_folder
 from singleinsert.data.pictures import (
     Picture,
     area_resample,
@@ -25,10 +28,10 @@ from singleinsert.data.pictures import (
 )
 from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture, name_handles
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.masks import MaskResult, check_mask, find_mask, share_of
-from singleinsert.masks.batch import list_pictures
+from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, share_of
 from singleinsert.masks.cleanup import cut_away, union
 from singleinsert.masks.collection import INDEX, load_masks
+from singleinsert.masks.find import wants_search
 from singleinsert.models.family import Family
 from singleinsert.training.prompting import OneSubject, Prompting, Shown, UnionSampling, Words, one_subject_in_each
 from singleinsert.training.seeds import named_generator
@@ -64,6 +67,8 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     """
     data = settings.data
     paths = picture_paths(data.image)
+    for line in left_out_lines(data.image):
+        say(line)
     handles = name_handles(data.class_word, data.handles, data.placeholder_token)
     check_handles(handles, settings)
     found: list[MaskResult] = []
@@ -77,8 +82,9 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         found += masks.values()
         pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
         say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
-        if pictures[-1].description:
-            say(f"described as: {pictures[-1].description}")
+        if len(handles) == 1:
+            text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
+            pictures[-1] = replace(pictures[-1], description=text)
     if data.learn_background:
         handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
     shown: list[Shown] = []
@@ -90,12 +96,54 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
 
 
 def picture_paths(given: Sequence[str]) -> list[Path]:
-    """The files behind ``data.image``: each a picture, or a folder of them."""
-    paths: list[Path] = []
-    for text in given:
-        path = Path(text).expanduser()
-        paths += list_pictures(path) if path.is_dir() else [path]
-    return paths
+    """The files behind ``data.image``: each a picture, or a folder of them.
+
+    Raises:
+        InputError: a folder without a picture.
+    """
+    return [path for text in given for path in _pictures_in(Path(text))]
+
+
+def left_out_lines(given: Sequence[str]) -> list[str]:
+    """What the folders of ``data.image`` hold that is not learnt from, and why."""
+    return [line for text in given if Path(text).is_dir() for line in list_folder(Path(text)).lines()]
+
+
+def _pictures_in(path: Path) -> Sequence[Path]:
+    if not path.is_dir():
+        return (path,)
+    found = list_folder(path)
+    if not found.pictures:
+        raise InputError(f"folder {path} holds no picture that can be read")
+    return found.pictures
+
+
+def mask_files(settings: Settings, pictures: Sequence[Path]) -> list[tuple[str, Path]]:
+    """The mask files that a run reads: "mask/PLACE" those that were named, in their order; "beside/PLACE" those that
+    lie beside the pictures; "set/0" the files of a folder of named masks.
+
+    Raises:
+        InputError: several masks for one picture, or a folder without a picture's.
+    """
+    given, mask = settings.data.mask, settings.mask
+    if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
+        return [("set/0", path) for path in sorted(Path(given[0]).iterdir()) if path.is_file()]
+    if len(settings.data.class_word) > 1:
+        return [(f"mask/{place}", Path(text)) for place, text in enumerate(given)]
+    search = wants_search(mask.box, mask.points, mask.mask_index, mask.merge)
+    found = []
+    for place, picture in enumerate(pictures):
+        file = _mask_named(given, place, len(pictures))
+        if (path := mask_file(picture, file, search)) is not None:
+            found.append((f"{'mask' if file else 'beside'}/{place}", path))
+    return found
+
+
+def _mask_named(given: Sequence[str], number: int, pictures: int) -> str | None:
+    """What ``data.mask`` names for the ``number``-th of several pictures: a file, or a folder of them."""
+    if len(given) not in (0, 1, pictures):
+        raise InputError(f"{len(given)} masks for {pictures} pictures: give one for each, or a folder")
+    return None if not given else given[number] if len(given) == pictures else given[0]
 
 
 def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
@@ -133,9 +181,7 @@ def find_masks_of(
     """
     given, options = settings.data.mask, vars(settings.mask)
     if len(handles) == 1:
-        file = given[number] if len(given) == pictures > 1 else (given[0] if given else None)
-        if len(given) not in (0, 1, pictures):
-            raise InputError(f"{len(given)} masks for {pictures} pictures: give one for each, or a folder")
+        file = _mask_named(given, number, pictures)
         return {handles[0].name: find_mask(picture, handles[0].class_word, file=file, **options)}
     if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
         return _masks_of_set(picture, handles, Path(given[0]))
@@ -147,7 +193,8 @@ def find_masks_of(
         own: dict[str, Any] = dict(options)
         if not given and words.count(handle.class_word) > 1:  # two cats: the best, and the next best
             own["mask_index"] = words[:i].count(handle.class_word)
-        results[handle.name] = find_mask(picture, handle.class_word, file=given[i] if given else None, **own)
+        named = given[i] if given else None  # a mask beside the picture would be all concepts' at once
+        results[handle.name] = find_mask(picture, handle.class_word, file=named, beside=False, **own)
     return results
 
 
@@ -184,12 +231,36 @@ def cut_out(
         Subject(name, words[name], mask, check_mask(mask, f"{of.format(name)}, cropped to the training square,"))
         for name, mask in cut.items()
     )
-    description = data.description or read_caption(picture.path) or ""
-    if description and len(masks) == 1:
-        description = with_concept(description, handles[0].class_word)
     return TrainingPicture(
-        square.image, Frame.whole((data.resolution, data.resolution)), subjects, description, str(picture.path)
+        square.image, Frame.whole((data.resolution, data.resolution)), subjects, source=str(picture.path)
     )
+
+
+def describe_picture(
+    picture: Picture, class_word: str, settings: Settings, number: int, pictures: int, say: Callable[[str], None]
+) -> str:
+    """What the picture shows besides its one subject, "{concept}" in the subject's place; "" where nobody says it.
+
+    The settings' own text goes before a file beside the picture, and that before a model or words.
+
+    Raises:
+        InputError: a description without a place for the subject, or a model that gives none that can be used.
+    """
+    given, caption = settings.data.description, settings.caption
+    if len(given) not in (0, pictures):
+        raise InputError(f"{len(given)} descriptions for {pictures} pictures: give one for each (data.description)")
+    if caption.mode == "off":
+        return ""
+    if given:
+        found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room())
+    else:
+        described = describe(picture, class_word, caption, room=clip_room(settings.concept.num_vectors), say=say)
+        if described is None:
+            return ""
+        found = described
+    for line in found.lines():
+        say(line)
+    return found.within_mask() if caption.mode == "O4" else found.text
 
 
 def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
@@ -240,7 +311,8 @@ def make_prompting(settings: Settings, material: Material) -> Prompting:
     data = settings.data
     if one_subject_in_each(material.pictures):
         descriptions = tuple(picture.description for picture in material.pictures)
-        return OneSubject(settings.run.seed, material.handles[0], descriptions, Words(data.prompt, data.class_prompt))
+        words = Words(data.prompt, data.class_prompt, settings.caption.mode)
+        return OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
     scene = settings.scene
     return UnionSampling(
         settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,

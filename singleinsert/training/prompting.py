@@ -46,14 +46,14 @@ class Words:
 
     Attributes:
         prompt, class_prompt: of a picture without a description.
-        mode: which words each term is asked with where a picture has a description (facts of SID): "off" the bare
-            prompts everywhere, "O1" the description with the concept alone, "O2" everywhere, "O3" everywhere, but
-            every second sample's semantic term is asked with the bare class word.
+        mode: which words each term is asked with where a picture has a description: "off" the bare prompts
+            everywhere, "O1" the description with the concept alone, "O2" and "auto" everywhere, "O3" everywhere but in
+            every second sample's semantic term, "O4" everywhere but in the semantic term.
     """
 
     prompt: str = "{placeholder} {class_word}"
     class_prompt: str = "{class_word}"
-    mode: str = "O2"
+    mode: str = "auto"
 
     def of(self, description: str, handle: Handle, sample: int) -> tuple[str, str, str]:
         """(prompt, frozen prompt, class prompt) of one subject."""
@@ -65,7 +65,8 @@ class Words:
         without = fill(description.replace("{placeholder}", "{class_word}"), "", word)
         if self.mode == "O1":
             return told, bare[1], bare[1]
-        return told, without, bare[1] if self.mode == "O3" and sample % 2 else without
+        plain = self.mode == "O4" or (self.mode == "O3" and sample % 2 == 1)
+        return told, without, bare[1] if plain else without
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,31 @@ class OneSubject:
     """SingleInsert: one concept, of one or several pictures; each sample draws its picture.
 
     Attributes:
-        descriptions: of the pictures, in their order.
+        descriptions: of the pictures, in their order. drop: share of the samples that do without.
     """
 
     seed: int
     handle: Handle
     descriptions: tuple[str, ...]
     words: Words = Words()
+    drop: float = 0.0
 
     def at(self, stage: str, sample: int) -> StepPrompt:
         picture = 0
         if len(self.descriptions) > 1:
             generator = named_generator(self.seed, stage, "picture", sample)
             picture = int(torch.randint(0, len(self.descriptions), (1,), generator=generator))
-        return StepPrompt(picture, (self.handle.name,), *self.words.of(self.descriptions[picture], self.handle, sample))
+        described = self.descriptions[picture]
+        if described and self.drop:
+            u = torch.rand(1, generator=named_generator(self.seed, stage, "drop", sample))
+            described = "" if float(u) < self.drop else described
+        return StepPrompt(picture, (self.handle.name,), *self.words.of(described, self.handle, sample))
 
     def all_prompts(self) -> Sequence[StepPrompt]:
         return [
             StepPrompt(i, (self.handle.name,), *self.words.of(text, self.handle, sample))
-            for i, text in enumerate(self.descriptions)
+            for i, description in enumerate(self.descriptions)
+            for text in (description, "")
             for sample in (0, 1)
         ]
 

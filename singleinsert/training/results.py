@@ -38,6 +38,8 @@ def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
         "mask_share": sum(shares.values()) if len(shares) > 1 else next(iter(shares.values())),
         "losses": last,
     }
+    if settings.caption.keep and any(described := [picture.description for picture in material.pictures]):
+        metadata["descriptions"] = described
     # a relative path means nothing elsewhere, or worse: a hub id
     source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
     base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, source)
@@ -86,6 +88,8 @@ def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> s
     parts = [named, artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
     if loop.adapters.parts:
         parts.append(f"LoRA rank {run.settings.adapter.network_dim}")
+    if shown := material.pictures[0].description:
+        parts.append(f"described: {shown}")
     if len(material.pictures) > 1:
         parts.append(f"{len(material.pictures)} pictures")
     return "   \u00b7   ".join(parts)

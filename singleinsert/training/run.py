@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,27 @@ from PIL import Image
 from singleinsert.adapters import adapter_class
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_text
-from singleinsert.config import MINI_SD_NAME, Settings
-from singleinsert.config.load import check_name
+from singleinsert.config import Settings
+from singleinsert.config.load import check_name, read_values
 from singleinsert.data.pictures import image_to_tensor, mask_to_tensor
 from singleinsert.dtypes import DTYPES
-from singleinsert.errors import ConfigError
+from singleinsert.errors import ConfigError, first_line
 from singleinsert.masks import write_mask
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.trigger import common_word_note
+from singleinsert.models.trigger import check_triggers, common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
-from singleinsert.training.checkpoint import check_same_run, digest, find_checkpoint, load_checkpoint, not_reached
+from singleinsert.training.checkpoint import (
+    check_place,
+    check_same_run,
+    check_state,
+    digest,
+    find_checkpoint,
+    load_checkpoint,
+    not_reached,
+)
+from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
@@ -34,7 +44,7 @@ from singleinsert.training.signals import Interrupted
 from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, wants_bank
 from singleinsert.training.switches import set_switches
 from singleinsert.training.texts import PromptBook
-from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch
+from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch, Watches
 
 
 @dataclass(frozen=True)
@@ -75,6 +85,14 @@ def train(
         SingleInsertError: one line; Interrupted where the run was asked to stop.
     """
     started = time.perf_counter() if started is None else started
+    with ExitStack() as held:  # the run's name, which is given back however the run ends
+        return _train(settings, held, folder, load, started, watch)
+
+
+def _train(
+    settings: Settings, held: ExitStack, folder: Path | None, load: Callable[[Settings, Any], Family] | None,
+    started: float, watch: Watch | None,
+) -> Trained:  # fmt: skip
     check_name(settings)
     files = RunFiles(folder or settings.output_dir, settings.name)
     stages = stages_of(settings)
@@ -82,10 +100,16 @@ def train(
     if settings.run.use_8bit_adam:
         adamw_8bit()  # or says now that it is missing
     watch = (watch or ConsoleWatch()) if accelerator.is_main_process else SilentWatch()
-    if note := common_word_note(settings.name):  # the name can still be changed now
+    for note in notes_of_name(settings):  # the name can still be changed now
         watch.line(f"note: {note}")
+    settings = described_before(settings, files)
     material = find_material(settings, watch.line)
+    settings = with_descriptions(settings, material)
+    if len(material.handles) > 1:
+        check_triggers([settings.name + handle.name for handle in material.handles])
     checkpoint = _checkpoint_to_resume(settings, files, watch)
+    if accelerator.is_main_process:
+        held.enter_context(files.claimed(bool(settings.run.resume_from_checkpoint), checkpoint))
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
     model = (load or load_model)(settings, accelerator)
@@ -94,8 +118,11 @@ def train(
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
-    if accelerator.is_main_process:
+    events = EventLog(files.logs) if accelerator.is_main_process else None
+    if events is not None:
         _write_beginning(run, material)
+        events.begin({stage.name: stage.steps for stage in stages}, str(checkpoint or ""))
+        run.watch = Watches(watch, events)
     start_trackers(accelerator, settings, files)
     loop = Loop(
         run,
@@ -107,8 +134,14 @@ def train(
         loop.train()
         artifact = build_artifact(run, loop, material)
         preview = write_results(run, loop, artifact, sampler, material)
-    except Interrupted:  # all processes, after the same step; one that leaves with its group open may be aborted
-        accelerator.state.destroy_process_group()
+        if events is not None:
+            events.done(files.artifact)
+    except BaseException as problem:
+        if events is not None:
+            events.failed(first_line(problem))
+        if isinstance(problem, Interrupted):
+            # all processes, after the same step; one that leaves with its group open may be aborted
+            accelerator.state.destroy_process_group()
         raise
     finally:
         loop.adapters.eject()
@@ -118,12 +151,19 @@ def train(
     return Trained(artifact, preview, files.sheet, accelerator.is_main_process)
 
 
+def notes_of_name(settings: Settings) -> Iterator[str]:
+    """What to tell a user of the name that the run has, or was given."""
+    if not settings.run.output_name and settings.name != (stem := Path(settings.data.image[0]).stem):
+        yield f"called {settings.name}: a word with {stem!r} in it is none that prompts of every client can hold"
+    if len(settings.data.class_word) == 1 and (note := common_word_note(settings.name)):
+        yield note
+
+
 def load_model(settings: Settings, accelerator: Any) -> Family:
     """The base model in the run's precision on the run's device, with the memory switches set."""
     source = settings.model
-    name = source.pretrained_model_name_or_path
     model = load_base_model(
-        MINI_SD if name == MINI_SD_NAME else name,
+        place_of_model(source.pretrained_model_name_or_path),
         revision=source.revision or None,
         variant=source.variant or None,
         dtype=DTYPES[accelerator.mixed_precision],
@@ -169,6 +209,23 @@ def identity_of(settings: Settings, material: Material) -> dict[str, Any]:
     return flatten(settings) | {"data.digest": digest(*content), "data.described": described}
 
 
+def described_before(settings: Settings, files: RunFiles) -> Settings:
+    """A run that goes on does not ask a model again: its config holds what the model said."""
+    if not (settings.run.resume_from_checkpoint and settings.caption.describe and files.config.is_file()):
+        return settings
+    text = read_values(files.config).get("data.description", ())
+    return replace(settings, data=replace(settings.data, description=tuple(text)))
+
+
+def with_descriptions(settings: Settings, material: Material) -> Settings:
+    """The settings with what a model or the user's words said of the pictures, so that the config can be fed back."""
+    if not settings.caption.describe or settings.caption.mode == "off":
+        return settings
+    said = tuple(picture.description for picture in material.pictures)
+    data = replace(settings.data, description=said)
+    return replace(settings, data=data, caption=replace(settings.caption, describe=""))
+
+
 def _checkpoint_to_resume(settings: Settings, files: RunFiles, watch: Watch) -> Path | None:
     """Where the run goes on from, having seen that its place is free. None: from the beginning."""
     resume = settings.run.resume_from_checkpoint
@@ -182,12 +239,14 @@ def _checkpoint_to_resume(settings: Settings, files: RunFiles, watch: Watch) -> 
 def _read_state(checkpoint: Path, run: Run) -> dict[str, Any]:
     """A checkpoint's state. ConfigError where it is of another run."""
     state = load_checkpoint(checkpoint)
+    check_state(checkpoint, state)
     check_same_run(checkpoint, run.identity, state["identity"], not_reached(state))
     if wants_bank(run.settings, run.stages) and state["bank"] is None:
         raise ConfigError(
             f"checkpoint {checkpoint} has no predictions of the frozen model for {run.stages[-1].name}, its run had no "
             "use for them: set run.teacher_bank to false, or begin anew"
         )
+    check_place(checkpoint, state, [stage.steps for stage in run.stages])
     run.watch.line(f"going on from {checkpoint}")
     return state
 

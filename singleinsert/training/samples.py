@@ -15,7 +15,6 @@ from singleinsert.atomic import write_atomically
 from singleinsert.data.prompts import fill
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
-from singleinsert.models.sampling import sample_latents
 from singleinsert.training.loop import Run
 
 CHUNK = 4  # pictures drawn at a time: with guidance the denoiser sees twice as many
@@ -70,8 +69,7 @@ class Sampler:
 
     def _denoise(self, wanted: Sequence[tuple[Condition, int]], empty: Condition) -> Tensor:
         size = self.run.settings.data.resolution
-        return sample_latents(
-            self.run.model,
+        return self.run.model.sample(
             Condition.concatenate([condition for condition, _ in wanted]),
             empty,
             [torch.Generator().manual_seed(self.settings.seed + i) for _, i in wanted],

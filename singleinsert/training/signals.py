@@ -1,7 +1,8 @@
-"""Ctrl-C and SIGTERM: finish the step, save, leave."""
+"""Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed: finish the step, save, leave."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -9,6 +10,11 @@ from types import FrameType
 from typing import Any
 
 from singleinsert.errors import SingleInsertError
+
+
+def launched_by_accelerate() -> bool:
+    """Was this process started by ``accelerate launch``?"""
+    return "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
 class Interrupted(SingleInsertError):
@@ -19,8 +25,14 @@ class Interrupted(SingleInsertError):
         self.exit_code = 128 + signum
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """What asks a run to stop, but for what it was started to ignore: ``nohup`` does so with SIGHUP."""
+    wanted = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    return [one for one in wanted if one == signal.SIGINT or signal.getsignal(one) is not signal.SIG_IGN]
+
+
 class StopSignal:
-    """Within it, the first Ctrl-C or SIGTERM sets ``received``; a second one acts at once, as if nothing were here."""
+    """Within it, the first Ctrl-C, SIGTERM or SIGHUP sets ``received``; a second one acts at once."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -28,7 +40,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread set handlers
-            for signum in (signal.SIGINT, signal.SIGTERM):
+            for signum in stopping_signals():
                 self._before[signum] = signal.signal(signum, self._receive)
         return self
 
@@ -39,5 +51,9 @@ class StopSignal:
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.received = signum
-        print("\nfinishing the step to save it; once more leaves at once, without", file=sys.stderr, flush=True)
+        launched = (
+            "; the launcher may leave first, a line will say when it is saved" if launched_by_accelerate() else ""
+        )
+        text = f"\nfinishing the step to save it{launched}; once more leaves at once, without"
+        print(text, file=sys.stderr, flush=True)
         self.__exit__()

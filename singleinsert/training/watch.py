@@ -28,6 +28,9 @@ class Watch(Protocol):
     def asked_to_stop(self) -> int:
         """The signal number with which the run is to save its state and leave after this step; 0: go on."""
 
+    def asked_for_samples(self) -> bool:
+        """Are the sample prompts to be drawn after this step, whatever the settings say?"""
+
 
 class SilentWatch:
     """Sees nothing and asks for nothing; a base for watches that care about a part."""
@@ -46,6 +49,9 @@ class SilentWatch:
 
     def asked_to_stop(self) -> int:
         return 0
+
+    def asked_for_samples(self) -> bool:
+        return False
 
 
 class ConsoleWatch(SilentWatch):
@@ -81,3 +87,6 @@ class Watches(SilentWatch):
 
     def asked_to_stop(self) -> int:
         return max(watch.asked_to_stop() for watch in self.watches)
+
+    def asked_for_samples(self) -> bool:
+        return any([watch.asked_for_samples() for watch in self.watches])  # each of them forgets that it was asked

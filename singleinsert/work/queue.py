@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.atomic import write_text
+from singleinsert.claims import STALE, Heart, holder, make_exclusively, process_lives, read_object
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
-HEARTBEAT = 5.0
-"""Seconds between two signs of life."""
-STALE = 60.0
-"""Seconds without one after which a holder on another machine counts as gone. Here, its process is looked up."""
+ENDED = (QUEUED, DONE, FAILED)
+"""What the text of a try that is over says; any other text is taken for one that runs, or was edited by hand."""
 LOST_LIMIT = 3
 """So many workers in a row that a job may take down with it; then it has failed."""
 
@@ -51,14 +48,6 @@ class Claim:
     attempt: int
     path: Path
     started: float
-
-
-def this_host() -> str:
-    """The machine and, where there are such, the name space in which this process's number means something."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
 
 
 class Queue:
@@ -109,7 +98,7 @@ class Queue:
         """Write how the job went; it is then nobody's."""
         self._heart.leave(claim.path)
         seconds = round(time.time() - claim.started, 1)
-        record = _holder(claim.started) | {"state": state, "reason": reason, "seconds": seconds}
+        record = holder(claim.started) | {"state": state, "reason": reason, "seconds": seconds}
         if log:
             write_text(claim.path.with_suffix(".log"), log)
         write_text(claim.path, json.dumps(record, indent=1) + "\n")
@@ -124,23 +113,24 @@ class Queue:
         if attempt == 0:
             return State(QUEUED, 0, {})
         path = self._path(name, attempt)
-        record = _read(path)
-        if record.get("state") != RUNNING and "state" in record:
-            return State(record["state"], attempt, record)
+        record = read_object(path)
+        if record.get("state") in ENDED:
+            return State(str(record["state"]), attempt, record)
         if self._alive(path, record):
             return State(RUNNING, attempt, record)
         return State(QUEUED, attempt, record, self._lost_since_start(name, attempt))
 
     def _lost_since_start(self, name: str, attempt: int) -> int:
         lost = 0
-        while attempt > self._before.get(name, 0) and _read(self._path(name, attempt)).get("state") == RUNNING:
+        while attempt > self._before.get(name, 0) and read_object(self._path(name, attempt)).get("state") == RUNNING:
             attempt, lost = attempt - 1, lost + 1
         return lost
 
     def _alive(self, path: Path, record: Mapping[str, Any]) -> bool:
         """Is its holder? A record that cannot be read was made by someone who wrote no further, on any machine."""
-        if record.get("host") == this_host():
-            return _process_lives(record["pid"], record["born"])
+        lives = process_lives(record)
+        if lives is not None:
+            return lives
         try:
             touched = path.stat().st_mtime_ns
         except OSError:
@@ -154,12 +144,8 @@ class Queue:
     def _take(self, name: str, attempt: int) -> Claim | None:
         path, started = self._path(name, attempt), time.time()
         self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
+        if not make_exclusively(path, started, state=RUNNING):
             return None
-        with os.fdopen(handle, "w") as file:
-            json.dump(_holder(started) | {"state": RUNNING}, file)
         self._heart.keep(path)
         return Claim(name, attempt, path, started)
 
@@ -174,58 +160,3 @@ class Queue:
 
     def _path(self, name: str, attempt: int) -> Path:
         return self.folder / f"{name}.{attempt:03d}.json"
-
-
-class Heart:
-    """Touches the files of what this process holds, from a thread of its own."""
-
-    def __init__(self) -> None:
-        self._paths: set[Path] = set()
-        self._thread: threading.Thread | None = None
-
-    def keep(self, path: Path) -> None:
-        self._paths.add(path)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._beat, daemon=True)
-            self._thread.start()
-
-    def leave(self, path: Path) -> None:
-        self._paths.discard(path)
-
-    def _beat(self) -> None:
-        while True:
-            time.sleep(HEARTBEAT)
-            for path in tuple(self._paths):
-                try:
-                    os.utime(path)
-                except OSError:  # a network folder that is away for a moment
-                    continue
-
-
-def _holder(started: float) -> dict[str, Any]:
-    import psutil
-
-    born = psutil.Process().create_time()
-    return {"host": this_host(), "pid": os.getpid(), "born": born, "started": round(started, 1)}
-
-
-def _process_lives(pid: int, born: float) -> bool:
-    """Is there that process, and not another one that was given its number since?"""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - born) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A record; {} where it is empty or half of one, as a process leaves it that is killed while it makes it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

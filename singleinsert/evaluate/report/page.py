@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from singleinsert.data.opening import open_picture
+from singleinsert.drawing.dataurl import data_url
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.report.figure import Figure
 from singleinsert.evaluate.results import Results
@@ -42,14 +43,12 @@ def page(results: Results, summary: Summary, plot: Figure | None, folder: Path, 
         "title": escape(results.title),
         "style": (HERE / "page.css").read_text(encoding="utf-8") + styles,
         "body": "\n".join(section for section in sections if section),
-        # "</" would end the script, and so might end a text of ours
-        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
+        # "</script" in a text of ours would end the script, and "<!--<script>" hides its end: no "<" at all
+        "data": json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c"),
         "script": (HERE / "page.js").read_text(encoding="utf-8"),
     }
     html = (HERE / "page.html").read_text(encoding="utf-8")
-    for name, text in parts.items():
-        html = html.replace(f"@@{name}@@", text)
-    return html
+    return re.sub("@@([a-z]+)@@", lambda place: parts[place[1]], html)  # in one go: a text of ours may hold @@data@@
 
 
 def _line(results: Results) -> str:
@@ -150,7 +149,8 @@ def _heats(results: Results, folder: Path) -> str:
     for heat in results.heats:
         files = {"": heat["picture"], **heat["maps"]}
         shown = "".join(
-            f'<figure><img src="{_uri(_open(folder / file))}" alt=""><figcaption>{escape(word)}</figcaption></figure>'
+            f'<figure><img src="{data_url(_open(folder / file), optimize=True)}" alt="">'
+            f"<figcaption>{escape(word)}</figcaption></figure>"
             for word, file in files.items()
         )
         row = f"<tr><th>{escape(labels[heat['method']])}</th><td>{shown}</td></tr>"
@@ -202,7 +202,7 @@ def _samples(results: Results, folder: Path, load: Load) -> tuple[dict[str, Any]
         pictures = [load(sample.picture) for sample in samples]
         side = min(TILE, max(pictures[0].size))
         tile = max(tile, side)
-        styles.append(f".s{c}-{m}{{background-image:url({_uri(_strip(pictures, side), 'WEBP')})}}")
+        styles.append(f".s{c}-{m}{{background-image:url({data_url(_strip(pictures, side), 'WEBP', quality=QUALITY)})}}")
         for place, sample in enumerate(samples):
             values = [_rounded(sample.values.get(column)) for column in results.columns]
             shown.append([c, m, sample.prompt, sample.seed, place, values, [int(t) for t in sample.targets]])
@@ -211,7 +211,7 @@ def _samples(results: Results, folder: Path, load: Load) -> tuple[dict[str, Any]
         "methods": [full_label(method) for method in results.methods],
         "concepts": [
             {"name": c["name"], "class": c["class_word"], "prompts": c["prompts"],
-             "picture": _uri(_open(folder / c["picture"]).resize((tile, tile)))}
+             "picture": data_url(_open(folder / c["picture"]).resize((tile, tile)), optimize=True)}
             for c in results.concepts
         ],
         "counts": {f"{c}-{m}": len(samples) for (c, m), samples in groups.items()},
@@ -239,12 +239,5 @@ def _strip(pictures: Sequence[Image.Image], side: int) -> Image.Image:
     return sheet
 
 
-def _uri(picture: Image.Image, kind: str = "PNG") -> str:
-    out = io.BytesIO()
-    picture.save(out, kind, **({"quality": QUALITY} if kind == "WEBP" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(out.getvalue()).decode()}"
-
-
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return open_picture(path).convert("RGB")

@@ -8,7 +8,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from singleinsert.drawing.sheet import INK, PAPER, SOFT, wrap
+from singleinsert.data.opening import open_picture
+from singleinsert.drawing.tiles import INK, PAPER, SOFT, wrap, write_lines
 from singleinsert.drawing.typeface import typeface
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.report.figure import Figure
@@ -109,12 +110,10 @@ def matrix(
     pen.text((MARGIN + TILE + GAP, MARGIN), title, fill=SOFT, font=font)
     for left, caption in zip(lefts, captions, strict=True):
         lines = wrap(caption, TILE, font, 5)
-        for i, line in enumerate(lines):
-            pen.text((left, top - GAP - 18 * (len(lines) - i)), line, fill=INK, font=font)
+        write_lines(pen, (left, top - GAP - 18 * len(lines)), lines, font, 18)
     for i, (label, pictures) in enumerate(rows):
         y = top + i * (TILE + GAP)
-        for n, line in enumerate(wrap(label, LABEL - 2 * GAP, font, 4)):
-            pen.text((MARGIN, y + 4 + 18 * n), line, fill=INK, font=font)
+        write_lines(pen, (MARGIN, y + 4), wrap(label, LABEL - 2 * GAP, font, 4), font, 18)
         for left, picture in zip(lefts, pictures, strict=True):
             if picture is not None:
                 sheet.paste(_tile(picture), (left, y))
@@ -126,5 +125,4 @@ def _tile(picture: Image.Image) -> Image.Image:
 
 
 def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+    return open_picture(path).convert("RGB")

@@ -1,15 +1,31 @@
-"""The families of models that can be trained, one file each. A new one is a file here and a line in ``FAMILIES``."""
+"""The families of models that can be trained: every file of this folder holds one, a subclass of ``Family``.
+
+docs/extending.md says how to add one.
+"""
 
 from __future__ import annotations
 
-from singleinsert.models.families.sd import StableDiffusion
-from singleinsert.models.families.sdxl import StableDiffusionXL
+import importlib
+from pathlib import Path
+
 from singleinsert.models.family import Family
 
-FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL)
 
+def _find_families() -> tuple[type[Family], ...]:
+    """In the order of the files' names. A family's file imports nothing heavy before it loads a model."""
+    found: list[type[Family]] = []
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem != "__init__":
+            module = importlib.import_module(f"{__name__}.{path.stem}")
+            found += [
+                value for value in vars(module).values()
+                if isinstance(value, type) and issubclass(value, Family) and value.__module__ == module.__name__
+            ]  # fmt: skip
+    return tuple(found)
+
+
+FAMILIES = _find_families()
 FAMILY_NAMES = tuple(name for family in FAMILIES for name in family.names)
 """What an artifact may have been trained on."""
-
 SUPPORTED = ", ".join(family.title for family in FAMILIES)
 """For messages: "Stable Diffusion 1.x and 2.x, Stable Diffusion XL"."""

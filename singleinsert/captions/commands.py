@@ -1,0 +1,155 @@
+"""write, check and show: what `python -m singleinsert.captions` does beside the page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from singleinsert.atomic import write_atomically
+from singleinsert.captions.ask import Ask, load_ask
+from singleinsert.captions.critic import criticize, forgotten
+from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
+from singleinsert.captions.files import refuse_existing, write_caption
+from singleinsert.captions.form import Room, clip_room
+from singleinsert.captions.further import Further, best_device
+from singleinsert.captions.phrases import split_caption
+from singleinsert.captions.verdicts import judge
+from singleinsert.config import Settings
+from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.pictures import Picture, load_picture
+from singleinsert.errors import ConfigError, InputError
+from singleinsert.masks.batch import list_pictures
+
+
+def write(args: argparse.Namespace, settings: Settings) -> int:
+    """photo.txt for each picture, with what the checks say; 1 where a picture of a folder got none."""
+    word, paths = class_word(settings), _paths(args)
+    if not settings.caption.describe:
+        raise ConfigError(
+            "who writes the caption? --describe vlm:MODEL or openai:URL#MODEL, or, without a model, "
+            '--scene_words "red hat, beach"'
+        )
+    if args.image:
+        refuse_existing(paths[0], args.metadata, args.overwrite)
+    room, failed = clip_room(settings.concept.num_vectors), 0
+    with _model(settings, args.device) as ask:
+        for number, path in enumerate(paths, start=1):
+            try:
+                if not args.overwrite and read_caption(path) is not None:
+                    line = "kept, it has one"
+                else:
+                    line = _write_one(path, word, settings, args, room, ask)
+            except InputError as problem:
+                if args.image:
+                    raise
+                failed, line = failed + 1, f"FAILED, {problem}"
+            print(f"[{number}/{len(paths)}] {path.name}: {line}" if args.images else line, flush=True)
+    _say_next(args, failed)
+    return 1 if failed else 0
+
+
+def _write_one(path: Path, word: str, settings: Settings, args: argparse.Namespace, room: Room, ask: Ask | None) -> str:
+    found = compose(load_picture(path), word, settings.caption, room, ask=ask)
+    file = write_caption(path, found.text, metadata=args.metadata, overwrite=args.overwrite)
+    tokens = room.tokens(found.text, word)
+    return "\n".join([*found.lines(), f"  {file}, {tokens} of {room.limit} tokens"])
+
+
+def check(args: argparse.Namespace, settings: Settings) -> int:
+    """Every phrase of captions that are there, with all that was asked for; nothing is written."""
+    word, room = class_word(settings), clip_room(settings.concept.num_vectors)
+    paths, failed = _paths(args), 0
+    with _model(settings, args.device) as ask, Further(args, settings) as further:
+        for path in paths:
+            try:
+                lines = _check_one(path, word, room, ask, further)
+            except InputError as problem:
+                if args.image:
+                    raise
+                failed, lines = failed + 1, [f"{path.name}: FAILED, {problem}"]
+            print("\n".join(lines), flush=True)
+    print("next: `python -m singleinsert.captions edit` to change one; training takes it from there")
+    return 1 if failed else 0
+
+
+def _check_one(path: Path, word: str, room: Room, ask: Ask | None, further: Further) -> list[str]:
+    text = read_caption(path)
+    if text is None:
+        raise InputError(f"{path} has no caption: `python -m singleinsert.captions write` makes one")
+    if ask is not None:
+        tell_where(ask, path, print)
+    return _checked(load_picture(path), with_concept(text, word), word, room, ask, further)
+
+
+def _checked(
+    picture: Picture, caption: str, word: str, room: Room, ask: Ask | None, further: Further
+) -> list[str]:  # fmt: skip
+    phrases = split_caption(caption, word)
+    letters = [criticize(ask, picture.image, each, word) if ask else None for each in phrases]
+    places, rhos = further.places(picture, phrases, word), further.rhos(picture, caption, phrases, word)
+    plain = of_user(caption, word, picture.path.name, room)
+    lines = [f"{picture.path.name}: {caption}  ({room.tokens(caption, word)} of {room.limit} tokens)"]
+    for phrase, letter, placement, rho in zip(phrases, letters, places, rhos, strict=True):
+        lines.append(f"  {judge(phrase, letter, placement, rho).line()}")
+    lines += [f"  note: it {warning}" for warning in plain.warnings]
+    if ask is not None and (things := forgotten(ask, picture.image, caption, word)):
+        lines.append(f"  note: it does not name, says the model: {', '.join(things)}")
+    return lines
+
+
+def show(args: argparse.Namespace, settings: Settings) -> int:
+    """Prints the captions of pictures; with --sheet also one picture of all."""
+    rows: list[tuple[Path, str]] = []
+    for path in _paths(args):
+        rows.append((path, read_caption(path) or "(no caption)"))
+        print(f"{path.name}: {rows[-1][1]}")
+    if args.sheet:
+        from singleinsert.drawing.grid import make_grid
+
+        sheet = make_grid([[load_picture(path).image] for path, _ in rows], [f"{p.name}: {text}" for p, text in rows])
+        write_atomically(Path(args.sheet), sheet.save)
+        print(args.sheet)
+    return 0
+
+
+def class_word(settings: Settings) -> str:
+    """ConfigError where there is none."""
+    if not settings.data.class_word:
+        raise ConfigError("--class_word is missing: what does the picture show, such as face or cat?")
+    return settings.data.class_word[0]
+
+
+@contextmanager
+def _model(settings: Settings, device: str) -> Iterator[Ask | None]:
+    """The model of caption.describe, open for all pictures; None where words were given, or nothing."""
+    spec = settings.caption.describe.strip()
+    if not spec or spec.startswith(WORDS):
+        yield None
+        return
+    ask = load_ask(spec, best_device(device))
+    try:
+        yield ask
+    finally:
+        ask.close()
+
+
+def _paths(args: argparse.Namespace) -> list[Path]:
+    if args.images:
+        pictures, left_out = list_pictures(Path(args.images))
+        for line in left_out:
+            print(line)
+        return pictures
+    load_picture(args.image)  # says what is wrong with it before a model is loaded
+    return [Path(args.image)]
+
+
+def _say_next(args: argparse.Namespace, failed: int) -> None:
+    if failed:
+        print(f"{failed} failed: write their captions by hand, or run again with another model", file=sys.stderr)
+    what = f"--image {args.image}" if args.image else "--image PICTURE"
+    print(
+        f"next: `python -m singleinsert.captions edit {what}` to correct it; train_singleinsert.py takes it from there"
+    )

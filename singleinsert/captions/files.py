@@ -1,0 +1,38 @@
+"""Captions onto the disk: beside the picture, or into its folder's metadata.jsonl. What is there is never lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from singleinsert.atomic import write_text
+from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_caption, read_metadata
+from singleinsert.errors import InputError
+
+
+def refuse_existing(picture: Path, metadata: bool, overwrite: bool) -> None:
+    """InputError where a caption is there, in either place, that may have been written by hand.
+
+    Also where the new one could not be seen: a text file goes before a row of metadata.jsonl.
+    """
+    file = caption_file(picture)
+    if metadata and file.exists():
+        raise InputError(f"{file} goes before {METADATA}: move it away first")
+    if not overwrite and read_caption(picture) is not None:
+        place = file if file.exists() else f"in {picture.parent / METADATA} a text for {picture.name}"
+        raise InputError(f"{place} is already there: --overwrite replaces it")
+
+
+def write_caption(picture: Path, text: str, *, metadata: bool = False, overwrite: bool = False) -> Path:
+    """The file that now holds the picture's caption.
+
+    Raises:
+        InputError: one is there, and not `overwrite`; or the place cannot be written to.
+    """
+    refuse_existing(picture, metadata, overwrite)
+    if not metadata:
+        write_text(caption_file(picture), text + "\n")
+        return caption_file(picture)
+    file, rows = picture.parent / METADATA, read_metadata(picture.parent)
+    rows[picture.name] = {"file_name": picture.name} | rows.get(picture.name, {}) | {"text": text}
+    write_text(file, metadata_text(rows))
+    return file

@@ -1,0 +1,107 @@
+"""The form of a caption: does it name the concept once, does it fit the text encoder, is it a plain statement?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from singleinsert.captions import words
+from singleinsert.captions.phrases import Phrase, split_caption, without_phrase
+from singleinsert.data.captions import CONCEPT, class_pattern
+
+TokenCount = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much text the text encoder reads.
+
+    Attributes:
+        count: tokens of a text, without begin and end.
+        limit: tokens that are read, 75 for CLIP. vectors: how many of them the concept takes.
+    """
+
+    count: TokenCount
+    limit: int = 75
+    vectors: int = 1
+
+    @staticmethod
+    def of(tokenizer: Any, vectors: int = 1) -> Room:
+        """Of a CLIP tokenizer, whose ``model_max_length`` holds begin and end."""
+        return Room(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
+                    tokenizer.model_max_length - 2, vectors)  # fmt: skip
+
+    def tokens(self, caption: str, class_word: str) -> int:
+        """Of the training prompt, in which ``{concept}`` is the concept's vectors and the class word."""
+        return self.count(caption.replace(CONCEPT, class_word)) + self.vectors * caption.count(CONCEPT)
+
+
+def clip_room(vectors: int = 1) -> Room:
+    """Of SD 1.x and 2.x, from the bundled vocabulary."""
+    from singleinsert.models.vocabulary import clip_tokenizer
+
+    return Room.of(clip_tokenizer("sd1"), vectors)
+
+
+def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
+    """What is wrong with the form of a caption that holds ``{concept}``, a sentence each."""
+    found = []
+    if (count := caption.count(CONCEPT)) > 1:
+        found.append(f"names the concept {count} times: once is enough, or two of it are drawn")
+    if class_word and class_pattern(class_word).search(caption.replace(CONCEPT, " ")):
+        found.append(f"says {class_word} again beside the concept: is there another one?")
+    tokens = room.tokens(caption, class_word)
+    if tokens > room.limit:
+        found.append(f"has {tokens} tokens, of which the text encoder reads {room.limit}: the end is cut off")
+    for names, what in ((words.HEDGES, "guesses"), (words.META, "speaks of the picture itself"),
+                        (words.NEGATIONS, "says what is not there, which draws it")):  # fmt: skip
+        if said := _first_of(names, caption):
+            found.append(f"{what}: {said!r}")
+    if '"' in caption:
+        found.append("has quotation marks, which may draw letters")
+    if braces := re.findall(r"[{<\[][^{}<>\[\]]*[}>\]]", caption.replace(CONCEPT, "")):
+        found.append(f"has {braces[0]}, which stands for nothing")
+    if not caption.isascii():
+        strange = next(letter for letter in caption if not letter.isascii())
+        found.append(f"has {strange!r}: CLIP learnt English in plain letters")
+    if not says_something(split_caption(caption, class_word)):
+        found.append(f"says nothing beside the {class_word}: that is plain training")
+    return found
+
+
+def says_something(phrases: Sequence[Phrase]) -> bool:
+    """Whether any phrase is about anything but the subject's own looks."""
+    return any(phrase.role != "subject" for phrase in phrases)
+
+
+def missing_aspects(phrases: Sequence[Phrase], class_word: str) -> list[str]:
+    """What a description should say and this one does not: the subject's state, the place, the light."""
+    roles = {phrase.role for phrase in phrases}
+    if class_word.lower() in words.STYLES:
+        return [] if "thing" in roles else ["what is to be seen"]
+    state = "pose, view or facial expression" if is_living(class_word, words.WITH_EXPRESSION) else "pose or view"
+    wanted = (("state", state), ("thing", "place"), ("light", "light"))
+    return [what for role, what in wanted if role not in roles]
+
+
+def is_living(class_word: str, kinds: frozenset[str] = words.LIVING) -> bool:
+    return bool(set(class_word.lower().split()) & kinds)
+
+
+def fit(caption: str, class_word: str, room: Room) -> tuple[str, list[str]]:
+    """(the caption without its last phrases, as many as make it fit; those phrases). The concept is never cut."""
+    cut: list[str] = []
+    while room.tokens(caption, class_word) > room.limit:
+        phrases = split_caption(caption, class_word)
+        if not phrases:
+            break
+        cut.append(phrases[-1].text)
+        caption = without_phrase(caption, phrases[-1])
+    return caption, cut[::-1]
+
+
+def _first_of(names: Sequence[str], text: str) -> str | None:
+    found = re.search(rf"(?<![\w'-])(?:{'|'.join(map(re.escape, names))})(?![\w'-])", text, re.IGNORECASE)
+    return found[0] if found else None

@@ -1,0 +1,237 @@
+"""From a picture to a description: by hand, by words, by a model; and what a model must never get away with."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from singleinsert.captions.answers import UnusableError, caption_from_answer
+from singleinsert.captions.ask import RefusedError, clean_sentence, first_option, without_thoughts
+from singleinsert.captions.critic import forgotten
+from singleinsert.captions.describe import CaptionError, caption_of_words, describe
+from singleinsert.captions.form import Room
+from singleinsert.captions.instruction import instruction
+from singleinsert.config import CaptionSettings
+from singleinsert.data.captions import CONCEPT
+from singleinsert.data.pictures import Picture
+from singleinsert.errors import ConfigError, InputError
+
+ROOM = Room(lambda text: len(text.replace(",", " ,").split()))
+GOOD = "A photo of a young face wearing a red hat on a beach."
+
+
+class Scripted:
+    """A model that gives prepared captions, and a letter by phrase."""
+
+    name, captions_only = "vlm:scripted", False
+
+    def __init__(self, *answers: str | Exception, letters: dict[str, str] | None = None, missing: str = "nothing"):
+        self.answers, self.letters, self.missing = list(answers), letters or {}, missing
+        self.asked: list[str] = []
+
+    def __call__(self, picture, text):
+        if text.startswith("List the visible things"):
+            return self.missing
+        self.asked.append(text)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def choose(self, picture, text, options):
+        return next((letter for phrase, letter in self.letters.items() if f'"{phrase}"' in text), None)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def picture(tmp_path) -> Picture:
+    return Picture(Image.new("RGB", (16, 16)), None, tmp_path / "me.png")
+
+
+def by(ask, picture, word="face", **settings):
+    return describe(picture, word, CaptionSettings(**settings), room=ROOM, ask=ask)
+
+
+# --- answers ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("Sure! Here is a caption:\n\"A face on a beach.\" It is nice.", "A face on a beach"),
+        ("**Caption:** a face \u2014 on a \u201cred\u201d  sofa.", "a face, on a red sofa"),
+        ("<think>hm. A hat.</think>A face.\nMore", "A face"),
+        ("hidden thoughts</think> A face", "A face"),
+        ("<think>never ends", ""),
+        ("A face next to Mr. Smith. More.", "A face next to Mr. Smith"),
+        ("This image shows a face", "a face"),
+        ("caf\u00e9 face \U0001f600", "cafe face"),
+    ],
+)  # fmt: skip
+def test_an_answer_becomes_a_sentence(answer, sentence):
+    assert clean_sentence(answer).replace(" , ", ", ") == sentence
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("", "is empty"), ("...", "is empty"), ("<think>all of it", "is empty"),
+        ("I'm sorry, but I can't help with identifying people in images.", "declines"),
+        ("As an AI, I cannot describe this face.", "declines"), ("I am unable to assist with that face.", "declines"),
+        ("a photo of a face " + "on a very long beach with sand and water " * 12, "rambles|repeats"),
+        (" ".join(f"word{k}" for k in range(400)) + " face", "rambles: 401 words"),
+        ("a face hat hat hat hat", "repeats itself: 'hat'"),
+        ("a photo of a face.", "says nothing beside the face"),
+        ("a photo of an old face with grey hair", "says nothing"),
+        ("Yes.", "does not name the face"), ("red, beach, hat", "does not name the face"),
+    ],
+)  # fmt: skip
+def test_what_is_no_caption_says_why(answer, said):
+    with pytest.raises(UnusableError, match=said) as error:
+        caption_from_answer(answer, "face")
+    assert "\n" not in str(error.value)
+
+
+def test_another_word_for_the_subject_is_replaced_and_said():
+    caption, notes = caption_from_answer("The image shows a smiling young woman wearing a red hat.", "face")
+    assert caption == "a photo of a smiling young {concept} wearing a red hat"
+    assert notes == ["calls the face 'woman': is it the same thing?"]
+
+
+def test_an_answer_that_goes_on_is_cut_and_says_so():
+    caption, notes = caption_from_answer(GOOD + " It is a lovely day." + " And so on." * 100, "face")
+    assert caption.endswith("on a beach") and notes == [
+        "went on for 305 words more, which are left out: only the first sentence counts"  # 5 and 100 * 3
+    ]
+
+
+PIECES = (
+    "a the face photo of with red hat, on beach. Sure: sorry I can't <think> </think> \n * \" {concept} \u2014 no 1."
+).split(" ")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80) | st.lists(st.sampled_from(PIECES), max_size=30).map(" ".join))
+def test_every_answer_is_a_caption_or_a_reason(answer):
+    try:
+        caption, _ = caption_from_answer(answer, "face")
+        assert CONCEPT in caption and "\n" not in caption and caption.isascii()
+    except UnusableError as problem:
+        assert str(problem) and "\n" not in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [("B", "B"), ("(C) another thing", "C"), ("The answer is D.", "D"), ("A hat is worn", None), ("A", "A"), ("", None),
+     ("b", None), ("Answer: F\nbecause", "F")],
+)  # fmt: skip
+def test_a_letter_is_read(answer, read):
+    assert first_option(answer, list("ABCDEF")) == read
+    assert without_thoughts(f"<think>A</think>{answer}") == answer
+
+
+# --- the description --------------------------------------------------------------------------------------------------
+def test_only_what_words_and_critic_call_subject_is_dropped(picture):
+    ask = Scripted(GOOD, letters={"young": "A", "wearing a red hat": "A", "on a beach": "C"})
+    found = by(ask, picture)
+    assert found.text == "a photo of a {concept} wearing a red hat on a beach"
+    assert found.original == "a photo of a young {concept} wearing a red hat on a beach"
+    assert [v.status for v in found.verdicts] == ["drop", "look", "keep"]  # the hat: the critic alone is no reason
+    assert found.class_prompt == "a photo of a face wearing a red hat on a beach"
+    by_words = by(Scripted(GOOD, letters={"young": "D"}), picture)
+    assert by_words.text == by_words.original and [v.status for v in by_words.verdicts] == ["look", "keep", "keep"]
+    assert any("young: by the words, the subject's own looks; by the model, pose" in line for line in by_words.lines())
+
+
+def test_what_the_model_does_not_see_is_shown_and_stays(picture):
+    found = by(Scripted(GOOD, letters={"on a beach": "F"}), picture)
+    assert "on a beach" in found.text and found.verdicts[2].status == "look"
+    assert "not to be seen in the picture" in found.verdicts[2].line()
+
+
+def test_the_first_answer_may_fail_and_the_second_is_told_why(picture):
+    ask = Scripted("I'm sorry, I can't.", GOOD)
+    assert by(ask, picture).original.endswith("on a beach")
+    assert len(ask.asked) == 2 and ask.asked[1].startswith(ask.asked[0]) and "declines" in ask.asked[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["", "I'm sorry, I can't help with that.", "word " * 400, " ".join(f"w{k}" for k in range(400)),
+     "a photo of a face", "a young face", RefusedError("vlm:scripted declined to answer: no")],
+)  # fmt: skip
+def test_a_bad_answer_is_an_error_and_never_plain(picture, answer):
+    with pytest.raises(CaptionError, match="me.txt") as error:
+        by(Scripted(answer), picture)
+    assert "\n" not in str(error.value) and "scripted" in str(error.value)
+
+
+def test_nothing_is_left_when_all_is_dropped(picture):
+    """The one phrase that made it a description is taken for the subject's by both: an error, not plain training."""
+    ask = Scripted("a photo of a face with long hair on a beach")
+    assert by(ask, picture).text.endswith("on a beach")
+    with pytest.raises(CaptionError, match="says nothing beside"):
+        by(Scripted("a photo of an old face with long hair", letters={"old": "A", "with long hair": "A"}), picture)
+
+
+def test_a_caption_that_is_too_long_is_cut_at_a_phrase(picture):
+    room = Room(
+        ROOM.count, limit=12
+    )  # "a photo of a young face wearing a red hat" has 10 words, the vector is the 11th
+    found = describe(picture, "face", CaptionSettings(), room=room, ask=Scripted(GOOD))
+    assert found.text == "a photo of a young {concept} wearing a red hat"
+    assert any("cut from its end: 'on a beach'" in warning for warning in found.warnings)
+
+
+def test_what_is_missing_is_said(picture):
+    found = by(Scripted(GOOD, missing="1. a blue boat\n2. a red hat\n- nothing"), picture)
+    assert "does not say: pose, view or facial expression, light" in found.warnings
+    assert "does not name, says the model: a blue boat" in found.warnings
+    assert forgotten(Scripted("x", missing="I'm sorry, I can't"), picture.image, "a {concept}", "face") == []
+
+
+def test_the_users_file_goes_first_and_is_never_changed(picture):
+    file = picture.path.with_suffix(".txt")
+    file.write_text("a photo of a young * face with long hair\n")
+    found = by(Scripted(RefusedError("not asked")), picture, describe="vlm:nowhere")
+    assert found.text == found.original == "a photo of a young {concept} with long hair"
+    assert [v.status for v in found.verdicts] == ["look", "look"] and found.source == "me.txt"
+    assert any("says nothing beside the face" in warning for warning in found.warnings)
+    assert file.read_text() == "a photo of a young * face with long hair\n"
+
+
+def test_words_alone(picture):
+    found = by(None, picture, describe="words: red hat,  beach ,")
+    assert found.text == "a photo of a {concept}, red hat, beach" and found.source == "the words given"
+    assert caption_of_words("a tree", "art") == "a painting in the style of {concept}, a tree"
+    assert caption_of_words("a tree", "apple") == "a photo of a {concept}, a tree"
+    with pytest.raises(ConfigError, match="empty"):
+        by(None, picture, describe="words: ,")
+
+
+def test_nothing_asked_for_is_none_and_a_wrong_model_is_not(picture):
+    assert by(None, picture) is None and by(None, picture, mode="off") is None
+    with pytest.raises(CaptionError, match=r"caption.mode O2 needs a description of me.png: write it into me.txt"):
+        by(None, picture, mode="O2")
+    with pytest.raises(ConfigError, match="names no vision-language model"):
+        by(None, picture, describe="smolvlm")
+
+
+def test_a_model_that_only_captions_is_not_questioned(picture):
+    ask = Scripted("a young woman in a red hat on the beach", letters={"young": "A"})
+    ask.captions_only = True
+    found = by(ask, picture)
+    assert found.text == "a photo of a young {concept} in a red hat on the beach"
+    assert any("cannot be instructed" in warning for warning in found.warnings)
+
+
+def test_the_instruction():
+    text = instruction("elephant")
+    assert '"a photo of an elephant"' in text and "facial expression" not in text and "{" not in text
+    assert "its facial expression" in instruction("face")
+    assert '"a painting in the style of art"' in instruction("art") and "brush strokes" in instruction("art")
+    assert instruction("cat", " Describe the {class_word} {x}. ") == "Describe the cat {x}."
+    with pytest.raises(InputError, match="--class_word"):
+        instruction(" ")
