@@ -7,6 +7,8 @@
     python infer_singleinsert.py --concept output/anna --concept output/hat:0.7 --prompt "{anna} wearing {hat}"
     python infer_singleinsert.py --concept her.safetensors+her_lora.safetensors --prompt "a portrait of *" \\
         --pretrained_model_name_or_path MODEL --mixed_precision fp16 --prompt_file prompts.txt
+    # parts of a photo drawn anew, the rest of it untouched (docs/editing.md)
+    python infer_singleinsert.py --concept output/hat --edit me.jpg --edit_mask top.png --prompt "wearing {hat}"
 """
 
 from __future__ import annotations
@@ -26,6 +28,11 @@ def run(args: argparse.Namespace) -> None:
         check_concept(spec)
 
     from tqdm import tqdm
+
+    from singleinsert.edit import edit_photo, is_edit
+
+    if is_edit(args):
+        return edit_photo(args)
 
     from singleinsert.inference.output import PictureFolder
     from singleinsert.inference.pipeline import ConceptPipeline

@@ -152,13 +152,9 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--grid", action="store_true", help="also one sheet of all pictures, prompts as rows, seeds as columns")
     add("--attention_maps", action="store_true",
         help="beside each picture, where the concept and its class word act in it (cross-attention)")  # fmt: skip
-    add(
-        "--output_dir",
-        type=path_argument,
-        default=Path("output/pictures"),
-        metavar="DIR",
-        help="default output/pictures",
-    )
+    _add_edit_flags(add)
+    add("--output_dir", type=path_argument, default=Path("output/pictures"), metavar="DIR",
+        help="default output/pictures")  # fmt: skip
     add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one it was trained on")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
     add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
@@ -180,6 +176,24 @@ def path_argument(text: str) -> Path:
         return user_path(text)
     except ConfigError as problem:
         raise argparse.ArgumentTypeError(str(problem)) from problem
+
+
+def _add_edit_flags(add: Callable[..., Any]) -> None:
+    add("--edit", type=path_argument, metavar="PHOTO",
+        help="redraw parts of this photo in place of drawing whole pictures; nothing else of it changes")  # fmt: skip
+    add("--edit_mask", action="append", dest="edit_regions", default=[], metavar="FILE",
+        type=lambda text: ("file", str(path_argument(text))),
+        help="white where the photo may change; repeatable, with one --prompt for each")  # fmt: skip
+    add("--edit_class_word", action="append", dest="edit_regions", type=lambda text: ("word", text), metavar="WORD",
+        help="the mask is what this word finds in the photo; in place of an --edit_mask")  # fmt: skip
+    add("--edit_strength", type=float, metavar="X",
+        help="above 0 up to 1: how much may become of what is there now (default 0.75)")  # fmt: skip
+    add("--edit_order", choices=("at_once", "one_by_one"),
+        help="several masks: in one pass (default), or one after the other, which overlapping ones need")  # fmt: skip
+    add("--edit_noise", choices=("fixed", "fresh"), help="of the surroundings, at each step (default fixed)")
+    add(
+        "--edit_best", type=int, metavar="N", help="draw N for each picture, keep what CLIP finds nearest to its prompt"
+    )
 
 
 class Parser(argparse.ArgumentParser):

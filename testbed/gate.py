@@ -81,9 +81,9 @@ def load_pipeline(model: Path) -> Any:
     return pipe.to(device(), torch.float32)
 
 
-def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25,
-             seed: int = 0) -> list[Image.Image]:  # fmt: skip
-    """One picture for each prompt; picture k depends on `seed + k` alone."""
+def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0,
+             size: int = 64) -> list[Image.Image]:  # fmt: skip
+    """One picture of `size` x `size` for each prompt; picture k depends on `seed + k` alone."""
     images: list[Image.Image] = []
     for i in tqdm(range(0, len(prompts), BATCH), desc="generating"):
         part = list(prompts[i : i + BATCH])
@@ -94,8 +94,8 @@ def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=generators,
-                height=64,
-                width=64,
+                height=size,
+                width=size,
             ).images
     return images
 
@@ -138,7 +138,7 @@ def captioned_sheet(
     images: Sequence[Image.Image], captions: Sequence[str], columns: int = 6, scale: int = 2
 ) -> Image.Image:
     """Pictures in rows with their captions under them."""
-    width, gap, lines = 64 * scale, 6, 6
+    width, gap, lines = images[0].width * scale, 6, 6
     height = width + 11 * lines
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (width + gap) + gap, rows * (height + gap) + gap), "white")
@@ -146,7 +146,7 @@ def captioned_sheet(
     for k, (im, text) in enumerate(zip(images, captions, strict=True)):
         x, y = gap + (k % columns) * (width + gap), gap + (k // columns) * (height + gap)
         sheet.paste(im.resize((width, width), Image.Resampling.NEAREST), (x, y))
-        wrapped = textwrap.wrap(text, 23 * scale // 2, max_lines=lines)
+        wrapped = textwrap.wrap(text, 23 * width // 128, max_lines=lines)
         pen.multiline_text((x, y + width + 1), "\n".join(wrapped), fill="black", spacing=0, font_size=9)
     return sheet
 

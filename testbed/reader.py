@@ -8,6 +8,7 @@ not its weights nor its pictures; the judge reads pixels and gives the UNet no g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,14 +70,14 @@ def disturb(x: Tensor, generator: torch.Generator) -> Tensor:
     return x + (level * torch.randn(x.shape, generator=generator)).to(x.device)
 
 
-def unread(reader: Network, x: Tensor, target: Tensor) -> Tensor:
+def unread(reader: Network, x: Tensor, target: Tensor, hard: Mapping[str, float] = HARD) -> Tensor:
     """(b,) cross-entropy of what latents (b, 4, h, w) should show, a mean over the heads whose `target` (b, heads) is
-    not -1, in which the hard ones count more; 0 where there are none."""
+    not -1, in which the `hard` ones count more; 0 where there are none."""
     logits, _, _ = reader(x)
     each = torch.stack(
         [F.cross_entropy(o.float(), target[:, k], ignore_index=-1, reduction="none") for k, o in enumerate(logits)], 1
     )
-    weight = torch.tensor([HARD.get(head, 1.0) for head in HEADS], device=x.device)
+    weight = torch.tensor([hard.get(head, 1.0) for head in HEADS], device=x.device)
     return (each * weight).sum(1) / ((target >= 0) * weight).sum(1).clamp(min=1)
 
 

@@ -71,6 +71,57 @@ def weight_of(snr: Tensor) -> Tensor:
     return ((snr + 1).clamp(max=MAX_X0_WEIGHT) / snr).clamp(max=MAX_WEIGHT)
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Latents under noise: timesteps (b,), noise and noisy latents (b, 4, h, w), alphas_cumprod (b, 1, 1, 1)."""
+
+    t: Tensor
+    noise: Tensor
+    noisy: Tensor
+    abar: Tensor
+
+    @property
+    def snr(self) -> Tensor:
+        """(b,)"""
+        a = self.abar.flatten()
+        return a / (1 - a)
+
+    def guess(self, out: Tensor) -> Tensor:
+        """The x0 that a prediction of the noise `out` means."""
+        return (self.noisy.float() - (1 - self.abar).sqrt() * out) / self.abar.sqrt()
+
+
+def towards_noise(place: Tensor) -> Tensor:
+    """Where in [0, 1) a timestep lies, of a uniform place: more of them near the noise, where text decides."""
+    return 1 - (1 - place).square()
+
+
+def add_noise(
+    x0: Tensor, abar: Tensor, generator: torch.Generator, shift: Callable[[Tensor], Tensor] | None = None
+) -> Noised:
+    """Stratified timesteps: one from each of as many slices as there are samples, equal ones or moved by `shift`. The
+    noisy latents are bfloat16, channels last; `abar` (1000,)."""
+    count = len(x0)
+    place = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    t = (1000 * (place if shift is None else shift(place))).long().clamp(max=999).to(x0.device)
+    noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+    a = abar[t].view(-1, 1, 1, 1)
+    noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
+    return Noised(t, noise, noisy, a)
+
+
+def error_of(out: Tensor, noised: Noised, covers: np.ndarray) -> Tensor:
+    """Weighted squared error of a prediction; `covers` uint8 (b, h, w), the subjects' share of each latent pixel."""
+    weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers.astype(np.float32)).to(out.device).unsqueeze(1)
+    per_sample = ((out - noised.noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
+    return (per_sample * weight_of(noised.snr)).mean()
+
+
+def urgency(snr: Tensor) -> Tensor:
+    """(b,) what an attribute that a prediction misses counts: 1, and less where there is little but noise."""
+    return (MAX_WEIGHT * snr).clamp(max=1)
+
+
 def train_unet(
     latents: np.ndarray,
     scaling: float,
@@ -118,22 +169,13 @@ def train_unet(
             said[much], named[much] = dense.conditions[rows[much]], dense.named[rows[much]]
         text = torch.from_numpy(said).to(dev, torch.bfloat16)
         generator = torch.Generator().manual_seed(step)
-        # stratified timesteps: one from each of BATCH slices, first narrower towards the noise, where text decides
-        place = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH
-        t = (1000 * (1 - (1 - place).square() if learning else place)).long().clamp(max=999).to(dev)
-        noise = torch.randn(x0.shape, generator=generator).to(dev)
-        a = abar[t].view(-1, 1, 1, 1)
-        noisy = (a.sqrt() * x0 + (1 - a).sqrt() * noise).bfloat16().contiguous(memory_format=torch.channels_last)
-        out = predict(noisy, t, text).sample.float()
-        snr = abar[t] / (1 - abar[t])
-        weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers[rows].astype(np.float32)).to(dev).unsqueeze(1)
-        per_sample = ((out - noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
-        guess = (noisy.float() - (1 - a).sqrt() * out) / a.sqrt()
-        guess = disturb(guess, generator).bfloat16().contiguous(memory_format=torch.channels_last)
+        noised = add_noise(x0, abar, generator, towards_noise if learning else None)
+        out = predict(noised.noisy, noised.t, text).sample.float()
+        guess = disturb(noised.guess(out), generator).bfloat16().contiguous(memory_format=torch.channels_last)
         missing = unread_of(reader, guess, torch.from_numpy(named.astype(np.int64)).to(dev))
         return {
-            "mse": (per_sample * weight_of(snr)).mean(),
-            "unread": UNREAD_WEIGHT * (missing * (MAX_WEIGHT * snr).clamp(max=1)).mean(),
+            "mse": error_of(out, noised, covers[rows]),
+            "unread": UNREAD_WEIGHT * (missing * urgency(noised.snr)).mean(),
         }
 
     interval = None if on_interval is None else lambda step: on_interval(unet, trainer, step)

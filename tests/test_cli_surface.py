@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,16 +14,16 @@ import pytest
 
 import singleinsert
 from singleinsert.cli import FLAGS, inference_parser, overrides_from_args, run_script, training_parser
-from singleinsert.config import load_settings
+from singleinsert.config import keys_declared, load_settings
 from singleinsert.config.load import to_values
 from singleinsert.errors import ConfigError, InputError
 
 ROOT = Path(__file__).parents[1]
 
 TRAINING = """
-    --help --version --preset --config_file --set --low_vram --mask_only
+    --help --version --preset --config_file --set --low_vram --scene_words --mask_only
     --pretrained_model_name_or_path --revision --variant
-    --image --mask --mask_index --box --class_word --learn_background --placeholder_token --resolution
+    --image --mask --mask_index --box --class_word --describe --learn_background --placeholder_token --resolution
     --output_dir --output_name --seed
     --stage1_steps --stage2_steps --stage1_learning_rate --stage2_learning_rate
     --stage1_batch_size --stage2_batch_size --network_dim --network_alpha
@@ -35,6 +36,7 @@ INFERENCE = """
     --seed --num_images --num_inference_steps --guidance_scale --scheduler --width --height --grid --attention_maps
     --output_dir --pretrained_model_name_or_path --revision --variant --batch_size --mixed_precision --device --offload
     --enable_xformers_memory_efficient_attention --enable_attention_slicing --enable_vae_tiling --allow_pickle
+    --edit --edit_mask --edit_class_word --edit_strength --edit_order --edit_noise --edit_best
 """.split()
 
 
@@ -96,7 +98,7 @@ def test_set_reaches_every_setting_and_comes_last():
     for key, value in to_values(load_settings()).items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         if isinstance(value, tuple):
-            text = ",".join(map(str, value))
+            text = json.dumps(value) if key in keys_declared("several") else ",".join(map(str, value))
         text = f'"{text}"' if text != text.strip() else text  # quotes keep its spaces
         assert settings_of("--set", f"{key}={text}") == load_settings(), key
 
@@ -217,6 +219,9 @@ def test_every_parser_of_the_package_is_the_one_that_takes_none():
 
 def test_a_path_that_is_none_is_one_line(capsys):
     with pytest.raises(SystemExit):
-        importlib.import_module("train_singleinsert").main(["--config_file", "a\0b"])
+        importlib.import_module("train_singleinsert").main(["--config_file", "a\ab"])
     line = capsys.readouterr().err
     assert "holds a control character" in line and line.count("\n") == 1
+    assert importlib.import_module("train_singleinsert").main(["--config_file", "a\0b"]) == 2
+    line = capsys.readouterr().err
+    assert "holds a zero byte" in line and line.count("\n") == 1

@@ -32,7 +32,7 @@ FLOORS = (
     ("locate",),
     ("training",),
     ("export", "inference", "metrics", "work"),
-    ("insert",),
+    ("insert", "edit"),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
     ("__main__",),

@@ -13,6 +13,7 @@ from torch import Tensor
 from singleinsert import __version__
 from singleinsert.atomic import write_atomically
 from singleinsert.drawing.grid import make_grid
+from singleinsert.drawing.sheet import mask_overlay
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
@@ -20,7 +21,7 @@ from singleinsert.inference.prompts import for_webui, lora_tags, resolve
 from singleinsert.inference.schedulers import SCHEDULERS
 from singleinsert.models.attention import heat_picture
 
-PICTURE_NAME, GRID_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png"
+PICTURE_NAME, GRID_NAME, EDIT_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png", r"edit-(\d+)\.png"
 
 
 class PictureFolder:
@@ -34,12 +35,18 @@ class PictureFolder:
         except OSError as error:
             raise InputError(f"output folder {folder} cannot be made: {error.strerror}") from error
 
-    def save(self, image: Image.Image, picture: Picture, pipeline: ConceptPipeline, scheduler: str) -> Path:
-        """Write one picture with its texts under the next free number; its path."""
+    def save(
+        self,
+        image: Image.Image,
+        picture: Picture,
+        pipeline: ConceptPipeline,
+        scheduler: str,
+        edit: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write one picture with its texts under the next free number; its path. ``edit``: what an edit hangs on."""
         path = self.folder / f"{self._next(PICTURE_NAME):05d}-{picture.seed}.png"
-        save_picture(
-            image, path, webui_text(image, picture, pipeline, scheduler), details(picture, pipeline, scheduler)
-        )
+        own = details(picture, pipeline, scheduler) | ({"edit": dict(edit)} if edit else {})
+        save_picture(image, path, webui_text(image, picture, pipeline, scheduler, edit), own)
         return path
 
     def save_attention(self, path: Path, image: Image.Image, maps: Mapping[str, Tensor]) -> Path:
@@ -58,12 +65,26 @@ class PictureFolder:
         write_atomically(path, lambda target: grid.save(target, "PNG"))
         return path
 
+    def save_edit(self, before: Image.Image, mask: Image.Image, after: Mapping[str, Image.Image]) -> Path:
+        """Write a sheet of before, mask, and each edited picture under its caption, as ``edit-00001.png``."""
+        shown = [before, mask_overlay(before, mask), *after.values()]
+        sheet = make_grid([shown], [""], ["before", "mask", *after])
+        path = self.folder / f"edit-{self._next(EDIT_NAME):05d}.png"
+        write_atomically(path, lambda target: sheet.save(target, "PNG"))
+        return path
+
     def _next(self, pattern: str) -> int:
         found = (re.fullmatch(pattern, path.name) for path in self.folder.iterdir())
         return 1 + max((int(match[1]) for match in found if match), default=0)
 
 
-def webui_text(image: Image.Image, picture: Picture, pipeline: ConceptPipeline, scheduler: str) -> str:
+def webui_text(
+    image: Image.Image,
+    picture: Picture,
+    pipeline: ConceptPipeline,
+    scheduler: str,
+    edit: Mapping[str, Any] | None = None,
+) -> str:
     """A1111's ``parameters``: pasted there, with the exported files in place, it asks for the same picture."""
     names, choice = pipeline.names, SCHEDULERS[scheduler]
     fields = {
@@ -74,6 +95,7 @@ def webui_text(image: Image.Image, picture: Picture, pipeline: ConceptPipeline, 
         "Seed": picture.seed,
         "Size": f"{image.width}x{image.height}",
         "Model": pipeline.model.model_name,
+        "Denoising strength": f"{edit['strength']:g}" if edit else None,
         "RNG": "CPU",
         "Version": f"singleinsert {__version__}",
     }

@@ -138,8 +138,8 @@ class ConceptPipeline:
         Raises:
             InputError: a prompt or a size that cannot be; before anything is drawn.
         """
-        conditions = self._conditions(pictures)
-        return (image for batch in _batches(pictures, batch_size) for image in self._draw(batch, conditions, callback))
+        conditions = self.conditions(pictures)
+        return (image for batch in batches(pictures, batch_size) for image in self._draw(batch, conditions, callback))
 
     def render_with_attention(
         self, pictures: Sequence[Picture], *, batch_size: int = 4, **options: Any
@@ -150,7 +150,7 @@ class ConceptPipeline:
         prompt that does not hold one has no such map. ``options``: of
         :class:`~singleinsert.models.attention.CrossAttentionMaps`.
         """
-        conditions = self._conditions(pictures)
+        conditions = self.conditions(pictures)
         tokens = {picture.prompt: self.map_tokens(picture.prompt) for picture in pictures}
 
         def draw(batch: Sequence[Picture]) -> Iterator[tuple[Image, dict[str, Tensor]]]:
@@ -158,7 +158,7 @@ class ConceptPipeline:
                 images = self._draw(batch, conditions, None)
             return zip(images, attention.maps(), strict=True)
 
-        return (found for batch in _batches(pictures, batch_size) for found in draw(batch))
+        return (found for batch in batches(pictures, batch_size) for found in draw(batch))
 
     def map_tokens(self, prompt: str) -> dict[str, list[int]]:
         """Name of a map -> positions in the prompt, of concepts and class words that are in it."""
@@ -169,7 +169,8 @@ class ConceptPipeline:
             found[concept.class_word] = self.model.word_positions(tokenized, concept.class_word)
         return {name: positions for name, positions in found.items() if positions}
 
-    def _conditions(self, pictures: Sequence[Picture]) -> dict[str, Condition]:
+    def conditions(self, pictures: Sequence[Picture]) -> dict[str, Condition]:
+        """Text -> condition, on the CPU, for all prompts of ``pictures``. InputError where one cannot be drawn."""
         for picture in pictures:
             self._check(picture)
         prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
@@ -212,7 +213,7 @@ class ConceptPipeline:
             self.pipeline.enable_sequential_cpu_offload(device=device)
 
 
-def _batches(pictures: Sequence[Picture], size: int) -> Iterator[list[Picture]]:
+def batches(pictures: Sequence[Picture], size: int) -> Iterator[list[Picture]]:
     """Neighbours that can be drawn at once, at most ``size`` of them at a time."""
     for _, group in groupby(pictures, key=Picture.batch_key):
         neighbours = list(group)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
@@ -27,6 +28,7 @@ def sample_images(
     scheduler: Any = None,
     callback: Callable[..., dict[str, Any]] | None = None,
     pipeline: Any = None,
+    latents: Tensor | None = None,
 ) -> list[Image]:
     """Draw one picture per prompt of ``condition``, by diffusers' pipeline, to the end.
 
@@ -37,6 +39,7 @@ def sample_images(
         scheduler: diffusers', the model's own where None.
         callback: diffusers' ``callback_on_step_end(pipeline, step, timestep, tensors) -> tensors``.
         pipeline: one of :meth:`Family.pipeline` to use again, with its scheduler and its hooks for offloading.
+        latents: (b, c, h, w) to start from in place of the generators' noise.
 
     Returns:
         b RGB pictures.
@@ -55,4 +58,5 @@ def sample_images(
     return pipeline(
         **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
         guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
+        latents=latents,
     ).images  # fmt: skip

@@ -73,8 +73,8 @@ def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, ma
     if run.accelerator.is_main_process:
         loop.losses.write(run.files.losses)
         artifact.save(run.files.artifact)
-        mask = union([subject.mask for subject in shown.subjects])
-        share = sum(subject.share for subject in shown.subjects)
+        marked = [subject for subject in shown.subjects if subject.handle != BACKGROUND]
+        mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)
         sheet = make_sheet(
             run.files.name, _subtitle(run, loop, artifact, material), shown.image, mask,
             f"mask, {share:.1%} of the picture", sampler.prompts, rows,

@@ -26,15 +26,19 @@ def shade(color: Color, factor: float) -> Color:
 
 
 class Canvas:
-    """Picture and, in step with it, one label per pixel for the part that is on top."""
+    """Picture and, in step with it, one label per pixel for the part that is on top.
 
-    def __init__(self) -> None:
-        self.image = Image.new("RGB", (SIZE * SCALE, SIZE * SCALE))
+    `size`: width and height of the picture; what is drawn keeps to a frame of 64 x 64 that `place` moves and zooms.
+    """
+
+    def __init__(self, size: int = SIZE) -> None:
+        self.size = size
+        self.image = Image.new("RGB", (size * SCALE, size * SCALE))
         self.labels = Image.new("L", self.image.size, 0)
         self._draw = ImageDraw.Draw(self.image)
         self._label = ImageDraw.Draw(self.labels)
         self.part = 0  # 0: background
-        self.center: Point = (SIZE / 2, SIZE / 2)
+        self.center: Point = (size / 2, size / 2)
         self.zoom = 1.0
 
     def place(self, center: Point, zoom: float) -> None:
@@ -89,7 +93,7 @@ FULL = (0.0, 0.0, float(SIZE), float(SIZE))
 
 def background(c: Canvas, name: str, rng: random.Random) -> None:
     """Fill the canvas with the named background; horizon, objects and tints vary with `rng`."""
-    c.place((SIZE / 2, SIZE / 2), 1.0)
+    c.place((c.size / 2, c.size / 2), c.size / SIZE)
     c.part = 0
     _PAINT[name](c, rng, rng.uniform(30, 38))
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from .draw import SIZE, Canvas, background, stylize
+from .draw import Canvas, background, stylize
 from .features import BACKGROUNDS, CLASSES, CONTINUOUS, EDITS, EDITS_OF, INSTANCE, STYLES, VIEWS
-from .subjects import LABELS, draw_subject
+from .subjects import LABELS, NEXT, draw_subject
 
 CLASS_WEIGHTS = {"face": 0.40, "cat": 0.16, "dog": 0.16, "cup": 0.11, "car": 0.10, "tree": 0.07}
 
@@ -110,7 +110,7 @@ def draw(scene: Scene, masks: bool = True) -> Drawn:
         else:
             at, zoom = (32 + rng.uniform(-3.5, 3.5), 33 + rng.uniform(-1, 2)), rng.uniform(0.82, 0.96)
         canvas.place(at, zoom)
-        draw_subject(canvas, i.cls, i.features, scene.edits[k], scene.view, second=k == 1)
+        draw_subject(canvas, i.cls, i.features, scene.edits[k], scene.view, nth=k)
     image = stylize(canvas.finish(), scene.style)
     if not masks:
         return Drawn(image, {})
@@ -118,13 +118,13 @@ def draw(scene: Scene, masks: bool = True) -> Drawn:
     out = {"subject": canvas.mask(first)}
     out |= {part: canvas.mask([LABELS[part]]) for part in ("hair", "hat", "glasses", "scarf")}
     if two:
-        out["second"] = canvas.mask([v + 8 for v in first])
+        out["second"] = canvas.mask([v + NEXT for v in first])
     return Drawn(image, out)
 
 
 def contact_sheet(images: list[Image.Image], columns: int, gap: int = 2, scale: int = 1) -> Image.Image:
     """Pictures in rows on white."""
-    w = SIZE * scale
+    w = images[0].width * scale
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (w + gap) + gap, rows * (w + gap) + gap), "white")
     for k, im in enumerate(images):

@@ -10,7 +10,8 @@ from .features import COLORS, EYE_COLORS, PARTS, SKINS
 
 Features = Mapping[str, Any]
 BODY, HAIR, HAT, GLASSES, SCARF = 1, 2, 3, 4, 5
-"""Labels on the canvas; a second subject adds 8 to each."""
+"""Labels on the canvas; the second subject adds `NEXT` to each, the third twice that."""
+NEXT = 8
 LABELS = {part: label for label, part in enumerate(PARTS, start=1)}
 
 
@@ -26,7 +27,7 @@ def _clip(v: float) -> int:
 
 
 class Pen:
-    """The canvas with part labels offset for the first or second subject."""
+    """The canvas with part labels offset for the first, second or later subject."""
 
     def __init__(self, canvas: Canvas, offset: int) -> None:
         self.canvas, self.offset = canvas, offset
@@ -36,9 +37,9 @@ class Pen:
         return self.canvas
 
 
-def draw_subject(canvas: Canvas, cls: str, f: Features, edits: Features, view: str, second: bool = False) -> None:
-    """Draw class `cls` with instance features `f` and `edits` into the canvas's current place."""
-    _DRAW[cls](Pen(canvas, 8 if second else 0), f, edits, {"front": 0, "left": -1, "right": 1}[view])
+def draw_subject(canvas: Canvas, cls: str, f: Features, edits: Features, view: str, nth: int = 0) -> None:
+    """Draw class `cls` with instance features `f` and `edits` into the canvas's current place, as subject `nth`."""
+    _DRAW[cls](Pen(canvas, NEXT * nth), f, edits, {"front": 0, "left": -1, "right": 1}[view])
 
 
 def _eyes(p: Pen, f: Features, y: float, gap: float, r: float, iris: Color, turn: float, slit: bool = False) -> None:
