@@ -2,7 +2,7 @@
 
 The UNet gets a second encoder's columns in its cross-attention, and pooled vector and time ids in its time
 embedding, all behind zeros: it says what mini-sd's says, whatever it is told besides. SDXL reads the states BEFORE a
-text encoder's last layer, without the final norm that mini-sd's states have, so that the first one gets a layer with it:
+text encoder's last layer, without the final norm that mini-sd's states have, so that the first gets a layer with it:
 
     states = x + gain * norm(x),  with the UNet's columns divided by gain
 
