@@ -179,6 +179,30 @@ def test_layout_of_the_files(trained, artifact):
         assert {"bundle_emb.zork.clip_l", "bundle_emb.zork.clip_g"} <= set(file.keys())
 
 
+ATTENTION = {
+    "stage1__objective": "break_a_scene", "stage2__objective": "break_a_scene",
+    "stage1__attention_loss": "cross_entropy", "stage2__attention_loss": "cross_entropy",
+    "run__gradient_checkpointing": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({}, ["--low_vram"]), ({"adapter__type": "full", "run__mixed_precision": "bf16"}, []), (ATTENTION, [])],
+    ids=["low_vram", "full", "attention"],
+)
+def test_other_ways_to_train_work_on_it_too(changes, words, tiny_sdxl, tmp_path):
+    """Encoders in main memory; weights replaced, in a class of the same name; Break-A-Scene's attention losses."""
+    values = small_values(
+        tmp_path, tiny_sdxl, stage1__steps=1, stage2__steps=1, stage1__batch_size=2, stage2__batch_size=2,
+        run__output_name="zork", sample__prompts=["{concept}"], **changes,
+    )  # fmt: skip
+    assert train_singleinsert.main([*command_line(values), *words]) == 0
+    artifact = Artifact.load(tmp_path / "out" / "zork_artifact.safetensors")
+    assert all({p: t.shape[1] for p, t in c.embeddings.items()} == WIDTHS for c in artifact.concepts)
+    assert set(artifact.lora) == {"unet", *WIDTHS}
+
+
 def test_a_concept_of_another_family_is_refused_in_a_line(trained, tiny_sd, tiny_sdxl, tmp_path, capsys):
     from tinyconcepts import make_concept
 
