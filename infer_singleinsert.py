@@ -1,14 +1,14 @@
 """Draw pictures with trained concepts, one or several in a prompt.
 
-    # what training left under output/me, on the base model it was trained on
-    python infer_singleinsert.py --concept output/me --prompt "{concept} in the snow" --num_images 4 --grid
-    python infer_singleinsert.py --concept me:0.8 --prompt_list views --scheduler dpmpp_2m --num_inference_steps 25
+    # what training left under output/mexyz, on the base model it was trained on
+    python infer_singleinsert.py --concept mexyz --prompt "{concept} in the snow" --num_images 4 --grid
+    python infer_singleinsert.py --concept mexyz:0.8 --prompt_list views --scheduler dpmpp_2m --num_inference_steps 25
     # two concepts that were trained apart; exported files of any trainer; another base model of the family
-    python infer_singleinsert.py --concept output/anna --concept output/hat:0.7 --prompt "{anna} wearing {hat}"
-    python infer_singleinsert.py --concept her.safetensors+her_lora.safetensors --prompt "a portrait of *" \\
+    python infer_singleinsert.py --concept mexyz --concept hatxy:0.7 --prompt "{mexyz} wearing {hatxy}"
+    python infer_singleinsert.py --concept zoexy.safetensors+zoexy_lora.safetensors --prompt "a portrait of *" \\
         --pretrained_model_name_or_path MODEL --mixed_precision fp16 --prompt_file prompts.txt
     # parts of a photo drawn anew, the rest of it untouched (docs/editing.md)
-    python infer_singleinsert.py --concept output/hat --edit me.jpg --edit_mask top.png --prompt "wearing {hat}"
+    python infer_singleinsert.py --concept hatxy --edit photo.jpg --edit_mask top.png --prompt "wearing {hatxy}"
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
 """Learn a concept from ONE picture: writes NAME.safetensors (embedding), NAME_lora.safetensors and NAME_sheet.png.
 
-The bundled miniature model, on any CPU, in minutes:
-    python train_singleinsert.py --preset mini --image face.png --class_word face
-Stable Diffusion 1.x or 2.x, a diffusers folder, a hub id or a .safetensors checkpoint:
-    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image annaxy.jpg
-See what it takes for the subject, and stop; annaxy_mask.png beside the picture can be edited, and is then taken:
-    python train_singleinsert.py --preset face --image annaxy.jpg --mask_only
-Go on after Ctrl-C:
-    python train_singleinsert.py --config_file output/annaxy/annaxy_config.toml --resume_from_checkpoint latest
+With the bundled miniature model, on any CPU, in minutes:
+    python train_singleinsert.py --preset mini --image examples/face.png --output_name mexyz
+With Stable Diffusion 1.x or 2.x (MODEL is a diffusers folder, a hub id or a .safetensors checkpoint):
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image photo.jpg
+Several photos of the subject, or several subjects of one picture:
+    accelerate launch train_singleinsert.py --preset face --pretrained_model_name_or_path MODEL --image photos
+    accelerate launch train_singleinsert.py --preset scene --pretrained_model_name_or_path MODEL --image kitchen.jpg \\
+        --class_word cat --class_word mug --learn_background
+Show the mask and stop; photo_mask.png beside the picture can be edited, and the next run takes it:
+    python train_singleinsert.py --preset face --image photo.jpg --mask_only
+Continue after Ctrl-C:
+    python train_singleinsert.py --config_file output/mexyz/mexyz_config.toml --resume_from_checkpoint latest
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ def run(args: argparse.Namespace) -> None:
         from singleinsert.training.files import check_early
 
         check_early(settings)
-    # heavy from here on: a wrong flag or preset was told before torch is imported
+    # heavy from here on: a wrong flag or preset is reported before torch is imported
     from singleinsert.insert import insert_concepts, write_masks
 
     if args.mask_only:

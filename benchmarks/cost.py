@@ -30,7 +30,7 @@ from singleinsert.config import Settings, load_settings  # noqa: E402
 
 STAGES = ("stage1", "stage2")
 
-# the authors' formulation and a lean restatement of it, computed once in the same way (see docs/cost.md)
+# the authors' formulation and a lean restatement of it, computed once in the same way (see docs/research/cost.md)
 AUTHORS_TFLOP = {"stage1": 4914, "stage2": 2257, "run": 7171}
 LEAN_TFLOP = {"stage1": 2023, "stage2": 1753, "run": 3776}
 AUTHORS_PEAK = {"float32": (75.4, 26.8), "fp16": (51.0, 21.1)}

@@ -1,7 +1,7 @@
 """How noisy the gradient is, per FLOP, by the way in which timesteps and noise are drawn. On mini-sd, on a CPU.
 
     python benchmarks/variance.py               resumable: start it again
-    python benchmarks/variance.py --docs        also write the table into docs/cost.md
+    python benchmarks/variance.py --docs        also write the table into docs/research/cost.md
     python benchmarks/variance.py --batches 64 --instances examples/face cup0
 
 Each instance is trained to the midst of a stage as the mini preset says. There the trainer's own step gives the
@@ -41,10 +41,10 @@ from singleinsert.training.files import RunFiles  # noqa: E402
 from singleinsert.training.loop import Loop  # noqa: E402
 from singleinsert.training.stages import Stage, stages_of  # noqa: E402
 from singleinsert.training.watch import ConsoleWatch  # noqa: E402
-from testbed.docs import fill_block  # noqa: E402
+from testbed.docs import RESEARCH, fill_block  # noqa: E402
 from testbed.instances import subjects, write_training_picture  # noqa: E402
 
-DOCS = ROOT / "docs" / "cost.md"
+DOCS = RESEARCH / "cost.md"
 INSTANCES = ("examples/face", "face0", "examples/cat", "dog0", "examples/cup", "car0")
 """Pictures that come with the project, and drawn ones (testbed/instances.py); mini-sd saw none of either."""
 
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", metavar="MODEL", help="default: the bundled mini-sd")
     parser.add_argument("--json", type=Path, default=ROOT / "output" / "variance.json", metavar="FILE",
         help="what is measured is kept there, and not measured again")  # fmt: skip
-    parser.add_argument("--docs", action="store_true", help="write the table into docs/cost.md")
+    parser.add_argument("--docs", action="store_true", help="write the table into docs/research/cost.md")
     args = parser.parse_args(argv)
     results: dict[str, Any] = json.loads(args.json.read_text()) if args.json.exists() else {}
     for instance in args.instances:

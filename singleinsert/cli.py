@@ -77,7 +77,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--preset", metavar="NAME", help=f"settings for a kind of subject or model, joined as in face+sdxl: {presets}"
     )
     parser.add_argument(
-        "--config_file", metavar="FILE", type=path_argument, help="TOML; wins over --preset, flags win over it"
+        "--config_file",
+        metavar="FILE",
+        type=path_argument,
+        help="TOML file; it overrides --preset, and flags override it",
     )
     for flag, key in FLAGS.items():
         field, hint = declaration(key)
@@ -89,7 +92,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--low_vram", action="store_true",
-        help="for a GPU of 4 GB: " + ", ".join(f"{key} {value}" for key, value in low_vram().items()),
+        help="for a GPU of 4 GB: sets " + ", ".join(f"{key}={str(v).lower()}" for key, v in low_vram().items()),
     )  # fmt: skip
     parser.add_argument(
         "--scene_words", metavar="WORDS", help='what the picture shows besides the subject: "red hat, beach"'
@@ -98,7 +101,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def low_vram() -> dict[str, Any]:
-    """The settings behind ``--low_vram``; single ones can be taken back by their flags."""
+    """The settings behind ``--low_vram``; a flag of its own overrides each of them."""
     return {
         "run.offload": True,
         "run.gradient_checkpointing": True,
@@ -132,41 +135,41 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     parser = _parser(description)
     add = parser.add_argument
     add("--concept", action="append", default=[], metavar="PATH[:WEIGHT]",
-        help="a trained concept: an artifact, its folder, or an embedding file with its LoRA beside it, or "
-        "EMBEDDING+LORA, or the NAME of a run under output; the weight is the LoRA's, 1 by default; repeatable, for "
-        "several concepts in one prompt")  # fmt: skip
+        help="a trained concept: an artifact, its folder, an embedding file with its LoRA beside it, EMBEDDING+LORA, "
+        "or the NAME of a run under output; WEIGHT scales the LoRA, 1 by default; repeatable, for several concepts in "
+        "one prompt")  # fmt: skip
     add("--prompt", action="append", default=[], metavar="TEXT",
         help="* stands for the concept, {concept} for it and its class word, {NAME} and <NAME> for one of several; "
         "repeatable")  # fmt: skip
     add("--prompt_file", type=path_argument, metavar="FILE",
-        help="one prompt a line, # starts a remark; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
+        help="one prompt a line, # starts a comment; kohya's --n --s --l --d --w --h may follow a prompt")  # fmt: skip
     add("--prompt_list", choices=("views",), help="views: left side, frontal, right side and back view")
     add("--negative_prompt", default="", metavar="TEXT", help="what the pictures should not show")
-    add("--seed", type=int, default=0, metavar="N", help="of the first picture, the next ones count up (default 0)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of the first picture; the next count up (default 0)")
     add("--num_images", type=int, default=1, metavar="N", help="pictures for each prompt (default 1)")
     add("--num_inference_steps", type=int, default=50, metavar="N", help="sampling steps (default 50)")
     add("--guidance_scale", type=float, default=7.5, metavar="X", help="classifier-free guidance (default 7.5)")
     add("--scheduler", choices=tuple(schedulers), default="ddim", help="sampler (default ddim)")
-    add("--width", type=int, metavar="N", help="in pixels; default: what the concept was trained at")
-    add("--height", type=int, metavar="N", help="likewise")
-    add("--grid", action="store_true", help="also one sheet of all pictures, prompts as rows, seeds as columns")
+    add("--width", type=int, metavar="N", help="width in pixels; default: the concept's resolution")
+    add("--height", type=int, metavar="N", help="height in pixels; default: likewise")
+    add("--grid", action="store_true", help="also write one sheet of all pictures: prompts are rows, seeds are columns")
     add("--attention_maps", action="store_true",
-        help="beside each picture, where the concept and its class word act in it (cross-attention)")  # fmt: skip
+        help="also write where the concept and its class word act in each picture (cross-attention)")  # fmt: skip
     _add_edit_flags(add)
     add("--output_dir", type=path_argument, default=Path("output/pictures"), metavar="DIR",
-        help="default output/pictures")  # fmt: skip
-    add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one it was trained on")
+        help="folder of the pictures (default output/pictures)")  # fmt: skip
+    add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one of the training")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
     add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
     add("--batch_size", type=int, default=4, metavar="N", help="pictures at a time (default 4); they do not change")
-    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="half precision (default no)")
-    add("--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps, cpu (default auto: the best there is)")
+    add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no: float32, the default")
+    add("--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps or cpu (default auto: the best available)")
     add("--offload", choices=("none", "model", "sequential"), default="none",
         help="keep parts of the model in main memory until a GPU needs them: less GPU memory, more time")  # fmt: skip
-    add("--enable_xformers_memory_efficient_attention", action="store_true", help="in place of PyTorch's attention")
+    add("--enable_xformers_memory_efficient_attention", action="store_true", help="instead of PyTorch's attention")
     add("--enable_attention_slicing", action="store_true", help="attention head by head: less memory, more time")
     add("--enable_vae_tiling", action="store_true", help="decode large pictures in tiles: less memory")
-    add("--allow_pickle", action="store_true", help="read .pt and .bin embeddings, which you trust")
+    add("--allow_pickle", action="store_true", help="also read .pt and .bin embeddings; they can run code")
     return parser
 
 
@@ -259,7 +262,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def _argument(key: str, hint: Any) -> dict[str, Any]:
-    """What argparse is told of a setting's type."""
+    """Argparse's options for the type of a setting."""
     if hint is bool:
         return {"action": "store_const", "const": True}
     if get_origin(hint) is Literal:

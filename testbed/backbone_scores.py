@@ -22,12 +22,12 @@ from singleinsert.metrics.regions import mask_array, only
 
 from .backbones import captions
 from .dataset import held_out_scenes
-from .docs import fill_block
+from .docs import RESEARCH, fill_block
 from .judge_training import auc, identity_scenes
 from .world.features import CLASSES
 from .world.scene import Drawn, Scene, draw
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "metrics.md"
+DOCS = RESEARCH / "backbones.md"
 AMONG, GROUPS = 100, 10
 INSTANCES, SCENES = 100, 3
 
@@ -145,7 +145,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main(assets: Path, runs: Path, only_these: Sequence[str] = ("clip", "vit", "lpips"), docs: bool = False) -> None:
-    """Measure the backbones of a folder, print and keep the numbers; with `docs`, write them into docs/metrics.md."""
+    """Measure the backbones of a folder, print and keep the numbers; with `docs`, write them into the page."""
     backbones.MINI, lpips.MINI = assets, assets / "lpips"
     measures: dict[str, Callable[[], Any]] = {
         "clip": lambda: measure_clip(backbones.load_clip("mini")),

@@ -314,7 +314,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "testbed" / "runs" / "backbones")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw")
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--docs", action="store_true", help="write the numbers into docs/metrics.md")
+    parser.add_argument("--docs", action="store_true", help="write the numbers into docs/research/backbones.md")
     args = parser.parse_args()
     if not args.evaluate:
         data = world(args.runs, args.workers)

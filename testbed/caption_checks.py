@@ -1,6 +1,6 @@
 """What the checks of captions are worth on drawn pictures, where every right and wrong word is known.
 
-    python -m testbed.caption_checks                 the tables of docs/captions.md: 400 captions, 40 pictures; minutes
+    python -m testbed.caption_checks                 the tables of docs/research/captions.md: 400 captions, 40 pictures
     python -m testbed.caption_checks --pictures 4    quicker
 
 The words: captions that name all of a subject's features (leaks) and everything else. rho: faces in a hat, with one

@@ -1,6 +1,6 @@
 """What the judge reads in the pictures of an evaluation on mini-sd: was the subject kept, was the prompt obeyed.
 
-    python -m singleinsert.evaluate ablation --preset mini
+    python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml
     python -m testbed.compare output/evaluation/table2
     python -m testbed.compare output/evaluation/table2 --rows stage1-baseline stage1-fg-bg
 
@@ -32,7 +32,7 @@ from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.loading import load_base_model
 
-from .docs import IMAGES, ROOT, fill_block, save_picture
+from .docs import IMAGES, RESEARCH, fill_block, save_picture
 from .instances import asked, expectations, ideal, subjects
 from .judge import Judge
 from .world.scene import Instance, Scene, contact_sheet, draw
@@ -191,7 +191,7 @@ def main() -> int:
                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("folder", type=Path, help="an evaluation's results")
     p.add_argument("--rows", nargs="*", default=[], help="names of methods; all without")
-    p.add_argument("--docs", metavar="PAGE:BLOCK", help="write the table into docs/PAGE.md")
+    p.add_argument("--docs", metavar="PAGE:BLOCK", help="write the table into docs/research/PAGE.md")
     p.add_argument("--picture", action="store_true", help="and the sheet into docs/images/PAGE-BLOCK.png")
     args = p.parse_args()
     scenes, judge, results = dict(subjects()), Judge.load(), Results.load(args.folder)
@@ -210,7 +210,7 @@ def main() -> int:
     made.save(args.folder / "compare.png")
     if args.docs:
         page, _, block = args.docs.partition(":")
-        fill_block(ROOT / "docs" / f"{page}.md", block, table(summed))
+        fill_block(RESEARCH / f"{page}.md", block, table(summed))
         if args.picture:
             save_picture(made, IMAGES / f"{page}-{block}.png")
     return 0

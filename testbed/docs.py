@@ -1,4 +1,4 @@
-"""Writes measured tables and pictures into docs/mini-sd.md, so that refreshing them is one command:
+"""Writes measured tables and pictures into docs/research/mini-sd.md, so that refreshing them is one command:
 
 python -m testbed.docs          the pictures of the world and of the VAE, and the judge's table
 python -m testbed.gate --docs   the gate's table and samples
@@ -12,7 +12,9 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "mini-sd.md"
+RESEARCH = ROOT / "docs" / "research"
+"""Pages of measurements; what a user needs is in `docs` itself."""
+DOCS = RESEARCH / "mini-sd.md"
 IMAGES = ROOT / "docs" / "images"
 MAX_BYTES = 300_000
 

@@ -1,4 +1,4 @@
-"""Writes what `python -m singleinsert.evaluate` has measured into docs/ablation.md, with the report's pictures.
+"""Writes what `python -m singleinsert.evaluate` has measured into docs/research/ablation.md, pictures too.
 
 python -m testbed.evaluation_docs output/evaluation/table2         any number of results' folders, into the blocks of
                                                                    their names
@@ -17,9 +17,9 @@ from singleinsert.evaluate.report import FOLDER
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import agreement, check_claims, markdown, paper_markdown, summarise
 
-from .docs import IMAGES, ROOT, fill_block, save_picture
+from .docs import IMAGES, RESEARCH, fill_block, save_picture
 
-DOCS = ROOT / "docs" / "ablation.md"
+DOCS = RESEARCH / "ablation.md"
 SHOWN = (("scatter", "Identity against text alignment"), ("samples-{}", "Samples by method and prompt"),
          ("attention-{}", "Cross-attention of the concept and of its class word"))  # fmt: skip
 
@@ -78,7 +78,7 @@ def block(results: Results, name: str, folder: Path) -> str:
             target = IMAGES / f"ablation-{name}-{stem.partition('-')[0]}.png"
             with Image.open(source) as image:
                 save_picture(image.convert("RGB"), target)
-            parts.append(f"![{caption}](images/{target.name})")
+            parts.append(f"![{caption}](../images/{target.name})")
     return "\n\n".join(parts)
 
 

@@ -3,7 +3,7 @@
     python -m testbed.gate                500 pictures of the bundled model; exit code 1 if it fails
     python -m testbed.gate --model testbed/runs/snapshot --count 100 --guidance_scale 5
     python -m testbed.gate --skip 500 --count 2000         on other captions than the gate's
-    python -m testbed.gate --docs         also write the table and the samples of docs/mini-sd.md
+    python -m testbed.gate --docs         also write the table and the samples of docs/research/mini-sd.md
 
 The judge reads every picture; an attribute counts where the caption named it and the style lets it show.
 """

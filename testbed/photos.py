@@ -27,7 +27,7 @@ from singleinsert.training.run import train
 from singleinsert.training.watch import SilentWatch
 
 from .compare import PROMPTS, gallery, score, summary, table
-from .docs import ROOT, fill_block
+from .docs import RESEARCH, ROOT, fill_block
 from .instances import TRAINING_BACKGROUNDS, subjects, write_training_picture
 from .judge import Judge
 from .world.captions import full_caption
@@ -106,7 +106,7 @@ def main() -> None:
     print(shown)
     if args.docs:
         page, _, block = args.docs.partition(":")
-        fill_block(ROOT / "docs" / "research" / f"{page}.md", block, shown)
+        fill_block(RESEARCH / f"{page}.md", block, shown)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes what was measured of mini-scenes into docs/mini-scenes.md:
+"""Writes what was measured of mini-scenes into docs/research/mini-scenes.md:
 
 python -m testbed.scenes_docs          the pictures of the world and of the autoencoder, judge's and segmenter's tables
 python -m testbed.scenes_gate --docs   the gate's table and samples

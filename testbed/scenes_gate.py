@@ -2,7 +2,7 @@
 
     python -m testbed.scenes_gate                 500 pictures of the bundled model; exit code 1 if it fails
     python -m testbed.scenes_gate --model testbed/runs/scenes-snapshot --share 0.2
-    python -m testbed.scenes_gate --docs          also write the table and the samples of docs/mini-scenes.md
+    python -m testbed.scenes_gate --docs          also write the table and the samples of docs/research/mini-scenes.md
 
 Captions are of held-out combinations. The segmenter finds each asked class; it is there if the judge reads the class in
 the cut-out as well. A feature that a caption names, and that would show, is right if the judge reads it in its own
@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from .dataset import HELD_OUT_START
-from .docs import IMAGES, fill_block, save_picture
+from .docs import IMAGES, RESEARCH, fill_block, save_picture
 from .gate import captioned_sheet, generate, load_pipeline
 from .judge import Judge, Reading
 from .labels import visible
@@ -41,7 +41,7 @@ from .world.scene_captions import full_scene_caption
 from .world.scenes import SCENE_SIZE, alone
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "mini-scenes.md"
+DOCS = RESEARCH / "mini-scenes.md"
 MODEL = ROOT / "singleinsert" / "assets" / "mini-scenes"
 START = HELD_OUT_START + 15_000_000
 PICTURES = {1: 60, 2: 200, 3: 140, 4: 100}

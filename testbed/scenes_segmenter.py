@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
-from singleinsert.data.masks.mini import CONFIG, SegmenterNet, load_segmenter, save_segmenter
 from torch import Tensor
 from tqdm import tqdm
+
+from singleinsert.masks.mini import CONFIG, SegmenterNet, load_segmenter, save_segmenter
+from singleinsert.masks.pieces import pieces
 
 from .common import HalfTrainer, device, run, to_tensor
 from .judge_training import augment
@@ -35,12 +36,8 @@ from .world.scenes import COUNTS, SCENE_SIZE, DrawnScene, draw_scene, scene_from
 FOLDER = Path(__file__).resolve().parent.parent / "singleinsert" / "assets" / "mini-scenes" / "segmenter"
 RUNS = Path(__file__).resolve().parent / "runs"
 PICTURES, STEPS, BATCH, LR = 6_000, 800, 20, 1e-3
-LEAST_PIXELS, LEAST_SHARE = 60, 0.25
-"""A piece of a word's mask is a subject if it has so many pixels, and so much of the largest piece."""
 SURE = 0.6
 """The least score of a subject."""
-EDGE = 2
-"""Pixels taken off a piece at most, to see whether it is two subjects that touch."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +101,10 @@ def train(cache: Path, steps: int) -> SegmenterNet:
 
 
 def save(net: SegmenterNet, folder: Path) -> None:
-    """As mini-sd's, and in the config the side of the pictures that it is for."""
+    """As mini-sd's; the config says the side of its pictures, and that a word may have several subjects."""
     save_segmenter(net, folder)
     file = folder / CONFIG
-    file.write_text(json.dumps({**json.loads(file.read_text()), "size": SCENE_SIZE}, indent=1) + "\n")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "size": SCENE_SIZE, "several": True}, indent=1) + "\n")
 
 
 class SceneSegmenter:
@@ -127,34 +124,6 @@ class SceneSegmenter:
         probability = self.probabilities(image, word)
         found = [Found(m, float((2 * probability[m] - 1).mean())) for m in pieces(probability > 0.5)]
         return [f for f in found if f.score >= SURE]
-
-
-def pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The subjects in a word's mask (h, w), the largest first; specks are left out."""
-    parts = _large(mask)
-    out = [half for part in parts for half in _halves(part)]
-    return sorted(out, key=np.count_nonzero, reverse=True)
-
-
-def _large(mask: np.ndarray) -> list[np.ndarray]:
-    count, numbered = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
-    parts = [numbered == k for k in range(1, count)]
-    sizes = [np.count_nonzero(p) for p in parts]
-    least = max(LEAST_PIXELS, LEAST_SHARE * max(sizes, default=0))
-    return [p for p, s in zip(parts, sizes, strict=True) if s >= least]
-
-
-def _halves(part: np.ndarray) -> list[np.ndarray]:
-    """The one piece, or the two or more that it falls into without its edge; every pixel goes to the nearest."""
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    for edge in range(1, EDGE + 1):
-        inner = cv2.erode(part.astype(np.uint8), cross, iterations=edge)
-        large = [p for p in _large(inner > 0) if np.count_nonzero(p) >= LEAST_SHARE * np.count_nonzero(part)]
-        if len(large) > 1:
-            near = [cv2.distanceTransform((~p).astype(np.uint8), cv2.DIST_L2, 3) for p in large]
-            nearest = np.argmin(near, axis=0)
-            return [part & (nearest == k) for k in range(len(large))]
-    return [part]
 
 
 def evaluate(segmenter: SceneSegmenter, each: int = 100) -> dict[str, Any]:

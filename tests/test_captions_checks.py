@@ -60,7 +60,7 @@ def test_phrases_are_placed_by_their_thing():
 
 
 def test_the_words_find_the_leaks_of_drawn_captions():
-    """Captions that name every feature of a drawn subject, and everything else: 60 of docs/captions.md's 400."""
+    """Captions that name every feature of a drawn subject, and everything else: 60 of the page's 400."""
     from testbed.caption_checks import judged_words
 
     found = judged_words(60)

@@ -141,5 +141,5 @@ def test_every_set_of_methods_has_its_block_in_the_docs():
     from testbed.evaluation_docs import DOCS
 
     blocks = re.findall(r"<!-- ([\w-]+) -->", DOCS.read_text(encoding="utf-8"))
-    assert set(set_names()) - set(blocks) == {"draws"}  # whose verdict is in cost.md
+    assert set(set_names()) - set(blocks) == {"draws"}  # whose verdict is in research/cost.md
     assert set(blocks) - set(set_names()) == {"table2-long"}  # table2 at other settings

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from photos import iou
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import InputError, ModelError
@@ -86,7 +87,7 @@ def test_the_last_known_word_is_asked_for(net, tmp_path, monkeypatch):
         return torch.full((1, 1, 64, 64), 9.0)
 
     monkeypatch.setattr(segmenter, "_net", answer)
-    segmenter._net.words = net.words
+    segmenter._net.words, segmenter._net.size, segmenter._net.several = net.words, 64, False
     (found,) = segmenter.find(Image.new("RGB", (100, 50)), "a cat's cat hat.")
     assert asked == [[2]] and found.label == "hat" and found.mask.size == (100, 50)
     assert found.score == pytest.approx(2 / (1 + np.exp(-9)) - 1)
@@ -129,3 +130,34 @@ def test_larger_pictures():
     large = Picture(image.resize((256, 256), Image.Resampling.BICUBIC), None, Path("a.png"))
     mask = np.asarray(find_mask(large, cls, backend="mini").mask.resize((64, 64), Image.Resampling.BOX)) >= 128
     assert iou(mask, exact) >= 0.8
+
+
+def apart(drawn):
+    """Do the first subject's pixels, grown by 3 all around, miss the second's?"""
+    first, second = (masks.whole for masks in drawn.masks)
+    return not (np.asarray(first.filter(ImageFilter.MaxFilter(7))) & np.asarray(second)).any()
+
+
+def test_the_segmenter_of_scenes_finds_every_subject_of_a_word():
+    """Two cats are two candidates; what pixels are whose is exact where they do not touch."""
+    from singleinsert.masks.mini import MiniSegmenter, segmenter_folder
+    from singleinsert.masks.pieces import pieces
+    from testbed.world.scenes import draw_scene, scene_from_seed
+
+    tool = MiniSegmenter(segmenter_folder("mini-scenes"))
+    scenes = (scene_from_seed(seed) for seed in range(7_000_000, 7_006_000))
+    drawings = (draw_scene(s) for s in scenes if [i.cls for i in s.instances] == ["cat", "cat"] and s.style == "photo")
+    pairs = [drawn for drawn in islice(drawings, 40) if apart(drawn)]
+    right = 0
+    for drawn in pairs:
+        taken = [np.asarray(candidate.mask) >= 128 for candidate in tool.find(drawn.image, "cat")]
+        exact = [np.asarray(masks.whole) >= 128 for masks in drawn.masks]
+        overlaps = [max((m & e).sum() / (m | e).sum() for m in taken) for e in exact] if taken else [0.0]
+        right += len(taken) == 2 and min(overlaps) > 0.7
+    assert len(pairs) >= 3 and right / len(pairs) >= 0.75
+    blocks = np.zeros((96, 96), bool)
+    blocks[10:30, 10:30] = blocks[10:30, 29:50] = blocks[60:63, 60:63] = True  # touching in one column, and a speck
+    blocks[12:28, 29:31] = False
+    assert [part.sum() for part in pieces(blocks)] == [p.sum() for p in pieces(blocks, 96)]
+    large = np.kron(blocks, np.ones((2, 2), bool))
+    assert len(pieces(large, 96)) == len(pieces(blocks, 96))

@@ -1,4 +1,4 @@
-"""What every adapter can do, and what the loop and the step ask of one. A new kind is a file and a line in ADAPTERS."""
+"""What every adapter can do, and what the loop and the step ask of one. A new kind is a file of this folder."""
 
 from __future__ import annotations
 

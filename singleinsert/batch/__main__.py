@@ -6,7 +6,7 @@
     python -m singleinsert.batch jobs.toml --ray                   every GPU of a Ray cluster, or of a local one
 A machine without a GPU, in a minute or two:
     python -m singleinsert.batch examples --preset mini --class_word face --stage1_steps 2 --stage2_steps 2
-The same command again does what is missing or failed. docs/batch.md has the formats and clusters.
+The same command again does what is missing or failed. Formats and clusters are in docs/batch.md.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ def near(task: Task, settings: Settings) -> Settings:
 
 
 def source_key(settings: Settings) -> tuple[Any, ...]:
-    """What a loaded model hangs on, beside precision and device."""
+    """What a loaded model depends on, besides precision and device."""
     values = to_values(settings)
     return (*vars(settings.model).values(), *(values[key] for key in sorted(keys_declared("loaded"))))
 

@@ -1,4 +1,4 @@
-"""An image encoder that looks at the picture, or pictures, and says the concept's vectors (the paper's section 3.2)."""
+"""An image encoder that sees one or several pictures and gives the concept's vectors (the paper's section 3.2)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def setting(
     Args:
         minimum, maximum: inclusive.
         free: it changes no number of a run by more than a rounding error, so that a resumed run may differ in it.
-        loaded: it is set on a model when that is loaded, so that another value wants the model loaded again.
+        loaded: it is set on a model when that is loaded, so that for another value the model must be loaded again.
         several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
         path: it names files or folders, or may name one: ``~`` stands for the home folder.
     """
@@ -50,7 +50,7 @@ class ModelSettings:
     revision: str = setting("", "branch, tag or commit on the hub")
     variant: str = setting("", "variant of the weight files, such as fp16")
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = setting(
-        "auto", "what the denoiser predicts; auto believes the model's scheduler config"
+        "auto", "what the denoiser predicts; auto: what the model's scheduler config says"
     )
 
 
@@ -64,38 +64,38 @@ class DataSettings:
     )  # fmt: skip
     mask: tuple[str, ...] = setting(
         (), "mask file of the picture's size, white is the subject, one for each picture or for each class word, or a "
-        "folder of masks by the pictures' names; empty: NAME_mask.png beside the picture, else its alpha channel, else "
-        "found", free=True, several=True, path=True,
+        "folder of masks by the pictures' names; empty: NAME_mask.png beside the picture, otherwise its alpha channel, "
+        "otherwise the mask is found", free=True, several=True, path=True,
     )  # fmt: skip
     class_word: tuple[str, ...] = setting(
-        (), "what the subject is one of, such as face or cat; several are several concepts of the picture, each with "
-        "an embedding of its own", several=True,
+        (), "class of the subject, such as face or cat; several words are several concepts of the picture, with an "
+        "embedding each", several=True,
     )  # fmt: skip
     handles: tuple[str, ...] = setting(
-        (), "with several class words: what prompts call the concepts; empty: their class words, numbered where two "
-        "are of one class",
+        (), "names of the concepts in prompts, where there are several; empty: their class words, numbered where two "
+        "are equal",
     )  # fmt: skip
-    learn_background: bool = setting(False, "what no mask covers is one more concept, called background")
+    learn_background: bool = setting(False, "learn what no mask covers as one more concept, called background")
     overlap: Literal["disjoint", "keep"] = setting(
-        "disjoint", "where masks of two concepts overlap: disjoint, the smaller one has it; keep, both have it"
+        "disjoint", "where the masks of two concepts overlap: disjoint, the smaller one gets the pixels; keep, both do"
     )
     placeholder_token: str = setting("*", "the word in prompts that stands for the concept")
     prompt: str = setting(
         "{placeholder} {class_word}",
-        "training prompt with the concept, y* in the paper; of a picture without a description",
+        "training prompt with the concept (y* in the paper), for pictures without a description",
     )
-    class_prompt: str = setting("{class_word}", "the same without the concept, which the frozen model is asked for")
+    class_prompt: str = setting("{class_word}", "the same prompt without the concept, used for the frozen model")
     description: tuple[str, ...] = setting(
-        (), "what the picture shows besides the subject, {concept} in the subject's place, one for each picture; "
-        "empty: the first line of photo.txt beside photo.jpg, where there is one, or as [caption] says", several=True,
+        (), "what the picture shows besides the subject, with {concept} in the subject's place, one for each picture; "
+        "empty: the first line of photo.txt beside photo.jpg, if there is one, or as [caption] says", several=True,
         free=True,
     )  # fmt: skip
     resolution: int = setting(512, "side of the training picture in pixels", minimum=32, maximum=4096)
     crop: Literal["mask", "zoom", "center", "pad"] = setting(
         "mask",
-        "how a picture becomes square: mask, the largest square, moved to hold the subject, beyond the edges "
-        "where that is longer; zoom, the subject and crop_padding around it; center; "
-        "pad, the whole picture with its edges drawn out",
+        "how a picture becomes square: mask, the largest square, moved to hold the subject, and wider than the picture "
+        "if the subject is; zoom, the subject and crop_padding around it; center, the largest square in the middle; "
+        "pad, the whole picture, extended at its edges",
     )
     crop_padding: float = setting(
         0.5, "zoom: margin on each side, as a share of the subject's longer side", minimum=0, maximum=10
@@ -108,15 +108,15 @@ class MaskSettings:
 
     backend: Literal["auto", "alpha", "grounded", "original", "cascade", "grabcut", "mini"] = setting(
         "auto",
-        "auto: alpha channel, then GroundingDINO and SAM where they can be had, then a face cascade; grounded: those "
-        "models on transformers; original: their own packages, .pth files; cascade: faces, by opencv; grabcut: for box "
-        "and points; mini: the miniature's segmenter, drawings only",
+        "auto: alpha channel, then GroundingDINO and SAM if they can be had, then a face cascade; grounded: those "
+        "models on transformers; original: their own packages and .pth files; cascade: faces, by opencv; grabcut: for "
+        "a box and points; mini: the miniature's segmenter, for drawings only",
     )
-    prompt: str = setting("", "what to look for, phrases closed by full stops; empty: the class word")
+    prompt: str = setting("", "what to look for, each phrase ended by a full stop; empty: the class word")
     subtract: tuple[str, ...] = setting((), 'parts to cut away, such as "face" for hair')
     mask_index: int = setting(-1, "which candidate, counted from 0; -1: the best", minimum=-1, maximum=1000)
     merge: bool = setting(False, "take all candidates together, such as both shoes of a pair")
-    box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, look for nothing")
+    box: tuple[float, ...] = setting((), "left, top, right, bottom in pixels: outline what is inside, without a search")
     points: tuple[str, ...] = setting((), '"x,y" in pixels on the subject, "x,y,0" not on it, with or without a box')
     threshold: float = setting(0.35, "least score of a candidate", minimum=0, maximum=1)
     detector: str = setting(
@@ -125,13 +125,13 @@ class MaskSettings:
     segmenter: str = setting(
         "", "SAM, SAM-HQ, SAM 2: folder or hub id, or for original a .pth; empty: sam-vit-base", path=True
     )
-    smooth: float = setting(0.003, "radius of the clean-up of whiskers and cracks; 0: off", minimum=0, maximum=0.1)
-    fill_holes: bool = setting(True, "background that the subject encloses becomes subject")
+    smooth: float = setting(0.003, "radius of the clean-up of thin lines and cracks; 0: off", minimum=0, maximum=0.1)
+    fill_holes: bool = setting(True, "make background that the subject encloses part of it")
     min_part: float = setting(
         0.05, "drop pieces smaller than this share of the largest; 1: keep one piece; 0: all", minimum=0, maximum=1
     )
-    padding: float = setting(0.0, "grow the mask by this much, shrink it where negative", minimum=-0.5, maximum=0.5)
-    feather: float = setting(0.0, "softness of the edge, standard deviation of a blur", minimum=0, maximum=0.25)
+    padding: float = setting(0.0, "grow the mask by this much; below 0, shrink it", minimum=-0.5, maximum=0.5)
+    feather: float = setting(0.0, "softness of the edge: standard deviation of a blur", minimum=0, maximum=0.25)
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,17 @@ class CaptionSettings:
 
     describe: str = setting(
         "", "who writes it: vlm:MODEL (hub id or folder), openai:URL#MODEL, or words:red hat, beach; a file photo.txt "
-        "beside photo.jpg goes before it", free=True,
+        "beside photo.jpg is used instead", free=True,
     )  # fmt: skip
     instruction: str = setting(
-        "", "what a model is asked for in place of the built-in instruction; {class_word} is the class word", free=True
+        "", "instruction to the model instead of the built-in one; {class_word} stands for the class word", free=True
     )
     mode: Literal["auto", "off", "O1", "O2", "O3", "O4"] = setting(
-        "auto", "which prompts of training say it: auto, as O2 where there is a description; off, none; O1, the "
+        "auto", "which prompts of training say it: auto, as O2 if there is a description; off, none; O1, the "
         "concept's; O2, all; O3, all, but the semantic term's every second time; O4, as O3 always, without what the "
         "mask leaves out",
     )  # fmt: skip
-    drop: float = setting(0.0, "share of the samples that are asked as if there were none", minimum=0, maximum=1)
+    drop: float = setting(0.0, "share of the samples that are trained without it", minimum=0, maximum=1)
     keep: bool = setting(True, "the artifact holds the description", free=True)
 
 
@@ -159,10 +159,11 @@ class ConceptSettings:
     """What gives the concept's embedding."""
 
     type: Literal["vit", "clip_vit", "vector"] = setting(
-        "vit", "vit: image encoder from random weights (the paper's code); clip_vit: from CLIP's; vector: free vectors"
+        "vit",
+        "vit: image encoder with random first weights (the paper's code); clip_vit: with CLIP's; vector: no encoder",
     )
-    residual: bool = setting(False, "start on the class word's own embedding and learn the difference")
-    num_vectors: int = setting(1, "embedding vectors, and so tokens of a prompt", minimum=1, maximum=64)
+    residual: bool = setting(False, "start at the class word's own embedding and learn the difference")
+    num_vectors: int = setting(1, "embedding vectors of the concept, each a token of the prompt", minimum=1, maximum=64)
     image_size: int = setting(224, "side in pixels of the picture the encoder sees", minimum=8, maximum=1024)
     patch_size: int = setting(32, "vit: side of a patch in pixels", minimum=1, maximum=256)
     hidden_size: int = setting(768, "vit: width", minimum=8, maximum=4096)
@@ -170,8 +171,8 @@ class ConceptSettings:
     num_attention_heads: int = setting(12, "vit: heads", minimum=1, maximum=64)
     clip_model: str = setting("openai/clip-vit-base-patch32", "clip_vit: folder or hub id of the CLIP model", path=True)
     init_std: float = setting(
-        1.0, "standard deviation per element of the first embedding (of the residual, if it is one: 0.02 starts beside "
-        "the class word)",
+        1.0, "standard deviation per element of the first embedding; with residual, of the first difference: 0.02 "
+        "starts close to the class word",
         minimum=0, maximum=100,
     )  # fmt: skip
 
@@ -181,14 +182,14 @@ class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
     type: str = setting(
-        "lora", "kind of adapter: lora; full, the weights themselves; kv, cross-attention's keys and values in full "
-        "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the nearest LoRA of "
-        "network_dim",
+        "lora", "kind of adapter: lora; full, the weights themselves; kv, keys and values of cross-attention in full "
+        "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the closest LoRA of "
+        "rank network_dim",
     )  # fmt: skip
     network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
-    network_alpha: float = setting(4.0, "scale: the update counts alpha / rank times", minimum=1e-3)
+    network_alpha: float = setting(4.0, "scale: the update is multiplied by alpha / rank", minimum=1e-3)
     denoiser_targets: tuple[str, ...] = setting(
-        (), "layers of the denoiser, by the end of their path; empty: the adapter's own, for lora all attention layers"
+        (), "layers of the denoiser, by the end of their path; empty: the adapter's own (lora: all attention layers)"
     )
     text_targets: tuple[str, ...] = setting(
         (), "layers of the text encoders, by the end of their path; empty: the adapter's own"
@@ -201,20 +202,20 @@ class StageSettings:
 
     steps: int = setting(50, "optimiser steps; 0 leaves the stage out", minimum=0)
     batch_size: int = setting(
-        16, "draws of timestep and noise per step, shared out over the processes", minimum=1, maximum=4096
+        16, "samples (a timestep and noise each) per step, divided among the processes", minimum=1, maximum=4096
     )
     learning_rate: float = setting(1e-4, "learning rate", minimum=0, maximum=10)
     trains: tuple[Role, ...] = setting(("concept",), "what trains: concept, denoiser, text")
     objective: Literal["singleinsert", "full_image", "break_a_scene"] = setting(
         "singleinsert",
         "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask; break_a_scene: the same "
-        "losses on the union of the subjects that a prompt names, and a loss on where their handles look",
+        "losses on the union of the subjects that a prompt names, and a loss on the attention of their handles",
     )
     foreground_weight: float = setting(1.0, "weight of the foreground loss", minimum=0)
     background_weight: float = setting(1.0, "weight of the background loss, gamma in the paper", minimum=0)
     semantic_weight: float = setting(0.0, "weight of the semantic loss, eta in the paper", minimum=0)
     loss_space: LossSpace = setting("x0", "space in which errors are squared; the paper's is x0")
-    min_snr_gamma: float = setting(0.0, "Min-SNR clamp, in place of loss_space; 0: off", minimum=0)
+    min_snr_gamma: float = setting(0.0, "Min-SNR clamp, used instead of loss_space; 0: off", minimum=0)
     mask_normalization: MaskNormalization = setting(
         "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
     )
@@ -222,54 +223,58 @@ class StageSettings:
         0.01, "break_a_scene: weight of the loss on the handles' cross-attention", minimum=0
     )
     attention_loss: Literal["mse_max", "cross_entropy", "mass"] = setting(
-        "mse_max", "break_a_scene: mse_max, the paper's, map by its own maximum against the mask; cross_entropy, "
-        "handles compete for each point; mass, most of a handle's attention lies on its subject, and there is some",
+        "mse_max", "break_a_scene: mse_max, the paper's, compares each map, divided by its maximum, with the mask; "
+        "cross_entropy, handles compete for each point; mass, most of a handle's attention lies on its subject, and it "
+        "is not zero",
     )  # fmt: skip
     attention_level: int = setting(
         4, "break_a_scene: attention is read where the latents' side is divided by this, at 16 x 16 for 512 px",
         minimum=1, maximum=64,
     )  # fmt: skip
     class_attention_weight: float = setting(
-        0.0, "break_a_scene: weight of the wish that a handle is looked at as much as its class word", minimum=0
+        0.0,
+        "break_a_scene: weight of a loss that keeps attention to a handle as strong as to its class word",
+        minimum=0,
     )
     timestep_importance: float = setting(
-        0.0, "draw timesteps as often as the loss weighs them, to this power, and count them that much less; 0: "
-        "uniformly, as the paper", minimum=0, maximum=2,
+        0.0, "draw timesteps in proportion to their weight in the loss, to this power, and weigh them less in return; "
+        "0: uniformly, as in the paper", minimum=0, maximum=2,
     )  # fmt: skip
     stratified_timesteps: bool = setting(False, "spread the timesteps of a batch evenly over their distribution")
     adam_beta1: float = setting(0.9, "AdamW beta 1", minimum=0, maximum=0.99999)
     adam_beta2: float = setting(0.999, "AdamW beta 2", minimum=0, maximum=0.9999999)
     adam_weight_decay: float = setting(1e-2, "AdamW weight decay", minimum=0, maximum=10)
     adam_epsilon: float = setting(1e-8, "AdamW epsilon", minimum=1e-16, maximum=1)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: never", minimum=0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", minimum=0)
     lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
-        "constant", "course of the learning rate, by diffusers' names"
+        "constant", "course of the learning rate, named as in diffusers"
     )
     lr_warmup_steps: int = setting(0, "steps until the full learning rate", minimum=0)
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """How several concepts of a picture are trained together. With one concept none of this is looked at."""
+    """How several concepts of a picture are trained together. With one concept these settings have no effect."""
 
     subset: Literal["size", "subset", "one", "all"] = setting(
-        "size", "which subjects a sample names: size, how many is drawn first (Break-A-Scene); subset, any subset as "
-        "likely as any other; one; all",
+        "size", "which subjects a sample names: size, their number is drawn first (Break-A-Scene); subset, every "
+        "subset is equally likely; one, a single subject; all",
     )  # fmt: skip
     prompt: str = setting(
-        "a photo of {concepts}", "training prompt; {concepts} are the named subjects' phrases, joined"
+        "a photo of {concepts}", "training prompt; {concepts} are the phrases of the named subjects, joined"
     )
-    phrase: str = setting("a {placeholder} {class_word}", "how a subject is named; the paper's is {placeholder} alone")
+    phrase: str = setting("a {placeholder} {class_word}", "how a subject is named; in the paper {placeholder} alone")
     joiner: str = setting(" and ", "what stands between two phrases")
-    flip: bool = setting(False, "also learn from the mirrored picture, as the paper's code; it mixes up left and right")
+    flip: bool = setting(
+        False, "also learn from the mirrored picture, as the paper's code does; left and right get mixed up"
+    )
     mixes: int = setting(
-        0, "pictures made of the subjects' cut-outs, moved and scaled, that are learnt from as well", minimum=0,
-        maximum=256,
+        0, "additional training pictures, made of the subjects' cut-outs, moved and scaled", minimum=0, maximum=256
     )  # fmt: skip
     mix_share: float = setting(0.3, "share of the samples that see such a picture", minimum=0, maximum=1)
     collection: int = setting(
-        0, "learn from this many pictures of random subsets on plain colours in place of the picture itself: how the "
-        "paper makes its baselines a collection",
+        0, "learn from this many pictures of random subsets on plain colours instead of the picture itself, as the "
+        "paper does for its baselines",
         minimum=0, maximum=256,
     )  # fmt: skip
 
@@ -285,13 +290,15 @@ class RunSettings:
     seed: int = setting(0, "every random number depends on it", minimum=0, maximum=2**32 - 1)
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
         "auto",
-        "precision of the frozen weights and of the forward pass; no: float32; auto: as accelerate launch says, else "
-        "half precision on a GPU (bf16 where it has that) and float32 on a CPU; what trains is always float32",
+        "precision of the frozen weights and of the forward pass; no: float32; auto: what accelerate launch says, "
+        "otherwise half precision on a GPU (bf16 if it has that) and float32 on a CPU; what trains is always float32",
         loaded=True,
     )
-    gradient_accumulation_steps: int = setting(1, "batches added up for an optimiser step", minimum=1, maximum=1024)
+    gradient_accumulation_steps: int = setting(
+        1, "batches whose gradients are added up for an optimiser step", minimum=1, maximum=1024
+    )
     micro_batch_size: int = setting(
-        0, "samples that go through the models at a time, same numbers and less memory; 0: as many as fit the GPU's "
+        0, "samples that go through the models at a time: less memory, the same result; 0: as many as fit the GPU's "
         "free memory",
         minimum=0, maximum=4096, free=True,
     )  # fmt: skip
@@ -303,20 +310,20 @@ class RunSettings:
         False, "recompute activations: less memory, a quarter more arithmetic", free=True, loaded=True
     )
     offload: bool = setting(
-        False, "image encoder, text encoder and VAE stay in main memory and work on the CPU, in float32; the GPU has "
-        "the UNet to itself", free=True, loaded=True
+        False, "keep image encoder, text encoder and VAE in main memory and run them on the CPU, in float32; only the "
+        "denoiser is on the GPU", free=True, loaded=True
     )  # fmt: skip
     channels_last: bool = setting(
-        False, "UNet and VAE keep the channels of a pixel together in memory", free=True, loaded=True
+        False, "keep the channels of a pixel together in memory, in denoiser and VAE", free=True, loaded=True
     )
     compile: bool = setting(
         False,
-        "torch.compile for the UNet's transformer blocks; takes a minute or more to begin",
+        "torch.compile for the denoiser's transformer blocks; the start takes a minute or more",
         free=True,
         loaded=True,
     )
     allow_tf32: bool = setting(
-        False, "where a GPU computes in float32, round the factors to TF32: faster, less exact", free=True, loaded=True
+        False, "round factors to TF32 where a GPU computes in float32: faster, less exact", free=True, loaded=True
     )
     checkpointing_steps: int = setting(
         0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
@@ -324,9 +331,7 @@ class RunSettings:
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
     resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True, path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
-    teacher_bank: bool = setting(
-        True, "keep the frozen model's predictions of stage I and let stage II draw from them: a tenth less work"
-    )
+    teacher_bank: bool = setting(True, "keep the frozen model's predictions of stage I for stage II: a tenth less work")
 
 
 @dataclass(frozen=True)
@@ -346,7 +351,7 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class SaveSettings:
-    """The files that are handed out."""
+    """The exported files."""
 
     save_precision: Precision = setting("fp16", "precision of the clients' files; the artifact is always fp32")
     formats: tuple[Format, ...] = setting(
@@ -363,7 +368,7 @@ STAGE2 = StageSettings(
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that a run depends on. The defaults are the paper's settings on SD 1.5, and ``run.teacher_bank``."""
+    """Everything that a run depends on. The defaults are the paper's settings on SD 1.5, with ``run.teacher_bank``."""
 
     model: ModelSettings = field(default_factory=ModelSettings)
     data: DataSettings = field(default_factory=DataSettings)

@@ -13,9 +13,9 @@ INTRODUCTION = """\
 
 Made from the declarations in `singleinsert/config/fields.py`: `python -m singleinsert.config > docs/configuration.md`.
 
-A run's settings come from `--preset NAME` (a file of `presets/`), then `--config_file FILE`, then flags; the later one
-wins, key by key. Both files are TOML and hold only what differs from the defaults, which are the paper's settings on
-SD 1.5. Flags exist for common settings (`python train_singleinsert.py --help`); every other one is reached by
+A run's settings come from `--preset NAME` (a file of `presets/`), then `--config_file FILE`, then flags. For each key
+the later one counts. Both files are TOML and hold only what differs from the defaults, which are the paper's settings
+on SD 1.5. Common settings have flags (`python train_singleinsert.py --help`); all others are set by
 `--set section.key=value`, for example `--set stage2.loss_space=v` or `--set save.formats=webui,diffusers`.
 
 An unknown key, a wrong type or a value out of range stops the run with one line, before anything is loaded. Each run

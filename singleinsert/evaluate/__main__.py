@@ -1,13 +1,13 @@
 """Re-run the papers' tables: methods x concepts x prompts x seeds, measured, with a report.
 
-    python -m singleinsert.evaluate ablation --preset mini                    Table 2, on a machine without a GPU
-    python -m singleinsert.evaluate run --methods table1 --preset mini        another set of methods, or a .toml file
-    python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL   real models
-    accelerate launch -m singleinsert.evaluate ablation --preset mini         processes take concepts from one queue
-    python -m singleinsert.evaluate report output/evaluation/table2           the report again, from the results
-A few minutes of it, to see how it looks:
-    python -m singleinsert.evaluate ablation --preset mini --concept_limit 2 --prompt_limit 3 --seeds 2
-The same command again goes on where it was interrupted. docs/evaluation.md has the formats and columns.
+    python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL     Table 2
+    python -m singleinsert.evaluate run --methods table1 --preset face --concepts photos           another set
+    accelerate launch -m singleinsert.evaluate ablation --preset face --concepts photos            share one queue
+    python -m singleinsert.evaluate report output/evaluation/table2                                the report again
+In a checkout, on the bundled miniature model, without a GPU; the limits give a first look in a few minutes:
+    python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml \\
+        --concept_limit 2 --prompt_limit 3 --seeds 2
+The same command again continues where it was interrupted. Formats and columns are in docs/evaluation.md.
 """
 
 from __future__ import annotations

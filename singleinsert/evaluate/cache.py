@@ -1,4 +1,4 @@
-"""What is trained and drawn, under keys made from all that it hangs on: nothing is done twice, in whichever run."""
+"""What is trained and drawn, under keys made from all that it depends on: nothing is done twice, in any run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> s
 
 
 def artifact_digest(artifact: Artifact) -> str:
-    """Fingerprint of what of a concept changes a picture: its vectors, its LoRA, its words."""
+    """Fingerprint of the parts of a concept that change a picture: its vectors, its LoRA, its words."""
     sums = hashlib.sha256(json.dumps([artifact.placeholder, artifact.class_word]).encode())
     tensors = {f"embedding.{part}": vectors for part, vectors in artifact.concept.embeddings.items()}
     for component, layers in artifact.lora.items():

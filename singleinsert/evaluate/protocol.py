@@ -68,7 +68,7 @@ def load_protocol(preset: str, file: Path | None = None, **given: Any) -> Protoc
 
 
 def measures(protocol: Protocol) -> dict[str, str]:
-    """What the scores of given pictures hang on: names, and the bundled miniatures' own bytes."""
+    """What the scores of given pictures depend on: names, and the bundled miniatures' own bytes."""
     names = {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
     return names | ({MINI: _mini_digest()} if MINI in names.values() else {})
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: one tidy row per picture, and every setting that it hangs on. CSV and JSON."""
+"""What an evaluation found: one tidy row per picture, and every setting that it depends on. CSV and JSON."""
 
 from __future__ import annotations
 

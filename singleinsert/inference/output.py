@@ -104,7 +104,7 @@ def webui_text(
 
 
 def details(picture: Picture, pipeline: ConceptPipeline, scheduler: str) -> dict[str, Any]:
-    """Everything that the picture hangs on, as it was asked for."""
+    """Everything that the picture depends on, as it was asked for."""
     concepts = [
         {"name": name.name, "class_word": name.class_word, "weight": name.weight, "base": concept.base.name}
         for name, concept in zip(pipeline.names, pipeline.concepts, strict=True)

@@ -3,8 +3,8 @@
     *  or  {placeholder}     the first concept's vectors alone:        "* face in the snow"
     {concept}                the first concept and its class word:     "{concept} in the snow"
     {class_word}             the first concept's class word
-    <NAME>                   the vectors alone of the concept NAME:    "a woman with <anna> hair"
-    {NAME}                   the concept NAME and its class word:      "{anna} and {bob} on the beach"
+    <NAME>                   the vectors alone of the concept NAME:    "a woman with <mexyz> hair"
+    {NAME}                   the concept NAME and its class word:      "{mexyz} and {bobxy} on the beach"
 
 NAME is the trigger word; of several concepts that were learnt together ("kitchencat") the end that is its own is enough
 ("cat"). A concept that was trained with a placeholder of its own ("<me>") answers to that too. Anything else in {} or

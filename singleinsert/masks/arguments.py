@@ -30,21 +30,21 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         help="what to find; given several times (NAME=WORD, NAME=WORD|PART to cut PART away): a folder of named masks",
     )
     find.add_argument(
-        "--disjoint", action="store_true", help="several masks: what an earlier one covers leaves the later"
+        "--disjoint", action="store_true", help="several masks: remove from later ones what earlier ones cover"
     )
     find.add_argument("--output_dir", type=path_argument, help="folder; default: the picture's")
     find.add_argument("--overwrite", action="store_true", help="replace a mask that is already there")
     _add_mask_flags(find)
 
     batch = commands.add_parser(
-        "batch", help="a folder of pictures; run again, it goes on with those that have no mask"
+        "batch", help="a folder of pictures; the same command again continues with those that have no mask"
     )
     batch.add_argument("--images", required=True, type=path_argument, help="folder of pictures")
-    batch.add_argument("--class_word", help="one for all")
+    batch.add_argument("--class_word", help="one word for all pictures")
     batch.add_argument(
         "--class_words",
         type=path_argument,
-        help='TOML file: "picture name" = "class word", a line each; goes before --class_word',
+        help='TOML file: "picture name" = "class word", a line each; it overrides --class_word',
     )
     batch.add_argument(
         "--output_dir", type=path_argument, help="folder of the masks, named as the pictures; default: IMAGES_masks"

@@ -47,9 +47,9 @@ def _grabcut(request: Request) -> Segmenter:
 
 
 def _mini(request: Request) -> Segmenter:
-    from singleinsert.masks.mini import MiniSegmenter
+    from singleinsert.masks.mini import MiniSegmenter, segmenter_folder
 
-    return MiniSegmenter(threshold=request.threshold)
+    return MiniSegmenter(segmenter_folder(request.segmenter), threshold=request.threshold)
 
 
 BACKENDS: dict[str, Callable[[Request], Segmenter]] = {

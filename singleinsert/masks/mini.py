@@ -22,8 +22,10 @@ from singleinsert.atomic import write_atomically, write_text
 from singleinsert.errors import InputError, ModelError, first_line
 from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Box, Candidate, Point, bounds
 from singleinsert.masks.grabcut import GrabCut
+from singleinsert.masks.pieces import pieces
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "mini-sd" / "segmenter"
+SCENES = "mini-scenes"
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 SIZE = 64
 WORD_WIDTH = 32
@@ -63,6 +65,7 @@ class SegmenterNet(nn.Module):
         """
         super().__init__()
         self.words, self.channels = tuple(words), tuple(channels)
+        self.size, self.several = SIZE, False
         self.word = nn.Embedding(len(words), WORD_WIDTH)
         self.entry = nn.Conv2d(3 * 4, channels[0], 3, padding=1)
         ins = (channels[0], *channels[:-1])
@@ -100,7 +103,7 @@ def save_segmenter(net: SegmenterNet, folder: Path) -> None:
 
 
 def load_segmenter(folder: Path = FOLDER) -> SegmenterNet:
-    """The segmenter of a folder, float32, frozen.
+    """The segmenter of a folder, float32, frozen; with the side of its pictures, and whether it finds several.
 
     Raises:
         ModelError: files missing or not fitting each other.
@@ -108,12 +111,18 @@ def load_segmenter(folder: Path = FOLDER) -> SegmenterNet:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         net = SegmenterNet(config["words"], config["channels"])
+        net.size, net.several = int(config.get("size", SIZE)), bool(config.get("several", False))
         net.load_state_dict(load_file(folder / WEIGHTS))
     except FileNotFoundError as problem:
         raise ModelError(f"no segmenter in {folder} ({problem.filename} is missing); {GIVE_A_MASK}") from problem
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as problem:
         raise ModelError(f"the segmenter in {folder} cannot be loaded: {first_line(problem)}") from problem
     return net.eval().requires_grad_(False)
+
+
+def segmenter_folder(name: str) -> Path:
+    """Of the setting ``mask.segmenter``: "" is mini-sd's, "mini-scenes" that of scenes, else a folder."""
+    return FOLDER.parents[1] / SCENES / FOLDER.name if name == SCENES else Path(name) if name else FOLDER
 
 
 class MiniSegmenter:
@@ -125,7 +134,8 @@ class MiniSegmenter:
         self._net, self.threshold = load_segmenter(folder), threshold
 
     def find(self, image: Image.Image, prompt: str) -> list[Candidate]:
-        """One candidate, or none where the word's subject is not in the picture.
+        """The word's subject, or none where it is not in the picture; where the segmenter is of scenes, every one of
+        its subjects, the largest first.
 
         The score is how far from undecided the taken pixels are: the mean of 2 p - 1.
 
@@ -139,15 +149,18 @@ class MiniSegmenter:
                 f"{GIVE_A_MASK}, or take another mask.backend"
             )
         with torch.no_grad():
-            logits = self._net(pixels(image), torch.tensor([self._net.words.index(known[-1])]))
+            logits = self._net(pixels(image, self._net.size), torch.tensor([self._net.words.index(known[-1])]))
         # Interpolating before the cut keeps the outline smooth on pictures larger than 64.
         large = F.interpolate(logits, size=(image.height, image.width), mode="bilinear", antialias=True)
         probability = large.sigmoid()[0, 0].numpy()
         taken = probability > 0.5
-        score = float((2 * probability[taken] - 1).mean()) if taken.any() else 0.0
-        if score < self.threshold or not taken.any():
-            return []
-        return [Candidate(Image.fromarray(taken.astype(np.uint8) * 255), bounds(taken), score, known[-1])]
+        parts = pieces(taken, self._net.size) if self._net.several else [taken] * bool(taken.any())
+        scored = [(part, float((2 * probability[part] - 1).mean())) for part in parts]
+        return [
+            Candidate(Image.fromarray(part.astype(np.uint8) * 255), bounds(part), score, known[-1])
+            for part, score in scored
+            if score >= self.threshold
+        ]
 
     def outline(self, image: Image.Image, box: Box | None, points: Sequence[Point]) -> Candidate:
         """GrabCut in the user's box or around the user's points."""
@@ -157,7 +170,7 @@ class MiniSegmenter:
         """Nothing that is worth freeing."""
 
 
-def pixels(image: Image.Image) -> Tensor:
-    """RGB picture -> (1, 3, 64, 64) in [-1, 1]."""
-    small = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX if min(image.size) > SIZE else 2)
+def pixels(image: Image.Image, size: int = SIZE) -> Tensor:
+    """RGB picture -> (1, 3, size, size) in [-1, 1]."""
+    small = image.convert("RGB").resize((size, size), Image.Resampling.BOX if min(image.size) > size else 2)
     return torch.from_numpy(np.asarray(small, np.float32) / 127.5 - 1).permute(2, 0, 1)[None]

@@ -19,7 +19,8 @@ from singleinsert.training.draws import PLAIN, Draws, Sampling, draw
 from singleinsert.training.seeds import named_generator
 
 ROUNDS = 2
-"""How often a prediction serves: preset ``mini``, whose stage I is short, was judged with two (docs/cost.md)."""
+"""How often a prediction serves. Preset ``mini``, whose stage I is short, was judged with two (docs/research/cost.md).
+"""
 
 
 class TeacherBank:

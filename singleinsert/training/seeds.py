@@ -1,4 +1,4 @@
-"""Named generators: every random number of a run hangs on its seed and on what it is for, and on nothing else.
+"""Named generators: every random number depends on the run's seed and on what it is for, and on nothing else.
 
 A step's draws need no generator state to be saved, and do not depend on the device, the number of processes, the
 micro-batch or on what was drawn before.

@@ -62,7 +62,8 @@ def _refuse_without_effect(stage: Stage) -> None:
     known = {field.name for build in OBJECTIVES.values() for field in dataclasses.fields(build)}  # type: ignore[arg-type]
     defaults = getattr(Settings(), stage.name)
     for name in sorted(known - own):
-        if getattr(stage.settings, name) != getattr(defaults, name):
+        value = getattr(stage.settings, name)
+        if value and value != getattr(defaults, name):  # a weight of 0 asks for nothing
             raise ConfigError(
                 f"{stage.name}.{name} has no effect with {stage.name}.objective {stage.settings.objective}: leave it "
                 "out"
