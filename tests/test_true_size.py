@@ -1,6 +1,6 @@
 """The true sizes: keys, shapes and dtypes hold from a checkpoint file to the exported ones.
 
-SD 1.5: minutes and 10 GB of memory. SDXL: an hour of two cores, 16 GB of memory and 7 GB of disk.
+SD 1.5: minutes and 10 GB of memory. SDXL: half an hour or more of two cores, 14 to 16 GB of memory and 7 GB of disk.
 """
 
 import gc
@@ -93,15 +93,15 @@ def test_sdxl_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_pa
     out = tmp_path / "out"
     code = train_singleinsert.main(
         f"--preset face+sdxl --pretrained_model_name_or_path {checkpoint} --image {photo} --mask {mask} "
-        f"--output_dir {out} --output_name astronaut --stage1_steps 2 --stage2_steps 2 --stage1_batch_size 1 "
+        f"--output_dir {out} --output_name astronautxy --stage1_steps 2 --stage2_steps 2 --stage1_batch_size 1 "
         "--stage2_batch_size 1 --mixed_precision bf16 --gradient_checkpointing --resolution 512 --network_dim 4 "
         "--network_alpha 4".split()
     )
     assert code == 0
-    with safe_open(out / "astronaut.safetensors", framework="pt") as file:
+    with safe_open(out / "astronautxy.safetensors", framework="pt") as file:
         found = {key: (tuple(file.get_tensor(key).shape), file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118
     assert found == {"clip_l": ((1, 768), torch.float16), "clip_g": ((1, 1280), torch.float16)}
-    with safe_open(out / "astronaut_lora.safetensors", framework="pt") as file:
+    with safe_open(out / "astronautxy_lora.safetensors", framework="pt") as file:
         keys = list(file.keys())
         ups = [key for key in keys if key.endswith(".lora_up.weight")]
         # UNet: transformer blocks 2 x 2 + 2 x 10 (down), 10 (middle), 3 x 10 + 3 x 2 (up) = 70 of 2 attentions of 4
