@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from account import KINDS, PASSES, Account  # noqa: E402
 from shapes import CARD, build_loop, encode_once, fake_tensors, place  # noqa: E402
+from torch import nn  # noqa: E402
 
 from singleinsert.cli import low_vram  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
@@ -59,11 +60,9 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
     with fake_tensors():
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
-        (text_encoder,) = model.text_encoders.values()
-        account = Account(
-            CARD, {"UNet": model.denoiser, "text encoder": text_encoder, "image encoder": loop.run.concepts}
-        )
-        account.hold([*model.denoiser.parameters(), *text_encoder.parameters()], "frozen weights")
+        encoders = nn.ModuleList(model.text_encoders.values())
+        account = Account(CARD, {"UNet": model.denoiser, "text encoder": encoders, "image encoder": loop.run.concepts})
+        account.hold([*model.denoiser.parameters(), *encoders.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
             parameter.grad = torch.zeros_like(parameter)
@@ -86,8 +85,8 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
         loop, _ = build_loop(settings, "stage1", family)
         model = loop.run.model
         place(model.autoencoder, CARD, torch.float32)
-        (text_encoder,) = model.text_encoders.values()
-        parts = {"UNet": model.denoiser, "text encoder": text_encoder, "VAE": model.autoencoder}
+        encoders = nn.ModuleList(model.text_encoders.values())
+        parts = {"UNet": model.denoiser, "text encoder": encoders, "VAE": model.autoencoder}
         account = Account(CARD, parts)
         for part in parts.values():
             account.hold(part.parameters(), "frozen weights")
@@ -205,7 +204,7 @@ def at(settings: Settings, resolution: int) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the five figures there, and nothing else")
-    parser.add_argument("--family", choices=("sd1", "sd2"), default="sd1", help="default sd1")
+    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl"), default="sd1", help="default sd1")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)
     if args.json:

@@ -27,6 +27,7 @@ from singleinsert.config import Settings
 from singleinsert.data.subject import Frame, Handle
 from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
+from singleinsert.models.families import FAMILIES
 from singleinsert.models.families.sd import StableDiffusion
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import NoiseSchedule
@@ -45,6 +46,8 @@ from singleinsert.training.watch import SilentWatch
 CARD = torch.device("cpu")
 MAIN_MEMORY = torch.device("meta")
 HANDLE = Handle("face", "face", "*")
+PADDED_AS = {"sd1": ("sd1",), "sd2": ("sd2",), "sdxl": ("sd1", "sd2")}
+"""How each family's tokenizers pad, in the words of ``clip_tokenizer``."""
 
 
 @contextmanager
@@ -59,7 +62,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     Args:
         settings: of a run on one card, ``run.mixed_precision`` and ``run.micro_batch_size`` as chosen there.
         name: "stage1" or "stage2".
-        family: the shapes, "sd1" or "sd2".
+        family: the shapes, "sd1", "sd2" or "sdxl".
     """
     stages = stages_of(settings)
     stage = next(stage for stage in stages if stage.name == name)
@@ -69,7 +72,8 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
         concept = make_concept(settings, model)
     encoders = (MAIN_MEMORY, torch.float32) if settings.run.offload else (CARD, None)
     place(model.unet, CARD)
-    place(model.text_encoder, *encoders)
+    for encoder in model.text_encoders.values():
+        place(encoder, *encoders)
     place(concept, *encoders)
     loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
     loop.adapters, loop.stage_index = adapters, stages.index(stage)
@@ -107,25 +111,27 @@ class AdamW8bit(torch.optim.Optimizer):
 
 def meta_model(settings: Settings, family: str) -> StableDiffusion:
     """The model's parts on "meta", frozen, in the run's precision."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    import diffusers
+    import transformers
     from diffusers.utils import logging
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     logging.set_verbosity_error()  # of casts that leave out nothing
     folder = ASSETS / family
-    dtype = DTYPES[settings.run.mixed_precision]
-    parts = ("unet", "vae", "text_encoder")
-    configs = {name: json.loads((folder / name / "config.json").read_text()) for name in parts}
-    with torch.device("meta"):
-        unet, vae = UNet2DConditionModel.from_config(configs["unet"]), AutoencoderKL.from_config(configs["vae"])
-        text_encoder = CLIPTextModel(CLIPTextConfig(**configs["text_encoder"]))
-    for part in (unet, vae, text_encoder):
-        part.requires_grad_(False).eval().to(dtype)
-    scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
-    model = StableDiffusion(
-        tokenizer=clip_tokenizer(family), text_encoder=text_encoder, unet=unet, vae=vae, scheduler=scheduler,
-        schedule=NoiseSchedule.from_scheduler(scheduler), name=family, model_name=family, source=family,
-    )  # fmt: skip
+    index = json.loads((folder / "model_index.json").read_text())
+    kind = next(kind for kind in FAMILIES if kind.pipeline_class == index["_class_name"])
+    parts: dict[str, Any] = {"scheduler": diffusers.DDIMScheduler.from_pretrained(folder / "scheduler")}
+    for part in kind.weight_parts:
+        library, name = index[part]
+        cls = getattr(diffusers if library == "diffusers" else transformers, name)
+        config = json.loads((folder / part / "config.json").read_text())
+        with torch.device("meta"):
+            model = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
+        parts[part] = model.to(DTYPES[settings.run.mixed_precision])
+    for folder_name, padded_as in zip(kind.tokenizer_folders, PADDED_AS[family], strict=True):
+        parts[folder_name] = clip_tokenizer(padded_as)
+    model = kind.from_pipeline(SimpleNamespace(**parts), family, family, MAIN_MEMORY, "auto")
+    assert isinstance(model, StableDiffusion)
+    model.schedule = NoiseSchedule.from_scheduler(parts["scheduler"])
     set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
     return model
 
@@ -145,7 +151,7 @@ def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
 
 
 def inject(settings: Settings, model: StableDiffusion) -> LoraAdapters:
-    return LoraAdapters.inject(model.parts, adapter_options(settings, model), torch.Generator())
+    return LoraAdapters.inject(model.adapted_parts, adapter_options(settings, model), torch.Generator())
 
 
 def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:

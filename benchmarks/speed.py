@@ -161,7 +161,7 @@ def build_authors(settings: Settings, accelerator: Any) -> Authors:
     run = training.assemble(settings, accelerator, files, [], model, material, SilentWatch())
     model.autoencoder.to(accelerator.device)
     unet_copy = copy.deepcopy(model.denoiser)
-    adapters = LoraAdapters.inject(model.parts, adapter_options(settings, model), torch.Generator())
+    adapters = LoraAdapters.inject(model.adapted_parts, adapter_options(settings, model), torch.Generator())
     pixels = image_to_tensor(material.pictures[0].image, settings.data.resolution).to(accelerator.device)
     return Authors(run, unet_copy, adapters, pixels)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleinsert.adapters.naming import COMPONENTS, TEXT_ENCODER, TEXT_ENCODERS
+from singleinsert.adapters.naming import KOHYA_PREFIXES, TEXT_ENCODER, TEXT_ENCODERS
 from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.names import problem_with_name
@@ -256,8 +256,9 @@ def check(artifact: Artifact, where: str) -> None:
     for concept in artifact.concepts:
         _check_embeddings(concept, artifact, f"{where}: embedding of {concept.name}")
     for component, layers in artifact.lora.items():
-        if component not in COMPONENTS:
-            raise ModelError(f"{where}: LoRA on '{component}', which is none of {', '.join(COMPONENTS)}")
+        if component not in KOHYA_PREFIXES[artifact.base.family]:
+            known = ", ".join(KOHYA_PREFIXES[artifact.base.family])
+            raise ModelError(f"{where}: LoRA on '{component}', which is none of {artifact.base.family}'s {known}")
         for path, weights in layers.items():
             _check_layer(weights, f"{where}: LoRA of {component}.{path}")
 

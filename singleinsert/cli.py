@@ -73,7 +73,9 @@ def training_parser(description: str | None = None) -> argparse.ArgumentParser:
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Put the flags of train_singleinsert.py on ``parser``; :func:`overrides_from_args` reads them."""
     presets = ", ".join(preset_names())
-    parser.add_argument("--preset", metavar="NAME", help=f"settings for a kind of subject: {presets}")
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"settings for a kind of subject or model, joined as in face+sdxl: {presets}"
+    )
     parser.add_argument(
         "--config_file",
         metavar="FILE",

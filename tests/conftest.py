@@ -38,3 +38,25 @@ def make_tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path
 def tiny_sd(make_tiny_sd: Callable[..., Path]) -> Path:
     """A tiny Stable Diffusion 1.x folder in diffusers' layout, epsilon prediction; read only."""
     return make_tiny_sd()
+
+
+@pytest.fixture(scope="session")
+def make_tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``make_tiny_sdxl(prediction_type="epsilon", zero_snr=False)`` -> folder, each combination written once."""
+    from tinysdxl import write_tiny_sdxl
+
+    made: dict[tuple[str, bool], Path] = {}
+
+    def make(prediction_type: str = "epsilon", zero_snr: bool = False) -> Path:
+        key = (prediction_type, zero_snr)
+        if key not in made:
+            made[key] = write_tiny_sdxl(tmp_path_factory.mktemp("tiny_sdxl") / f"{prediction_type}{zero_snr}", *key)
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_sdxl(make_tiny_sdxl: Callable[..., Path]) -> Path:
+    """A tiny Stable Diffusion XL folder in diffusers' layout, epsilon prediction; read only."""
+    return make_tiny_sdxl()

@@ -94,8 +94,8 @@ def test_pickle_variant_truncated_and_foreign_folders(tiny_sd, tmp_path):
         load_base_model(folder)
     assert "\n" not in str(error.value)
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(ModelError, match="is a StableDiffusionXLPipeline: only"):
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
+    with pytest.raises(ModelError, match="is a FluxPipeline: only"):
         load_base_model(folder)
 
 

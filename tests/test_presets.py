@@ -66,6 +66,17 @@ def test_the_paper_is_written_out_in_full():
     assert {key: values[key] for key in expected} == expected
 
 
+@pytest.mark.parametrize("subject", ["face", "hair", "clothes", "object", "pet"])
+def test_what_a_picture_shows_and_what_model_learns_it_are_joined(subject):
+    """Both presets' keys, whichever comes first, since they share none; of two that share one, the later wins."""
+    joined, one, other = (load_settings(name) for name in (f"{subject}+sdxl", subject, f"sdxl+{subject}"))
+    assert joined == other and joined.data.resolution == 1024 and joined.sample.guidance_scale == 5.0
+    assert (joined.sample.prompts, joined.data.class_word) == (one.sample.prompts, one.data.class_word)
+    assert load_settings("face+mini").data.crop == "zoom" and load_settings("sdxl+mini").data.resolution == 64
+    with pytest.raises(ConfigError, match="unknown preset 'sdlx'; did you mean sdxl"):
+        load_settings(f"{subject}+sdlx")
+
+
 def test_mini_names_the_bundled_model():
     assert load_settings("mini").model.pretrained_model_name_or_path == "mini-sd"
 

@@ -99,7 +99,7 @@ def test_two_text_encoders_are_format_2(tmp_path):
 def test_names_of_both_text_encoders():
     layer = "encoder.layers.0.mlp.fc1"
     for component, prefix in (("text_encoder", "lora_te1_"), ("text_encoder_2", "lora_te2_")):
-        name = flat_name(component, layer, two_encoders=True)
+        name = flat_name(component, layer, "sdxl")
         assert name == f"{prefix}text_model_encoder_layers_0_mlp_fc1"
         for key in (f"{name}.alpha", f"{component}.text_model.{layer}.lora_A.weight"):
             found = parse_lora_key(key)

@@ -22,8 +22,8 @@ CREATED = 1_700_000_000
 
 def inject_lora(model: Family, name: str, rank: int, alpha: float, text_targets=TEXT_TARGETS) -> LoraAdapters:
     """The training core's own adapters in ``model``, with both matrices of every layer set by formula."""
-    options = AdapterOptions({"unet": UNET_TARGETS, "text_encoder": text_targets}, rank, alpha)
-    adapters = LoraAdapters.inject(model.parts, options, torch.Generator())
+    targets = {model.denoiser_part: UNET_TARGETS} | dict.fromkeys(model.text_parts, text_targets)
+    adapters = LoraAdapters.inject(model.adapted_parts, AdapterOptions(targets, rank, alpha), torch.Generator())
     with torch.no_grad():
         for key, parameter in adapters.named_parameters():
             parameter.copy_(0.3 * hashed(tuple(parameter.shape), zlib.crc32(f"{name}.{key}".encode())))
@@ -57,7 +57,10 @@ def make_concept(
     update = inject_lora(model, name, rank, alpha, text_targets).state() if lora else None
     return Artifact.of_one_concept(
         name=name, placeholder="*", class_word=class_word,
-        embeddings=hashed((num_vectors, CONCEPT_WIDTH), zlib.crc32(name.encode())),
+        embeddings={
+            part: hashed((num_vectors, width), zlib.crc32(name.encode()) + i)
+            for i, (part, width) in enumerate(model.embedding_widths.items())
+        },
         lora={} if update is None else update.lora,
         base=BaseInfo(model.name, model.model_name, model.schedule.prediction_type, model.source),
         metadata={

@@ -7,7 +7,7 @@ in transformers' CLIPTextModel without the "text_model." level ("encoder.layers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from singleinsert.errors import ModelError
@@ -15,6 +15,14 @@ from singleinsert.errors import ModelError
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
 COMPONENTS = (UNET, *TEXT_ENCODERS)
+
+_ONE_ENCODER = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
+KOHYA_PREFIXES: Mapping[str, Mapping[str, str]] = {
+    "sd1": _ONE_ENCODER,
+    "sd2": _ONE_ENCODER,
+    "sdxl": {UNET: "lora_unet_", TEXT_ENCODER: "lora_te1_text_model_", TEXT_ENCODER_2: "lora_te2_text_model_"},
+}
+"""What kohya's flat names of a family's layers begin with, by component."""
 
 _COMPOUND_ATOMS = (
     "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out",
@@ -49,14 +57,9 @@ class LoraKey:
     part: str  # "down", "up" or "alpha"
 
 
-def flat_name(component: str, path: str, *, two_encoders: bool = False) -> str:
-    """Kohya's name of a layer, the one every client reads: ``lora_unet_...``, ``lora_te_text_model_...``.
-
-    Of a model with two text encoders the first is ``lora_te1_``, the second ``lora_te2_``.
-    """
-    first = "te1" if two_encoders else "te"
-    prefix = {UNET: "unet_", TEXT_ENCODER: f"{first}_text_model_", TEXT_ENCODER_2: "te2_text_model_"}[component]
-    return f"lora_{prefix}{path.replace('.', '_')}"
+def flat_name(component: str, path: str, family: str = "sd1") -> str:
+    """Kohya's name of a layer of a ``family``, the one every client reads."""
+    return KOHYA_PREFIXES[family][component] + path.replace(".", "_")
 
 
 def dotted_name(component: str, path: str) -> str:

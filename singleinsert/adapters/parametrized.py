@@ -178,10 +178,12 @@ def _pin_dtype(model: nn.Module) -> type[nn.Module]:
     """Let ``model.dtype`` go on being the dtype that it computes in; returns the class to put back.
 
     diffusers' and transformers' models derive it from their parameters, which are float32 from now on, and cast their
-    own inputs (the timestep's embedding) to it.
+    own inputs (the timestep's embedding) to it. The class keeps its full name: transformers knows by that which hidden
+    states a model can give.
     """
     before, dtype = type(model), getattr(model, "dtype", torch.float32)
-    model.__class__ = type(before.__name__, (before,), {"dtype": property(lambda self: dtype)})
+    named = {"__module__": before.__module__, "__qualname__": before.__qualname__}
+    model.__class__ = type(before.__name__, (before,), named | {"dtype": property(lambda self: dtype)})
     return before
 
 

@@ -44,7 +44,7 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "SD 1.x or 2.x: a folder in diffusers' layout, a hub id, one .safetensors file, or mini-sd, which is bundled",
+        "SD 1.x, 2.x, SDXL: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, which is bundled",
         path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")

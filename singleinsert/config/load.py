@@ -44,10 +44,15 @@ def load_settings(
     A bundled model brings what it needs (its resolution, rates, mask finder) over any preset; the config file and the
     overrides win over that.
 
+    Args:
+        preset: a name, or several joined by "+" ("face+sdxl"), the later ones winning.
+
     Raises:
         ConfigError: one line with the file (or the key), what is wrong and the nearest name that exists.
     """
-    chosen = read_values(preset_path(preset)) if preset else {}
+    chosen: Values = {}
+    for name in presets_in(preset or ""):
+        chosen |= read_values(preset_path(name))
     written = read_values(Path(config_file)) if config_file is not None else {}
     given = {key: checked_value(key, value, where="") for key, value in (overrides or {}).items()}
     model = (chosen | written | given).get("model.pretrained_model_name_or_path", "")
@@ -125,6 +130,11 @@ def presets_folder() -> Path:
 def preset_names() -> list[str]:
     """Names that ``--preset`` takes."""
     return sorted(path.stem for path in presets_folder().glob("*.toml"))
+
+
+def presets_in(text: str) -> list[str]:
+    """The names in "face+sdxl"; [] of ""."""
+    return text.split("+") if text else []
 
 
 def preset_path(name: str) -> Path:

@@ -69,7 +69,7 @@ def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> s
 def artifact_digest(artifact: Artifact) -> str:
     """Fingerprint of the parts of a concept that change a picture: its vectors, its LoRA, its words."""
     sums = hashlib.sha256(json.dumps([artifact.placeholder, artifact.class_word]).encode())
-    tensors = {"embedding": artifact.embedding}
+    tensors = {f"embedding.{part}": vectors for part, vectors in artifact.concept.embeddings.items()}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
             scale = torch.tensor(weights.alpha)

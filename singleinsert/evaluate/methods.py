@@ -30,7 +30,15 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.config import Settings
-from singleinsert.config.load import check_together, checked_value, from_values, nearest, preset_names, to_values
+from singleinsert.config.load import (
+    check_together,
+    checked_value,
+    from_values,
+    nearest,
+    preset_names,
+    presets_in,
+    to_values,
+)
 from singleinsert.errors import ConfigError
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.lists import check_keys, names_in, read_list
@@ -63,7 +71,9 @@ class Method:
 
     def applied(self, base: Settings, preset: str) -> Settings:
         """``base`` with what the method changes. ConfigError where that does not go together."""
-        changes = {**self.settings, **self.for_preset.get(preset, {})}
+        changes = dict(self.settings)
+        for name in presets_in(preset):
+            changes |= self.for_preset.get(name, {})
         settings = from_values(to_values(base) | changes)
         try:
             check_together(settings)
@@ -83,7 +93,7 @@ class MethodSet:
 
     def with_preset(self, preset: str) -> MethodSet:
         """Without those that cannot be had with ``preset``."""
-        return self.only([m.name for m in self.methods if preset not in m.not_with])
+        return self.only([m.name for m in self.methods if not {*m.not_with} & {*presets_in(preset)}])
 
     def only(self, names: Collection[str]) -> MethodSet:
         """The methods of these names, and the claims about them. ConfigError for a name that is none."""

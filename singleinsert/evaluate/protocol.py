@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from singleinsert.config.load import presets_in
 from singleinsert.errors import ConfigError
 from singleinsert.evaluate.lists import check_keys
 from singleinsert.evaluate.prompt_lists import AUTO
@@ -50,8 +51,8 @@ def load_protocol(preset: str, file: Path | None = None, **given: Any) -> Protoc
     Raises:
         ConfigError: an unknown key or a wrong type in the file, a number below its least.
     """
-    path = file or FOLDER / f"{preset}.toml"
-    path = path if file or path.is_file() else FOLDER / f"{PAPER}.toml"
+    paths = [file] if file else [FOLDER / f"{name}.toml" for name in (*presets_in(preset), PAPER)]
+    path = next(path for path in paths if file or path.is_file())
     table = read_toml(path)
     check_keys(table, tuple(f.name for f in fields(Protocol)), (), str(path))
     protocol = Protocol(**table | {key: value for key, value in given.items() if value is not None})

@@ -100,7 +100,7 @@ def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_network_args": "{}",
         "ss_v2": family == "sd2",
-        "ss_base_model_version": BASE_VERSIONS[family] + ("_v" if predicts_v else ""),
+        "ss_base_model_version": BASE_VERSIONS[family] + ("_v" if predicts_v and family != "sdxl" else ""),  # as kohya
         "ss_sd_model_name": artifact.base.name,
         "ss_num_train_images": 1,
         "ss_tag_frequency": json.dumps({folder: tags}, ensure_ascii=False),

@@ -42,10 +42,9 @@ def embedding_tensors(concept: TrainedConcept, precision: str, key: str) -> dict
 def kohya_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     """The LoRA in kohya's layout. Alphas stay float32: float16 has no 0.1."""
     tensors: dict[str, Tensor] = {}
-    two_encoders = artifact.base.family == "sdxl"
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
-            stem = flat_name(component, path, two_encoders=two_encoders)
+            stem = flat_name(component, path, artifact.base.family)
             tensors[f"{stem}.lora_down.weight"] = rounded(weights.down, precision, stem)
             tensors[f"{stem}.lora_up.weight"] = rounded(weights.up, precision, stem)
             tensors[f"{stem}.alpha"] = torch.tensor(weights.alpha, dtype=torch.float32)

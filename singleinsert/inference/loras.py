@@ -110,7 +110,7 @@ def check_fits(concept: Artifact, model: Family) -> None:
             f"takes {theirs}: give its own model as --pretrained_model_name_or_path"
         )
     for component in COMPONENTS:
-        part = model.parts.get(component)
+        part = model.adapted_parts.get(component)
         modules = {} if part is None else dict(part.named_modules())
         for path, weights in concept.lora.get(component, {}).items():
             module = modules.get(path)

@@ -110,8 +110,12 @@ class Family(ABC):
         return None
 
     @classmethod
-    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype) -> Any:
-        """diffusers' pipeline from a single file that :meth:`match_checkpoint` has called ``name``."""
+    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]]) -> Any:
+        """diffusers' pipeline from a single file that :meth:`match_checkpoint` has called ``name``.
+
+        Args:
+            keys: name -> shape of every tensor in the file; some files say by a key of their own what they are.
+        """
         raise ModelError(f"{path}: {cls.title} is loaded from a folder in diffusers' layout or a hub id")
 
     @classmethod
@@ -147,6 +151,11 @@ class Family(ABC):
     def trainable_parts(self) -> dict[str, tuple[str, ...]]:
         """Names of parts by what a stage's ``trains`` calls them."""
         return {"denoiser": (self.denoiser_part,), "text": self.text_parts}
+
+    @property
+    def adapted_parts(self) -> Mapping[str, nn.Module]:
+        """The modules that adapters go into, by part: the paths of layers in files are counted from them."""
+        return self.parts
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +205,7 @@ class Family(ABC):
         """The condition (b = 1) of ``prompt``, differentiable in ``vectors`` (handle -> its embedding).
 
         Args:
-            frame: the training picture's; None is a picture of the native resolution, whole.
+            frame: the training picture's; None is a whole picture, of whatever size is then drawn.
 
         Raises:
             InputError: the prompt names a concept that ``vectors`` does not have.
@@ -280,7 +289,12 @@ class Family(ABC):
     def load_lora(
         self, pipeline: Any, part: str, tensors: dict[str, Tensor], config: dict[str, Any], name: str
     ) -> None:
-        """Put a LoRA in peft's form into a part, as an adapter called ``name``, by diffusers' own loader."""
+        """Put a LoRA in peft's form into a part, as an adapter called ``name``, by diffusers' own loader.
+
+        Args:
+            tensors: "<part>.<path>.lora_A.weight", "...lora_B.weight"; paths as in :attr:`adapted_parts`.
+            config: peft's LoraConfig, its keys under "<part>." too.
+        """
         raise self._without_pipeline()
 
     def _without_pipeline(self) -> ConfigError:

@@ -20,6 +20,7 @@ from singleinsert.errors import ModelError
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 LossSpace = Literal["x0", "epsilon", "v"]
+_ZERO_SNR = 1e-6  # diffusers' Euler schedulers write 2^-24 for a terminal alpha-bar of zero; SD's own is 0.0047
 
 
 class Schedule(ABC):
@@ -126,7 +127,7 @@ class NoiseSchedule(Schedule):
         if kind not in known:
             raise ModelError(f"prediction_type {kind!r} is not supported: it is one of {', '.join(known)}")
         abar = scheduler.alphas_cumprod.detach().float().clone()
-        if kind == "epsilon" and abar.min() <= 0:
+        if kind == "epsilon" and abar.min() < _ZERO_SNR:
             raise ModelError(
                 "the scheduler has zero terminal SNR (rescale_betas_zero_snr), from which an epsilon model cannot "
                 "recover x0: set prediction_type to what the model was trained for, usually v_prediction"

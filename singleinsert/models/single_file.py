@@ -25,7 +25,9 @@ def load_single_file(path: Path, dtype: torch.dtype, prediction_type: str) -> tu
     if prediction_type == "auto":
         prediction_type = told_prediction_type(metadata) or family.checkpoint_prediction_type(path, name, shapes)
     try:
-        pipeline = family.load_checkpoint(path, name, dtype)
+        pipeline = family.load_checkpoint(path, name, dtype, shapes)
+    except ModelError:
+        raise
     except Exception as error:  # diffusers wraps a missing part in errors of many kinds
         raise ModelError(f"{path}: cannot be loaded as {name.upper()}: {first_line(error)}") from error
     return family, pipeline, prediction_type

@@ -9,7 +9,8 @@ from singleinsert.models.bundled import ASSETS
 
 
 def clip_tokenizer(name: str) -> Any:
-    """CLIP's tokenizer from the bundled merges. SD 2.x pads with "!", SD 1.x with the end token."""
+    """CLIP's tokenizer from the bundled merges. OpenCLIP's text encoders ("sd2", SDXL's second) were trained on texts
+    padded with "!", CLIP's own ("sd1", SDXL's first) on texts padded with the end token."""
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 

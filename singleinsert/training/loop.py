@@ -249,7 +249,9 @@ class Loop:
             return
         run = self.run
         self.adapters = adapter_class(run.settings.adapter.type).inject(
-            run.model.parts, adapter_options(run.settings, run.model), named_generator(run.settings.run.seed, "lora")
+            run.model.adapted_parts,
+            adapter_options(run.settings, run.model),
+            named_generator(run.settings.run.seed, "lora"),
         )
 
     def _build_bank(self) -> TeacherBank | None:

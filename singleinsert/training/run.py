@@ -114,7 +114,7 @@ def _train(
 
     model = (load or load_model)(settings, accelerator)
     # now, and not when the second stage begins
-    adapter_class(settings.adapter.type).check(model.parts, adapter_options(settings, model).targets)
+    adapter_class(settings.adapter.type).check(model.adapted_parts, adapter_options(settings, model).targets)
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)

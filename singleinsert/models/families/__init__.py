@@ -27,5 +27,5 @@ def _find_families() -> tuple[type[Family], ...]:
 FAMILIES = _find_families()
 FAMILY_NAMES = tuple(name for family in FAMILIES for name in family.names)
 """What an artifact may have been trained on."""
-SUPPORTED = " and ".join(family.title for family in FAMILIES)
-"""For messages: "Stable Diffusion 1.x and 2.x"."""
+SUPPORTED = ", ".join(family.title for family in FAMILIES)
+"""For messages: "Stable Diffusion 1.x and 2.x, Stable Diffusion XL"."""

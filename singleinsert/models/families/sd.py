@@ -61,8 +61,6 @@ class StableDiffusion(Family):
     def from_pipeline(
         cls, pipeline: Any, source: str, model_name: str, device: torch.device | str, prediction_type: str
     ) -> StableDiffusion:
-        from diffusers import DDIMScheduler
-
         unet, vae, text_encoder, tokenizer = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
         if unet.config.in_channels != vae.config.latent_channels:
             raise ModelError(
@@ -75,12 +73,10 @@ class StableDiffusion(Family):
         for part in (unet, vae, text_encoder):
             part.requires_grad_(False).eval().to(device)
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler, prediction_type).to(device)
-        known = {key: value for key, value in pipeline.scheduler.config.items() if key in _SCHEDULER_KEYS}
-        known |= {"clip_sample": False, "steps_offset": 1, "prediction_type": schedule.prediction_type}
         return cls(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae,
-            scheduler=DDIMScheduler.from_config(known), schedule=schedule, name=name_of(text_encoder.config),
-            model_name=model_name, source=source,
+            scheduler=sampling_scheduler(pipeline.scheduler, schedule), schedule=schedule,
+            name=name_of(text_encoder.config), model_name=model_name, source=source,
         )  # fmt: skip
 
     @classmethod
@@ -88,7 +84,7 @@ class StableDiffusion(Family):
         return _NAME_OF_WIDTH.get(shapes[_K_PROJECTION][1]) if _K_PROJECTION in shapes else None
 
     @classmethod
-    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype) -> Any:
+    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]]) -> Any:
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline.from_single_file(
@@ -177,8 +173,11 @@ class StableDiffusion(Family):
     def load_lora(
         self, pipeline: Any, part: str, tensors: dict[str, Tensor], config: dict[str, Any], name: str
     ) -> None:
-        loaders = {"unet": pipeline.load_lora_into_unet, "text_encoder": pipeline.load_lora_into_text_encoder}
-        loaders[part](tensors, network_alphas=None, adapter_name=name, metadata=config, **{part: self.parts[part]})
+        options: dict[str, Any] = {"network_alphas": None, "adapter_name": name, "metadata": config}
+        if part == self.denoiser_part:
+            pipeline.load_lora_into_unet(tensors, unet=self.unet, **options)
+        else:
+            pipeline.load_lora_into_text_encoder(tensors, text_encoder=self.parts[part], prefix=part, **options)
 
     def read_attention(self, tokens: Sequence[Any], **options: Any) -> CrossAttentionMaps:
         return CrossAttentionMaps(self.unet, tokens, **options)
@@ -193,11 +192,23 @@ class StableDiffusion(Family):
         diffusers honours it wherever a graph is built, so the frozen passes pay nothing.
         """
         self.unet.enable_gradient_checkpointing()
-        if self.text_encoder.config.attention_dropout:
-            raise ConfigError("gradient_checkpointing: this text encoder has dropout, which would then be active")
-        enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)  # its name from transformers 5.2x
-        (enable or self.text_encoder.gradient_checkpointing_enable)({"use_reentrant": False})
-        self.text_encoder.train()
+        for encoder in self.text_encoders.values():
+            if encoder.config.attention_dropout:
+                raise ConfigError("gradient_checkpointing: this text encoder has dropout, which would then be active")
+            enable = getattr(encoder, "activation_checkpointing_enable", None)  # its name from transformers 5.2x
+            (enable or encoder.gradient_checkpointing_enable)({"use_reentrant": False})
+            encoder.train()
+
+
+def sampling_scheduler(scheduler: Any, schedule: NoiseSchedule) -> Any:
+    """DDIM with the tables of a model's own ``scheduler``, for what ``schedule`` says that the model predicts."""
+    from diffusers import DDIMScheduler
+
+    known = {key: value for key, value in scheduler.config.items() if key in _SCHEDULER_KEYS}
+    known |= {"clip_sample": False, "steps_offset": 1, "prediction_type": schedule.prediction_type}
+    if known.get("rescale_betas_zero_snr"):
+        known["timestep_spacing"] = "trailing"  # the last row is pure noise, and only this begins there
+    return DDIMScheduler.from_config(known)
 
 
 def name_of(text_config: Any) -> str:
