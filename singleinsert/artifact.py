@@ -20,6 +20,7 @@ from torch import Tensor
 from singleinsert.adapters.naming import KOHYA_PREFIXES, TEXT_ENCODER, TEXT_ENCODERS
 from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
+from singleinsert.models.families import FILE_FACTS
 from singleinsert.names import problem_with_name
 from singleinsert.tensorfile import read_safetensors, write_safetensors
 from singleinsert.terms import PREDICTION_TYPES
@@ -27,7 +28,6 @@ from singleinsert.terms import PREDICTION_TYPES
 SUFFIX = "_artifact.safetensors"
 HEADER_KEY = "singleinsert"
 FORMAT_VERSION = 2
-FAMILIES = ("sd1", "sd2", "sdxl")
 LARGEST_CHANGE = 1e6
 """No weight of a model is near it: what changes one by more is damage, and every picture with it would be black."""
 
@@ -250,7 +250,7 @@ class Artifact:
 def check(artifact: Artifact, where: str) -> None:
     """Raise ModelError, naming ``where``, if a name, a shape or a number of ``artifact`` cannot be right."""
     _check_words(artifact, where)
-    if artifact.base.family not in FAMILIES or artifact.base.prediction_type not in PREDICTION_TYPES:
+    if artifact.base.family not in FILE_FACTS or artifact.base.prediction_type not in PREDICTION_TYPES:
         family, prediction = artifact.base.family, artifact.base.prediction_type
         raise ModelError(f"{where}: base model '{family}' with prediction type '{prediction}' is not supported")
     for concept in artifact.concepts:

@@ -23,6 +23,7 @@ from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.prompts import PromptLine, resolve, slot, warn_of_no_concept
 from singleinsert.inference.setup import load_base, load_concepts, pick_device, plan
 from singleinsert.masks.backends import Backends
+from singleinsert.masks.candidates import GIVE_A_MASK
 from singleinsert.masks.files import mask_from_file
 from singleinsert.masks.find import find_mask
 from singleinsert.metrics.backbones import load_clip
@@ -140,8 +141,7 @@ def _regions(args: Namespace, photo: Photo, masks: Sequence[Image | None], model
                 mask = found.mask
             regions.append(Region(mask, prompt))
     except InputError as problem:  # it speaks of the flags of training
-        pointed = "--mask FILE, or point at it with --box left,top,right,bottom"
-        raise InputError(str(problem).replace(pointed, "--edit_mask FILE")) from problem
+        raise InputError(str(problem).replace(GIVE_A_MASK, "give the mask with --edit_mask FILE")) from problem
     finally:
         backends.close()
     return regions

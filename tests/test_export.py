@@ -283,7 +283,7 @@ def test_refusals_write_nothing(concept, tmp_path):
     large = with_embedding(concept, concept.embedding * 1e6)
     refusals = [
         (concept, {"formats": ("webui", "ckpt")}, "'ckpt' is none of webui"),
-        (concept, {"precision": "fp8"}, "'fp8' is none of no, fp32, fp16"),
+        (concept, {"precision": "fp8"}, "'fp8' is none of fp16, fp32, bf16"),
         (large, {"precision": "fp16"}, "too large for fp16"),
         (replace(concept, name="zork.v2"), {"formats": ("bundle",)}, "splits the names in a bundle at dots"),
     ]
@@ -348,7 +348,8 @@ def test_several_vectors_under_a_name_with_capitals(name, tiny_sd, tmp_path):
     pipe = StableDiffusionPipeline.from_pretrained(tiny_sd, safety_checker=None)
     pipe.load_textual_inversion(str(tmp_path / f"{name}.safetensors"))
     table = pipe.text_encoder.get_input_embeddings().weight
-    for prompt in (f"{name} face", f"{name.lower()} face"):
-        text = pipe.maybe_convert_prompt(prompt, pipe.tokenizer)
-        ids = pipe.tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert torch.equal(table[ids[:3]].float(), concept.embedding.half().float()), prompt
+    text = pipe.maybe_convert_prompt(f"{name.lower()} face", pipe.tokenizer)
+    ids = pipe.tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert torch.equal(table[ids[:3]].float(), concept.embedding.half().float())
+    # In capitals diffusers replaces nothing, so that only the first is read: docs/clients.md says to write it small.
+    assert pipe.maybe_convert_prompt(f"{name} face", pipe.tokenizer) == f"{name} face"

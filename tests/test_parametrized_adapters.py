@@ -99,15 +99,15 @@ def test_the_saved_lora_is_the_nearest_and_says_what_it_misses(models, kind):
     small = type(adapters)(
         adapters.parts, adapters.places, adapters.before, AdapterOptions({}, 1), adapters.classes
     ).state()
-    assert small.error > update.error
+    assert small.error > update.error or not update.lora
     assert sum(w.rank for layers in small.lora.values() for w in layers.values()) == sum(
         len(layers) for layers in small.lora.values()
     )
 
 
 def test_a_kind_that_is_none():
-    assert adapter_kinds() == ["full", "kv", "lora", "svd"]
-    with pytest.raises(ConfigError, match=r"adapter.type 'lroa' is none of full, kv, lora, svd"):
+    assert {"full", "kv", "lora", "svd"} <= {*adapter_kinds()}
+    with pytest.raises(ConfigError, match=r"adapter.type 'lroa' is none of .*lora"):
         adapter_class("lroa")
 
 

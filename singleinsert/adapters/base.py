@@ -123,7 +123,8 @@ def target_paths(model: nn.Module, part: str, targets: Sequence[str]) -> list[st
     layers = [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     for target in targets:
         if not any(_matches(path, target) for path in layers):
-            known = sorted({path.split(".")[-1] for path in layers if not path[-1].isdigit()} | {"to_out.0"})
+            ends = (path.split(".") for path in layers)
+            known = sorted({".".join(end[-2:] if end[-1].isdigit() else end[-1:]) for end in ends})
             raise ConfigError(f"adapter targets: {target!r} names no layer of the {part}; there are {', '.join(known)}")
     return [path for path in layers if any(_matches(path, target) for target in targets)]
 

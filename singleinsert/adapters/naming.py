@@ -11,18 +11,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from singleinsert.errors import ModelError
+from singleinsert.models.families import FILE_FACTS
 
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
-COMPONENTS = (UNET, *TEXT_ENCODERS)
-
-_ONE_ENCODER = {UNET: "lora_unet_", TEXT_ENCODER: "lora_te_text_model_"}
-KOHYA_PREFIXES: Mapping[str, Mapping[str, str]] = {
-    "sd1": _ONE_ENCODER,
-    "sd2": _ONE_ENCODER,
-    "sdxl": {UNET: "lora_unet_", TEXT_ENCODER: "lora_te1_text_model_", TEXT_ENCODER_2: "lora_te2_text_model_"},
-}
+KOHYA_PREFIXES: Mapping[str, Mapping[str, str]] = {name: facts.prefixes for name, facts in FILE_FACTS.items()}
 """What kohya's flat names of a family's layers begin with, by component."""
+COMPONENTS = tuple(dict.fromkeys(part for prefixes in KOHYA_PREFIXES.values() for part in prefixes))
+_OTHER_PREFIXES = {
+    prefix: part for prefixes in KOHYA_PREFIXES.values() for part, prefix in prefixes.items()
+    if part not in (UNET, *TEXT_ENCODERS)
+}  # fmt: skip
 
 _COMPOUND_ATOMS = (
     "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out",
@@ -64,7 +63,7 @@ def flat_name(component: str, path: str, family: str = "sd1") -> str:
 
 def dotted_name(component: str, path: str) -> str:
     """Diffusers' name of a layer. Readers with transformers 4 want the ``text_model.`` level, 5 strips it."""
-    return f"{UNET}.{path}" if component == UNET else f"{component}.text_model.{path}"
+    return f"{component}.text_model.{path}" if component in TEXT_ENCODERS else f"{component}.{path}"
 
 
 def is_lora(keys: Iterable[str]) -> bool:
@@ -84,7 +83,15 @@ def parse_lora_key(key: str) -> LoraKey:
         component = {"unet": UNET, "te2": TEXT_ENCODER_2}.get(prefix, TEXT_ENCODER)
         return LoraKey(component, _our_path(component, unflatten(name), key), _PARTS.get(weight, "alpha"))
     path = key.removeprefix("base_model.model.")
-    if match := _DOTTED.match(path):
+    if (match := _DOTTED.match(path)) and path.startswith("lora_"):
+        for prefix, component in _OTHER_PREFIXES.items():
+            if path.startswith(prefix):
+                part = match["plain"]
+                return LoraKey(
+                    component, unflatten(match["path"].removeprefix(prefix)), _PARTS[part] if part else "alpha"
+                )
+        raise ModelError(f"'{key}' belongs to a part that no known model has")
+    if match:
         first = path.split(".")[0]
         component = first if first in COMPONENTS else UNET
         dotted = match["path"].removeprefix(component + ".").removeprefix("base_model.model.")

@@ -19,17 +19,11 @@ from torch import Tensor
 
 from singleinsert.artifact import HEADER_KEY, Artifact, TrainedConcept
 from singleinsert.drawing.dataurl import data_url
+from singleinsert.models.families import FILE_FACTS
 
 THUMBNAIL_SIZE = 256  # pixels, modelspec's recommendation
 THUMBNAIL_MAX_BYTES = 64 * 1024
 OLD_WORDS = ("placeholder", "class_word")
-BASE_VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
-ARCHITECTURES = {
-    "sd1": ("stable-diffusion-v1", 512),
-    "sd2": ("stable-diffusion-v2-512", 512),
-    "sdxl": ("stable-diffusion-xl-v1-base", 1024),
-}
-"""modelspec's name and side in pixels by family."""
 LEGACY_HASH_START, LEGACY_HASH_LENGTH = 0x100000, 0x10000
 
 
@@ -100,7 +94,8 @@ def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
         "ss_network_alpha": alphas.pop() if len(alphas) == 1 else "Dynamic",
         "ss_network_args": "{}",
         "ss_v2": family == "sd2",
-        "ss_base_model_version": BASE_VERSIONS[family] + ("_v" if predicts_v and family != "sdxl" else ""),  # as kohya
+        "ss_base_model_version": FILE_FACTS[family].base_version
+        + ("_v" if predicts_v and family != "sdxl" else ""),  # as kohya
         "ss_sd_model_name": artifact.base.name,
         "ss_num_train_images": 1,
         "ss_tag_frequency": json.dumps({folder: tags}, ensure_ascii=False),
@@ -126,7 +121,8 @@ def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
 def _modelspec(artifact: Artifact, title: str, kind: str, usage: str, thumbnail: Image | None) -> dict[str, str]:
     """The modelspec 1.0.1 texts, with the names that kohya's trainer gives to SD 1.x and 2.x."""
     predicts_v = artifact.base.prediction_type == "v_prediction"
-    architecture, default_resolution = ARCHITECTURES[artifact.base.family]
+    facts = FILE_FACTS[artifact.base.family]
+    architecture, default_resolution = facts.architecture, facts.resolution
     if artifact.base.family == "sd2" and predicts_v:
         architecture, default_resolution = "stable-diffusion-v2-768-v", 768
     resolution = artifact.metadata.get("resolution", default_resolution)

@@ -22,11 +22,11 @@ from PIL.Image import Image
 from singleinsert.artifact import Artifact
 from singleinsert.export.metadata import embedding_header, lora_header, phrase_of, trigger_phrase
 from singleinsert.export.tensors import embedding_tensors, kohya_tensors
+from singleinsert.models.families import FILE_FACTS
 
 Writer = Callable[[Path], None]
 
 PREVIEW_SIZE = 512  # pixels; a card shows about 230
-SD_VERSIONS = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 EXAMPLES = ("{0}", "{0} on the beach", "an oil painting of {0}", "left side view of {0}")
 
 
@@ -79,7 +79,7 @@ def _user_metadata(artifact: Artifact, activation_text: str) -> dict[str, Any]:
         parts += f", {lora_name(artifact)}.safetensors into models/Lora; use {'all' if len(embeddings) > 1 else 'both'}"
     return {
         "description": f"{trigger_phrase(artifact)}, learnt from one picture with SingleInsert",
-        "sd version": SD_VERSIONS[artifact.base.family],
+        "sd version": FILE_FACTS[artifact.base.family].card,
         "activation text": activation_text,
         "notes": f"Trained on {artifact.base.name}. {parts}.\n" + "\n".join(prompts),
         "example prompts": prompts,

@@ -35,6 +35,23 @@ Embedding = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
+class FileFacts:
+    """What the clients' files say of models of one kind.
+
+    Attributes:
+        prefixes: what kohya's flat names of a part's LoRA layers begin with, by part; a LoRA is on these parts alone.
+        base_version: ``ss_base_model_version``. architecture: modelspec's, without "/lora". resolution: side in pixels.
+        card: "sd version" on A1111's cards.
+    """
+
+    prefixes: Mapping[str, str]
+    base_version: str
+    architecture: str
+    resolution: int
+    card: str = "Other"
+
+
+@dataclass(frozen=True)
 class Prompt:
     """One text, tokenised for each of a family's text encoders.
 
@@ -69,6 +86,8 @@ class Family(ABC):
     """The values that :attr:`name` may have."""
     title: ClassVar[str]
     """For messages."""
+    files: ClassVar[Mapping[str, FileFacts]]
+    """What the clients' files say, by each of :attr:`names`."""
     pipeline_class: ClassVar[str]
     """diffusers' pipeline, as model_index.json names it."""
     weight_parts: ClassVar[tuple[str, ...]]
@@ -103,6 +122,22 @@ class Family(ABC):
         Raises:
             ModelError: a model of this layout that cannot be trained, such as one for inpainting.
         """
+
+    @classmethod
+    def load_pipeline(
+        cls, source: str, *, revision: str | None, variant: str | None, dtype: torch.dtype, device: torch.device
+    ) -> Any:
+        """What :meth:`from_pipeline` takes, from a folder or a hub id: diffusers' :attr:`pipeline_class`.
+
+        A family that diffusers does not know overrides this; then any object will do, and ``pipeline_class`` is only
+        what model_index.json says.
+        """
+        import diffusers
+
+        return getattr(diffusers, cls.pipeline_class).from_pretrained(
+            source, revision=revision, variant=variant, dtype=dtype, device_map=device.type, use_safetensors=True,
+            **cls.pipeline_options,
+        )  # fmt: skip
 
     @classmethod
     def match_checkpoint(cls, shapes: Mapping[str, Sequence[int]]) -> str | None:

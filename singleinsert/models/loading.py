@@ -60,8 +60,6 @@ def _load_folder_or_hub(
     source: str | Path, path: Path, revision: str | None, variant: str | None, dtype: torch.dtype, device: torch.device
 ) -> tuple[type[Family], Any]:
     """(family, diffusers' pipeline), each tensor straight to ``device`` (of its type the current one) in ``dtype``."""
-    import diffusers
-
     if path.is_dir():
         family = check_folder(path, variant)
     elif str(source).startswith((".", "/", "~")) or str(source).count("/") != 1 or path.is_file():
@@ -69,10 +67,7 @@ def _load_folder_or_hub(
     else:
         family = _family_on_hub(str(source), revision)
     try:
-        pipeline = getattr(diffusers, family.pipeline_class).from_pretrained(
-            str(source), revision=revision, variant=variant, dtype=dtype, device_map=device.type, use_safetensors=True,
-            **family.pipeline_options,
-        )  # fmt: skip
+        pipeline = family.load_pipeline(str(source), revision=revision, variant=variant, dtype=dtype, device=device)
     except Exception as error:  # diffusers, transformers, the hub: each has errors of its own
         raise _hub_error(source, error, f"cannot be loaded as {family.title}") from error
     return family, pipeline

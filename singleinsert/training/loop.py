@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from singleinsert.adapters import adapter_class
 from singleinsert.adapters.base import NO_ADAPTERS, Adapters
 from singleinsert.config import Settings
-from singleinsert.errors import ModelError, first_line
+from singleinsert.errors import ConfigError, ModelError, first_line
 from singleinsert.models.family import Family
 from singleinsert.terms import WEIGHT_ROLES
 from singleinsert.training.bank import TeacherBank
@@ -233,6 +233,11 @@ class Loop:
         for parameter in (*self.run.concepts.parameters(), *(p for _, p in self.adapters.named_parameters())):
             parameter.requires_grad_(False)
         trainables = self.trainables(stage)
+        if not trainables:
+            raise ConfigError(
+                f"{stage.name}.trains {', '.join(sorted(stage.trains))}: the adapter changes nothing of that, so that "
+                "there is nothing to train"
+            )
         for parameter in trainables.values():
             parameter.requires_grad_(True)
         self.micro_batch.begin(sum(p.nbytes for p in trainables.values() if p.device == self.run.model.device))

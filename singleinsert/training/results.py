@@ -44,10 +44,13 @@ def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
     source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
     base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, source)
     update = loop.adapters.state()
-    if update is not None and update.error:
+    if update is not None and not update.lora:
+        run.watch.line("nothing of what has trained is a matrix, so that no LoRA can hold it: it is in no file")
+        update = None
+    elif update is not None and update.error:
         run.watch.line(
             f"the change of the weights as a LoRA of rank {settings.adapter.network_dim}: {update.error:.1%} of it is "
-            "left out; a larger --network_dim leaves less"
+            "left out; a larger --network_dim leaves less, but for norms and biases, which no LoRA holds"
         )
     concepts = tuple(_trained(run, handle, shares.get(handle.name)) for handle in material.handles)
     if len(concepts) == 1:
@@ -86,7 +89,7 @@ def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, ma
 def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> str:
     named = ", ".join(f"{handle.placeholder} {handle.class_word}" for handle in material.handles)
     parts = [named, artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
-    if loop.adapters.parts:
+    if artifact.update is not None:
         parts.append(f"LoRA rank {run.settings.adapter.network_dim}")
     if shown := material.pictures[0].description:
         parts.append(f"described: {shown}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from singleinsert.models.family import Family
+from singleinsert.models.family import Family, FileFacts
 
 
 def _find_families() -> tuple[type[Family], ...]:
@@ -25,7 +25,7 @@ def _find_families() -> tuple[type[Family], ...]:
 
 
 FAMILIES = _find_families()
-FAMILY_NAMES = tuple(name for family in FAMILIES for name in family.names)
-"""What an artifact may have been trained on."""
+FILE_FACTS: dict[str, FileFacts] = {name: facts for family in FAMILIES for name, facts in family.files.items()}
+"""By the names that artifacts have for what they were trained on."""
 SUPPORTED = ", ".join(family.title for family in FAMILIES)
 """For messages: "Stable Diffusion 1.x and 2.x, Stable Diffusion XL"."""

@@ -16,7 +16,7 @@ from singleinsert.errors import ConfigError, ModelError
 from singleinsert.models.attention import AttentionProbabilities, CrossAttentionMaps
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.condition import Condition
-from singleinsert.models.family import Embedding, Family, Prompt, missing_concepts
+from singleinsert.models.family import Embedding, Family, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import LatentDistribution, decode_latents, encode_image
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.text import encode
@@ -27,6 +27,7 @@ _SCHEDULER_KEYS = (
     "timestep_spacing", "rescale_betas_zero_snr",
 )  # fmt: skip
 _K_PROJECTION = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+_PREFIXES = {"unet": "lora_unet_", "text_encoder": "lora_te_text_model_"}
 _NAME_OF_WIDTH = {768: "sd1", 1024: "sd2"}
 
 
@@ -36,6 +37,10 @@ class StableDiffusion(Family):
 
     names: ClassVar[tuple[str, ...]] = ("sd1", "sd2")
     title: ClassVar[str] = "Stable Diffusion 1.x and 2.x"
+    files: ClassVar[Mapping[str, FileFacts]] = {
+        "sd1": FileFacts(_PREFIXES, "sd_v1", "stable-diffusion-v1", 512, "SD1"),
+        "sd2": FileFacts(_PREFIXES, "sd_v2", "stable-diffusion-v2-512", 512, "SD2"),
+    }
     pipeline_class: ClassVar[str] = "StableDiffusionPipeline"
     weight_parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder")
     tokenizer_folders: ClassVar[tuple[str, ...]] = ("tokenizer",)

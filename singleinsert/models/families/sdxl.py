@@ -16,7 +16,7 @@ from singleinsert.errors import ModelError
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.condition import Condition
 from singleinsert.models.families.sd import StableDiffusion, sampling_scheduler
-from singleinsert.models.family import Embedding, Prompt, missing_concepts
+from singleinsert.models.family import Embedding, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import decode_latents
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.text import run_text_encoder
@@ -24,6 +24,9 @@ from singleinsert.models.vocabulary import clip_tokenizer
 
 _K_PROJECTION = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 _FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+_PREFIXES = {
+    "unet": "lora_unet_", "text_encoder": "lora_te1_text_model_", "text_encoder_2": "lora_te2_text_model_",
+}  # fmt: skip
 _WIDTH, _REFINER_WIDTH = 2048, 1280
 _TIME_IDS = 6  # original height and width, top and left of the crop, height and width of what is drawn
 _V_KEY, _ZERO_SNR_KEY = "v_pred", "ztsnr"  # empty tensors in a checkpoint, by which clients know what it is
@@ -35,6 +38,9 @@ class StableDiffusionXL(StableDiffusion):
 
     names: ClassVar[tuple[str, ...]] = ("sdxl",)
     title: ClassVar[str] = "Stable Diffusion XL"
+    files: ClassVar[Mapping[str, FileFacts]] = {
+        "sdxl": FileFacts(_PREFIXES, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024, "SDXL")
+    }
     pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
     weight_parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "text_encoder_2")
     tokenizer_folders: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
