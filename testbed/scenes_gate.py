@@ -203,7 +203,7 @@ def main() -> int:
     captions = [q.caption for q in asked]
     images = generate(load_pipeline(args.model), captions, args.guidance_scale, args.steps, args.seed, SCENE_SIZE)
     classes = [[i.cls for i in q.scene.instances] for q in asked]
-    readings = read_scenes(Judge.load(args.judge), SceneSegmenter(args.segmenter), images, classes)
+    readings = read_scenes(Judge.load(args.judge), SceneSegmenter(args.segmenter, threshold=0.0), images, classes)
     told = {"steps": args.steps, "guidance_scale": args.guidance_scale, "seed": args.seed, "skip": args.skip}
     result = {"count": len(asked), **told, **score(asked, readings)}
     args.out.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--reader_steps", type=int, default=3000, help="0: train without a reader of latents")
     p.add_argument("--steps", type=int, default=6000)
     p.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    p.add_argument("--unread", type=float, default=unet.UNREAD_WEIGHT, help="weight of what the reader misses")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile the UNet: quicker on a CPU after some minutes")
     p.add_argument("--start", type=Path, default=ASSETS / "mini-sd", help="a folder of mini-sd or mini-scenes")
@@ -139,9 +140,11 @@ def train_scene_reader(latents: np.ndarray, scaling: float, data: Pictures, fold
 
 def train_scenes(
     start: UNet2DConditionModel, latents: np.ndarray, scaling: float, data: Pictures, plain: Conditions,
-    dense: Conditions, reader: Network | None, folder: Path, steps: int, rate: float, compile: bool, save: Any,
+    dense: Conditions, reader: Network | None, folder: Path, steps: int, rate: float, unread_weight: float,
+    compile: bool, save: Any,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes; the reader reads windows of two subjects each."""
+    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes. The reader reads windows of two subjects each, and
+    what it misses counts `unread_weight`; 0: it is not asked."""
     dev = device()
     model = scenes_unet(start).to(dev, memory_format=torch.channels_last).train()
     if dev.type == "cpu":
@@ -166,7 +169,7 @@ def train_scenes(
         noised = unet.add_noise(x0, abar, generator, amid_noise if learning else None)
         out = predict(noised.noisy, noised.t, torch.from_numpy(hidden).to(dev, torch.bfloat16)).sample.float()
         terms = {"mse": unet.error_of(out, noised, data.covers[rows])}
-        if reader is not None:
+        if reader is not None and unread_weight > 0:
             who = choose_subjects(data.places[rows], rng)
             places = torch.from_numpy(np.take_along_axis(data.places[rows], who[..., None], 1)).to(dev)
             target = torch.from_numpy(np.take_along_axis(named, who[..., None], 1).astype(np.int64)).flatten(0, 1)
@@ -174,7 +177,7 @@ def train_scenes(
             seen = seen.bfloat16().contiguous(memory_format=torch.channels_last)
             missing = unread_of(reader, seen, target.to(dev), HARD)
             urgent = located(noised.snr).repeat_interleave(WINDOWS)
-            terms["unread"] = unet.UNREAD_WEIGHT * (missing * urgent).mean()
+            terms["unread"] = unread_weight * (missing * urgent).mean()
         return terms
 
     def snapshot(_: int) -> None:
@@ -207,7 +210,7 @@ def main() -> None:
         export(model, args.start, folder)
 
     model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, args.steps, args.rate,
-                         args.compile, save)  # fmt: skip
+                         args.unread, args.compile, save)  # fmt: skip
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 
