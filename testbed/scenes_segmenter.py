@@ -41,6 +41,8 @@ LEAST_PIXELS, LEAST_SHARE = 60, 0.25
 """A piece of a word's mask is a subject if it has so many pixels, and so much of the largest piece."""
 SURE = 0.6
 """The least score of a subject, where no judge looks at it afterwards."""
+NEAR = 8
+"""Pixels that a smaller piece may be away from the subject that it belongs to."""
 EDGE = 2
 """Pixels taken off a piece at most, to see whether it is two subjects that touch."""
 
@@ -141,18 +143,27 @@ class SceneSegmenter:
 
 
 def pieces(mask: np.ndarray) -> list[np.ndarray]:
-    """The subjects in a word's mask (h, w), the largest first; specks are left out."""
-    parts = _large(mask)
-    out = [half for part in parts for half in _halves(part)]
+    """The subjects in a word's mask (h, w), the largest first; specks far from all are left out."""
+    out = _with_crumbs([half for part in _large(mask) for half in _halves(part)], mask)
     return sorted(out, key=np.count_nonzero, reverse=True)
 
 
 def _large(mask: np.ndarray) -> list[np.ndarray]:
+    """Connected pieces that are large enough to be subjects."""
     count, numbered = cv2.connectedComponents(mask.astype(np.uint8), connectivity=4)
     parts = [numbered == k for k in range(1, count)]
     sizes = [np.count_nonzero(p) for p in parts]
     least = max(LEAST_PIXELS, LEAST_SHARE * max(sizes, default=0))
     return [p for p, s in zip(parts, sizes, strict=True) if s >= least]
+
+
+def _with_crumbs(parts: list[np.ndarray], mask: np.ndarray) -> list[np.ndarray]:
+    """The parts, each with the small pieces of the mask (steam, a tail behind a cup) that lie near, nearest to it."""
+    if not parts:
+        return []
+    away = np.stack([cv2.distanceTransform((~p).astype(np.uint8), cv2.DIST_L2, 3) for p in parts])
+    near = mask & (away.min(0) <= NEAR)
+    return [part | (near & (away.argmin(0) == k)) for k, part in enumerate(parts)]
 
 
 def _halves(part: np.ndarray) -> list[np.ndarray]:

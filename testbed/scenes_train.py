@@ -143,7 +143,7 @@ def train_scenes(
     dense: Conditions, reader: Network | None, folder: Path, steps: int, rate: float, unread_weight: float,
     compile: bool, save: Any,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes. The reader reads windows of two subjects each, and
+    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes. The reader reads windows of two subjects each;
     what it misses counts `unread_weight`; 0: it is not asked."""
     dev = device()
     model = scenes_unet(start).to(dev, memory_format=torch.channels_last).train()
