@@ -132,7 +132,7 @@ class SceneSegmenter:
     @torch.no_grad()
     def probabilities(self, image: Image.Image, word: str) -> np.ndarray:
         """(96, 96) how probable it is of each pixel that it belongs to what `word` names."""
-        x = to_tensor(np.asarray(image.convert("RGB"))[None])
+        x = to_tensor(np.array(image.convert("RGB"))[None])
         return self.net(x, torch.tensor([self.net.words.index(word)])).sigmoid()[0, 0].numpy()
 
     def find(self, image: Image.Image, word: str) -> list[Found]:
