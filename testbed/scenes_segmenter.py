@@ -4,7 +4,8 @@
     python -m testbed.scenes_segmenter --evaluate    measure the committed one
 
 The network gives one mask for a word; its pieces are the word's subjects, and a piece that falls into two large ones
-when its edge is taken off is two that touch. A quarter of the training pictures have been through the autoencoder.
+when its edge is taken off is two that touch. A quarter of the training pictures have been through the autoencoder, and
+in a third of them two subjects are of one class.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from .scenes_data import held_out_groups, training_scene_seeds
 from .scenes_judge import half_vae, through
 from .segmenter import PARTS, WORDS, choose_words, iou, loss
 from .world.features import CLASSES
-from .world.scene import Scene
+from .world.scene import Scene, held_out
 from .world.scenes import COUNTS, SCENE_SIZE, DrawnScene, draw_scene, scene_from_seed
 
 FOLDER = Path(__file__).resolve().parent.parent / "singleinsert" / "assets" / "mini-scenes" / "segmenter"
 RUNS = Path(__file__).resolve().parent / "runs"
-PICTURES, STEPS, BATCH, LR = 6_000, 800, 20, 1e-3
+PICTURES, PAIRS, STEPS, BATCH, LR = 5_000, 2_000, 1_400, 20, 1e-3
 SURE = 0.6
-"""The least score of a subject."""
+"""The least score of a subject, where no judge looks at it afterwards."""
 
 
 @dataclass(frozen=True)
@@ -58,19 +59,28 @@ def exact_masks(scene: Scene, drawn: DrawnScene) -> dict[str, np.ndarray]:
     return out
 
 
+def pair_seeds(count: int) -> list[int]:
+    """Seeds of scenes that training may see with two subjects of one class."""
+    scenes = ((seed, scene_from_seed(seed)) for seed in range(10**9))
+    seeds = (
+        s for s, scene in scenes if len({i.cls for i in scene.instances}) < len(scene.instances) and not held_out(scene)
+    )
+    return [seed for seed, _ in zip(seeds, range(count), strict=False)]
+
+
 def training_set(cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """Pictures uint8 (n, 96, 96, 3), masks as one bit a word uint16 (n, 96, 96)."""
-    file = cache / f"scenes-segmenter-{PICTURES}.npz"
+    file = cache / f"scenes-segmenter-{PICTURES + PAIRS}.npz"
     if not file.exists():
         vae = half_vae(cache)
         images, bits = [], []
-        for seed in tqdm(training_scene_seeds(PICTURES), desc="drawing", mininterval=10):
+        for seed in tqdm(training_scene_seeds(PICTURES) + pair_seeds(PAIRS), desc="drawing", mininterval=10):
             scene = scene_from_seed(seed)
             drawn = draw_scene(scene)
             masks = exact_masks(scene, drawn)
             images.append(drawn.image)
             bits.append(sum(np.uint16(1 << k) * masks[w].astype(np.uint16) for k, w in enumerate(WORDS)))
-        for k in tqdm(range(0, PICTURES // 4, 50), desc="autoencoder", mininterval=10):
+        for k in tqdm(range(0, len(images) - 199, 200), desc="autoencoder", mininterval=10):
             images[k : k + 50] = through(vae, images[k : k + 50], seed=k)
         np.savez(file, images=np.stack([np.asarray(i) for i in images]), bits=np.stack(bits))
     data = np.load(file)
@@ -110,20 +120,20 @@ def save(net: SegmenterNet, folder: Path) -> None:
 class SceneSegmenter:
     """Finds the subjects of a word in pictures of 96 x 96."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
-        self.net = load_segmenter(folder)
+    def __init__(self, folder: Path = FOLDER, threshold: float = SURE) -> None:
+        self.net, self.threshold = load_segmenter(folder), threshold
 
     @torch.no_grad()
     def probabilities(self, image: Image.Image, word: str) -> np.ndarray:
         """(96, 96) how probable it is of each pixel that it belongs to what `word` names."""
-        x = to_tensor(np.asarray(image.convert("RGB"))[None])
+        x = to_tensor(np.array(image.convert("RGB"))[None])
         return self.net(x, torch.tensor([self.net.words.index(word)])).sigmoid()[0, 0].numpy()
 
     def find(self, image: Image.Image, word: str) -> list[Found]:
         """Every subject of the word, the largest first."""
         probability = self.probabilities(image, word)
         found = [Found(m, float((2 * probability[m] - 1).mean())) for m in pieces(probability > 0.5)]
-        return [f for f in found if f.score >= SURE]
+        return [f for f in found if f.score >= self.threshold]
 
 
 def evaluate(segmenter: SceneSegmenter, each: int = 100) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,6 @@ from .world.scenes import SCENE_SIZE
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSETS = ROOT / "singleinsert" / "assets"
-BATCH = 32
 WINDOWS = 2
 """Subjects of each scene that the reader is asked about in a step."""
 WINDOW, WINDOW_LATENTS = 70.0, 16
@@ -46,13 +46,26 @@ def parse() -> argparse.Namespace:
     p.add_argument("--captions", type=int, default=2, help="captions for each picture")
     p.add_argument("--reader_steps", type=int, default=3000, help="0: train without a reader of latents")
     p.add_argument("--steps", type=int, default=6000)
-    p.add_argument("--rate", type=float, default=1e-3, help="learning rate")
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--rate", type=float, default=4e-4, help="learning rate")
+    p.add_argument("--unread", type=float, default=0.02, help="weight of what the reader misses; 0: it is not asked")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile the UNet: quicker on a CPU after some minutes")
     p.add_argument("--start", type=Path, default=ASSETS / "mini-sd", help="a folder of mini-sd or mini-scenes")
     p.add_argument("--runs", type=Path, default=ROOT / "testbed" / "runs")
     p.add_argument("--out", type=Path, default=ASSETS / "mini-scenes")
     return p.parse_args()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train: steps, samples a step, learning rate, the weight of what the reader misses, compiled or not."""
+
+    steps: int
+    batch: int
+    rate: float
+    unread: float
+    compile: bool = False
 
 
 def scenes_unet(start: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -139,34 +152,35 @@ def train_scene_reader(latents: np.ndarray, scaling: float, data: Pictures, fold
 
 def train_scenes(
     start: UNet2DConditionModel, latents: np.ndarray, scaling: float, data: Pictures, plain: Conditions,
-    dense: Conditions, reader: Network | None, folder: Path, steps: int, rate: float, compile: bool, save: Any,
+    dense: Conditions, reader: Network | None, folder: Path, plan: Plan, save: Any,
 ) -> UNet2DConditionModel:  # fmt: skip
-    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes; the reader reads windows of two subjects each."""
+    """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes. The reader reads windows of two subjects each;
+    what it misses counts `plan.unread`; 0: it is not asked."""
     dev = device()
     model = scenes_unet(start).to(dev, memory_format=torch.channels_last).train()
     if dev.type == "cpu":
         model.set_attn_processor(AttnProcessor())
-    trainer = HalfTrainer([model], lr=rate, ema=0.998)
-    predict: Any = torch.compile(model) if compile else model
-    unread_of: Any = torch.compile(unread) if compile else unread
+    trainer = HalfTrainer([model], lr=plan.rate, ema=0.998)
+    predict: Any = torch.compile(model) if plan.compile else model
+    unread_of: Any = torch.compile(unread) if plan.compile else unread
     abar = unet.build_scheduler().alphas_cumprod.to(dev)
     each = len(plain.hidden) // len(latents)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([step, 4])
-        learning = step < unet.LEARNING * steps
-        rows = rng.integers(0, len(latents), BATCH)
+        learning = step < unet.LEARNING * plan.steps
+        rows = rng.integers(0, len(latents), plan.batch)
         x0 = torch.from_numpy(latents[rows].astype(np.float32) * scaling).to(dev)
-        chosen = rows * each + rng.integers(0, each, BATCH)
+        chosen = rows * each + rng.integers(0, each, plan.batch)
         hidden, named = plain.hidden[chosen], plain.named[chosen]
-        if schedule(step, steps) > 0.4:
-            much = rng.random(BATCH) < unet.DENSE_SHARE
+        if schedule(step, plan.steps) > 0.4:
+            much = rng.random(plan.batch) < unet.DENSE_SHARE
             hidden[much], named[much] = dense.hidden[rows[much]], dense.named[rows[much]]
         generator = torch.Generator().manual_seed(step)
         noised = unet.add_noise(x0, abar, generator, amid_noise if learning else None)
         out = predict(noised.noisy, noised.t, torch.from_numpy(hidden).to(dev, torch.bfloat16)).sample.float()
         terms = {"mse": unet.error_of(out, noised, data.covers[rows])}
-        if reader is not None:
+        if reader is not None and plan.unread > 0:
             who = choose_subjects(data.places[rows], rng)
             places = torch.from_numpy(np.take_along_axis(data.places[rows], who[..., None], 1)).to(dev)
             target = torch.from_numpy(np.take_along_axis(named, who[..., None], 1).astype(np.int64)).flatten(0, 1)
@@ -174,7 +188,7 @@ def train_scenes(
             seen = seen.bfloat16().contiguous(memory_format=torch.channels_last)
             missing = unread_of(reader, seen, target.to(dev), HARD)
             urgent = located(noised.snr).repeat_interleave(WINDOWS)
-            terms["unread"] = unet.UNREAD_WEIGHT * (missing * urgent).mean()
+            terms["unread"] = plan.unread * (missing * urgent).mean()
         return terms
 
     def snapshot(_: int) -> None:
@@ -183,7 +197,7 @@ def train_scenes(
             p.data.copy_(a)
         save(copy, folder / "scenes-snapshot")
 
-    run("scenes-unet", folder, trainer, loss_of_step, steps, snapshot, report_every=50)
+    run("scenes-unet", folder, trainer, loss_of_step, plan.steps, snapshot, report_every=50)
     trainer.finish()
     model.set_default_attn_processor()
     return model.eval()
@@ -206,8 +220,8 @@ def main() -> None:
     def save(model: UNet2DConditionModel, folder: Path) -> None:
         export(model, args.start, folder)
 
-    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, args.steps, args.rate,
-                         args.compile, save)  # fmt: skip
+    plan = Plan(args.steps, args.batch, args.rate, args.unread, args.compile)
+    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, plan, save)
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 

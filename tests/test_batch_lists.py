@@ -91,9 +91,9 @@ JOB = '[[job]]\nclass_word = "face"\n'
             "splits the names in a bundle at dots",
         ),
         ("j.toml", f'{JOB}image = "a.png"\nclass_word = 3', "is not valid TOML"),
-        ("j.toml", '[[job]]\nimage = "a.png"\nclass_word = 3', "data.class_word must be a text"),
+        ("j.toml", '[[job]]\nimage = "a.png"\nclass_word = 3', "data.class_word must be a list of texts"),
         ("j.toml", f'{JOB}image = "a.png"\nname = ["x"]', "name must be a text"),
-        ("j.toml", f'{JOB}image = ["a.png"]', "data.image must be a text"),
+        ("j.toml", f'{JOB}image = ["a.png", 3]', "data.image[1] must be a text"),
         ("j.toml", f'{JOB}image = {{"\\n" = false}}', "unknown key image"),
         ("j.csv", f"image,class_word\na.png,{'x' * 131_073}\n", "cannot be read as CSV: field larger"),
         ("j.csv", f"image,class_word,seed\na.png,face,{'9' * 5000}\n", "run.seed must be a whole number"),
@@ -114,8 +114,8 @@ def test_odd_lists_are_one_short_line(tmp_path, name, content, says):
 def test_home_is_meant_by_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (job,), _ = read(tmp_path, "j.toml", '[[job]]\nimage = "~/anna.png"\nmask = "~/m"\nclass_word = "face"\n')
-    assert job.settings.data.image == str(tmp_path / "home/anna.png")
-    assert job.settings.data.mask == str(tmp_path / "home/m")
+    assert job.settings.data.image == (str(tmp_path / "home/anna.png"),)
+    assert job.settings.data.mask == (str(tmp_path / "home/m"),)
     assert main(["~/nowhere", "--dry_run"]) == 2 and main([str(tmp_path), "--output_dir", "~/out", "--dry_run"]) == 2
     assert not Path("~").exists()
 
@@ -131,7 +131,7 @@ def test_a_preset_that_is_given_beats_a_folders_name_and_a_class_folder_beats_th
     flags = {"data.class_word": "dog"}
     jobs, problems = read_jobs(source, tmp_path / "out", preset="mini", flags=flags)
     assert not problems and [job.preset for job in jobs] == ["mini", "mini"]
-    assert [job.settings.data.class_word for job in jobs] == ["black cat", "face"]
+    assert [job.settings.data.class_word for job in jobs] == [("black cat",), ("face",)]
     assert {job.settings.model.pretrained_model_name_or_path for job in jobs} == {"mini-sd"}
     jobs, _ = read_jobs(source, tmp_path / "out", flags=flags)
     assert [job.preset for job in jobs] == ["", "face"]
@@ -142,7 +142,7 @@ def test_masks_of_a_folder(tmp_path):
     (source / "face/annaxy_mask.png").rename(source / "face/AnnaXY_Mask.PNG")
     (source / "black_cat/rexy_mask.png").rename(source / "black_cat/rexy-masklabel.png")
     jobs, problems = read_jobs(source, tmp_path / "out")
-    assert not problems and [Path(job.settings.data.mask).name for job in jobs] == [
+    assert not problems and [Path(job.settings.data.mask[0]).name for job in jobs] == [
         "rexy-masklabel.png",
         "AnnaXY_Mask.PNG",
     ]
@@ -167,9 +167,11 @@ def test_a_list_and_an_evaluation_see_the_mask_beside_the_picture(tmp_path):
     image, mask = draw_subject(tmp_path / "in")
     (job,), _ = read(tmp_path, "j.toml", '[[job]]\nimage = "in/pic.png"\nclass_word = "face"\n')
     inputs = read_inputs(job.settings)
-    assert inputs == {"image": image.read_bytes(), "mask": mask.read_bytes()}
+    assert inputs == {"image/0/pic.png": image.read_bytes(), "beside/0/pic_mask.png": mask.read_bytes()}
     there = with_inputs(job.settings, inputs, tmp_path / "there")
-    assert Path(there.data.mask).read_bytes() == mask.read_bytes() and Path(there.data.image).name == "pic.png"
+    (moved,) = there.data.image
+    assert moved.endswith("pic.png") and Path(moved).read_bytes() == image.read_bytes()
+    assert Path(moved).with_name("pic_mask.png").read_bytes() == mask.read_bytes()
     mask.unlink()
     assert digest_of(read_inputs(job.settings)) != digest_of(inputs)
 

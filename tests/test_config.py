@@ -102,7 +102,7 @@ def _another_value(value, field, hint):
         ("[stage1]\nlearning_rate = nan", "my.toml: stage1.learning_rate must be a number, not nan"),
         ("[stage1]\nlearning_rate = '1e-4'", "my.toml: stage1.learning_rate must be a number, not '1e-4'"),
         ("[run]\nuse_8bit_adam = 1", "my.toml: run.use_8bit_adam must be true or false, not 1"),
-        ("[data]\nimage = 3", "my.toml: data.image must be a list in brackets, not 3"),
+        ("[data]\nimage = 3", "my.toml: data.image must be a list of texts in brackets, not 3"),
         ("[data]\nresolution = 9999", "my.toml: data.resolution is 9999, but must be between 32 and 4096"),
         ("[data]\nimage = ['a.png', 3]", "my.toml: data.image[1] must be a text in quotes, not 3"),
         ("[stage2]\ntrains = 'text'", "my.toml: stage2.trains must be a list in brackets, not 'text'"),

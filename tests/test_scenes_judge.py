@@ -26,7 +26,7 @@ def judge() -> Judge:
 
 @pytest.fixture(scope="module")
 def segmenter() -> SceneSegmenter:
-    return SceneSegmenter(FOLDER)
+    return SceneSegmenter(FOLDER, threshold=0.0)
 
 
 def disc(x: float, y: float, radius: float) -> np.ndarray:
@@ -38,17 +38,17 @@ def test_a_cut_out_is_centred_and_of_one_size_wherever_the_subject_stands() -> N
     for x, y, radius in ((30, 50, 12), (90, 8, 20)):  # the second leaves the picture
         mask = Image.fromarray(disc(x, y, radius).astype(np.uint8) * 255)
         cut = np.asarray(cut_out(Image.new("RGB", (96, 96), (250, 0, 0)), mask))
-        rows, columns = np.nonzero((cut == (250, 0, 0)).all(-1))
+        rows, columns = np.nonzero(cut[..., 0] > 189)  # half way from grey to red
         assert cut.shape == (64, 64, 3)
         longer = max(np.ptp(rows), np.ptp(columns)) + 1
-        assert 54 <= longer <= 59  # 58, less the soft edge
+        assert 56 <= longer <= 60
         assert abs((columns.min() + columns.max()) / 2 - 31.5) <= 1.5
         assert (cut[0, 0] == GREY).all()
 
 
 def test_nothing_cut_out_is_grey() -> None:
     cut = cut_out(Image.new("RGB", (96, 96), "red"), Image.new("L", (96, 96)))
-    assert set(cut.getdata()) == {GREY}
+    assert (np.asarray(cut) == GREY).all()
 
 
 def test_of_a_covered_subject_only_the_class_is_asked() -> None:
@@ -102,7 +102,7 @@ def test_the_judge_knows_an_instance_again(judge: Judge) -> None:
 
 def test_pieces_are_subjects() -> None:
     apart = disc(25, 30, 12) | disc(70, 60, 14)
-    touching = disc(36, 48, 13) | disc(59, 48, 13)
+    touching = disc(36, 48, 12) | disc(60, 48, 12)
     assert [len(pieces(m)) for m in (np.zeros((96, 96), bool), disc(48, 48, 20), apart, touching)] == [0, 1, 2, 2]
     larger, smaller = pieces(apart)
     assert iou(larger, disc(70, 60, 14)) == iou(smaller, disc(25, 30, 12)) == 1.0

@@ -3,20 +3,25 @@ subject."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from testbed.labels import HEADS, labels
-from testbed.scenes_data import MOST, held_out_groups, merges_in, named_of, training_scene_seeds
+from testbed.reader import build_reader
+from testbed.scenes_data import MOST, Conditions, Pictures, held_out_groups, merges_in, named_of, training_scene_seeds
 from testbed.scenes_gate import MODEL, question
-from testbed.scenes_train import choose_subjects, windows
+from testbed.scenes_train import Plan, choose_subjects, export, train_scenes, windows
 from testbed.world.features import CLASSES, EDITS
 from testbed.world.scene import Instance, Scene, held_out
 from testbed.world.scene_captions import ROOM, SceneCaption, full_scene_caption, scene_caption, tokens
 from testbed.world.scenes import SCENE_SIZE, Place, alone, draw_scene, layout, scene_from_seed, scene_with
 
+MINI_SD = MODEL.with_name("mini-sd")
 PLAIN = {k: v[0] for k, v in EDITS.items()}
 
 
@@ -97,7 +102,7 @@ def test_a_fifth_of_the_scenes_overlap_and_few_have_twins() -> None:
 
 
 def test_captions_fit_and_keep_each_feature_in_its_own_phrase() -> None:
-    tokenizer = CLIPTokenizer.from_pretrained(MODEL.with_name("mini-sd") / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(MINI_SD / "tokenizer")
     named = 0
     for seed in range(300):
         scene = scene_from_seed(seed)
@@ -185,3 +190,24 @@ def test_chosen_subjects_are_there() -> None:
     chosen = choose_subjects(places, np.random.default_rng(0))
     assert chosen.shape == (6, 2) and chosen[:3].max() == 1
     assert (chosen[:, 0] != chosen[:, 1]).all()
+
+
+def test_the_unet_is_trained_on_scenes_and_exported_with_the_rest_of_mini_sd(tmp_path: Path) -> None:
+    """Four steps (the average takes every fourth) of the real loop on noise: the weights move, the folder is whole."""
+    rng = np.random.default_rng(1)
+    start = UNet2DConditionModel.from_pretrained(MINI_SD / "unet")
+    shown = np.zeros((12, MOST, len(HEADS)), np.int8)
+    places = np.full((12, MOST, 3), (48, 48, 0.7), np.float32)
+    data = Pictures(np.zeros((12, 1)), np.full((12, 24, 24), 128, np.uint8), places, shown)
+    captions = Conditions(rng.standard_normal((12, 48, 256)).astype(np.float16), shown)
+    latents = rng.standard_normal((12, 4, 24, 24)).astype(np.float16)
+    frozen = build_reader().to(torch.bfloat16).eval().requires_grad_(False)
+    plan = Plan(steps=4, batch=3, rate=1e-3, unread=0.1)
+    model = train_scenes(start, latents, 1.0, data, captions, captions, frozen, tmp_path, plan, lambda *_: None)
+    assert model.config.sample_size == 24
+    assert not torch.equal(model.conv_in.weight, start.conv_in.weight)
+    export(model, MINI_SD, tmp_path / "out")
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "out", safety_checker=None, requires_safety_checker=False)
+    assert pipe.unet.config.sample_size * 4 == SCENE_SIZE
+    same = "text_encoder/model.safetensors"
+    assert (tmp_path / "out" / same).read_bytes() == (MINI_SD / same).read_bytes()

@@ -161,7 +161,7 @@ def test_bad_input_is_one_line_and_writes_nothing(tiny_sd, tmp_path, capsys):
         ("is not a picture", {"data.image": str(text)}),
         ("--image is missing", {"data.image": ""}),
         ("--class_word is missing", {"data.class_word": ""}),
-        ("mask not found", {"data.mask": "none.png"}),
+        ("none.png: there is no such file or folder", {"data.mask": "none.png"}),
         ("is empty", {"data.mask": str(black)}),
         ("leaves no background", {"data.mask": str(white)}),
         ("is 40x32 but the picture is 80x64", {"data.mask": str(small)}),

@@ -62,7 +62,8 @@ def batch_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Jobs -> checks -> work -> page and table."""
     for flag in OF_ONE_JOB:
-        if getattr(args, flag) not in (None, False) and not (flag == "mask" and Path(args.mask).is_dir()):
+        given = getattr(args, flag)
+        if given not in (None, False) and not (flag == "mask" and all(Path(mask).is_dir() for mask in given)):
             raise ConfigError(f"--{flag} belongs to one job: write it there" + MASKS_OF_ALL * (flag == "mask"))
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview

@@ -237,7 +237,8 @@ TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", s
 def _typed(label: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{label} must be a list in brackets, not {shown(value)}")
+            kind = "a list of texts" if get_args(hint)[0] is str else "a list"
+            raise ConfigError(f"{label} must be {kind} in brackets, not {shown(value)}")
         return tuple(_typed(f"{label}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(value))
     if get_origin(hint) is Literal:
         choices = get_args(hint)

@@ -6,19 +6,22 @@ import numpy as np
 
 LEAST_PIXELS, LEAST_SHARE = 60, 0.25
 """A piece of a word's mask is a subject if it has so many pixels, and so much of the largest piece."""
+NEAR = 8
+"""Pixels that a smaller piece may be away from the subject that it belongs to."""
 EDGE = 2
 """Pixels taken off a piece at most, to see whether it is two subjects that touch."""
 
 
 def pieces(mask: np.ndarray, size: int = 0) -> list[np.ndarray]:
-    """The subjects in a word's boolean mask (h, w), the largest first; specks are left out.
+    """The subjects in a word's boolean mask (h, w), the largest first; specks far from all are left out.
 
     Args:
         size: side of the picture that the limits in pixels are meant for; 0: the mask's own.
     """
     scale = max(1, round(max(mask.shape) / size)) if size else 1
     parts = _large(mask, LEAST_PIXELS * scale**2)
-    out = [half for part in parts for half in _halves(part, LEAST_PIXELS * scale**2, EDGE * scale)]
+    halves = [half for part in parts for half in _halves(part, LEAST_PIXELS * scale**2, EDGE * scale)]
+    out = _with_crumbs(halves, mask, NEAR * scale)
     return sorted(out, key=np.count_nonzero, reverse=True)
 
 
@@ -31,6 +34,17 @@ def _large(mask: np.ndarray, pixels: int) -> list[np.ndarray]:
     sizes = [np.count_nonzero(p) for p in parts]
     least = max(pixels, LEAST_SHARE * max(sizes, default=0))
     return [p for p, s in zip(parts, sizes, strict=True) if s >= least]
+
+
+def _with_crumbs(parts: list[np.ndarray], mask: np.ndarray, near: int) -> list[np.ndarray]:
+    """The parts, each with the small pieces of the mask (steam, a tail behind a cup) that lie near, nearest to it."""
+    import cv2
+
+    if not parts:
+        return []
+    away = np.stack([cv2.distanceTransform((~p).astype(np.uint8), cv2.DIST_L2, 3) for p in parts])
+    crumbs = mask & (away.min(0) <= near)
+    return [part | (crumbs & (away.argmin(0) == k)) for k, part in enumerate(parts)]
 
 
 def _halves(part: np.ndarray, pixels: int, most: int) -> list[np.ndarray]:
