@@ -112,8 +112,7 @@ def find_mask(
         threshold: candidates of lower score are not even candidates.
         detector, segmenter: models of the grounded backends; "" is their default.
         smooth, fill_holes, min_part, padding, feather: see `Cleanup`.
-        backends: what to use and leave open, in place of `backend` and its models; without it, what is opened here is
-            freed here.
+        backends: used and left open, in place of `backend` and its models; what is opened here is freed here.
 
     Raises:
         InputError: nothing was found with confidence, or a mask that cannot train. One line that says what to do.
