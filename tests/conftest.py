@@ -13,6 +13,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests compare processes to the bit, and s
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 import pytest  # noqa: E402 (after the environment is set)
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+# the same cases each time: a test that fails for one in a thousand says nothing to who meets it
+settings.register_profile("quick", max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW)
+settings.register_profile("long", max_examples=10_000, deadline=None, suppress_health_check=SLOW)
+settings.load_profile("long" if os.environ.get("SINGLEINSERT_LONG_TESTS") else "quick")
 
 
 @pytest.fixture(scope="session")

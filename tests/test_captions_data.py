@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from singleinsert.captions.files import write_caption
@@ -117,7 +117,6 @@ def test_half_a_character_is_no_traceback(tmp_path):
     assert with_concept("a face \udcff in snow", "face") == "a {concept} ? in snow"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_every_file_is_a_caption_or_one_line(tmp_path, content):
     for name in ("a.txt", "metadata.jsonl"):

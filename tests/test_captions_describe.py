@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -112,7 +112,6 @@ PIECES = (
 ).split(" ")
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80) | st.lists(st.sampled_from(PIECES), max_size=30).map(" ".join))
 def test_every_answer_is_a_caption_or_a_reason(answer):
     try:

@@ -19,7 +19,7 @@ from chatservers import (
     text_of,
     vllm_thinking,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -185,7 +185,6 @@ json_values = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(reply=st.text(max_size=20) | json_values.map(json.dumps))
 def test_every_reply_is_an_answer_or_one_line(reply):
     endpoint = Endpoint("http://localhost:1/v1", "m", tries=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, says_something
@@ -81,7 +81,6 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(before=st.lists(words, max_size=8), after=st.lists(words, max_size=14))
 def test_phrases_lie_in_the_caption_apart_and_the_concept_is_never_lost(before, after):
     caption = " ".join([*before, CONCEPT, *after]).replace("*", "")

@@ -1,19 +1,18 @@
 """A value or one line, whatever a file holds: pictures, masks, masks.toml, lists of jobs and class words.
 
-Some hundred cases each time; HYPOTHESIS_PROFILE=nightly makes ten thousand of each.
+Some hundred cases each time; SINGLEINSERT_LONG_TESTS=1 makes ten thousand of each.
 """
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
@@ -26,12 +25,6 @@ from singleinsert.masks.batch import class_words
 from singleinsert.masks.collection import MaskSet, NamedMask, load_masks, save_masks
 from singleinsert.masks.files import mask_from_file, read_mask
 from singleinsert.reading import read_json, read_toml
-
-SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
-# the same cases each time: a test that fails for one in a thousand says nothing to who meets it
-settings.register_profile("quick", max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW)
-settings.register_profile("nightly", max_examples=10_000, deadline=None, suppress_health_check=SLOW)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 DATA = Path(__file__).parent / "data" / "pictures"
 LONGEST = 1100
