@@ -217,7 +217,7 @@ def test_found_by_trying(path, files):
     wanted = {
         "lora-alpha-of-two": "its alpha is no number", "lora-scalar-down": "is no LoRA of a layer",
         "lora-one-dimension": "is no LoRA of a layer", "lora-alpha-text": "its alpha is no number",
-        "artifact-numbers-for-names": "are not texts", "pickle-string-to-param": "",
+        "artifact-numbers-for-names": "are not texts", "pickle-string-to-param": "is no textual embedding",
     }[path.stem]  # fmt: skip
     with pytest.raises(SingleInsertError, match=wanted) as raised:
         if path.stem.startswith("lora"):
