@@ -209,7 +209,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message)} (--help lists the flags)\n")
+        self.exit(2, f"error: {one_line(message, 500)} (--help lists the flags)\n")
 
 
 def run_script(

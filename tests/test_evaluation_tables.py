@@ -126,5 +126,5 @@ def test_results_come_back_from_their_files(tmp_path):
     assert Results.load(tmp_path) == found
     rows = list(csv.DictReader((tmp_path / "samples.csv").open()))
     assert rows[0]["prompt"] == "* a, b" and rows[0]["targets"] == "1 0" and rows[1]["DIV"] == ""
-    with pytest.raises(InputError, match="holds no results"):
+    with pytest.raises(InputError, match="file not found: .*nowhere/results.json"):
         Results.load(tmp_path / "nowhere")

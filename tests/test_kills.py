@@ -203,8 +203,10 @@ def test_a_reader_that_leaves_ends_no_run(tiny_sd, tmp_path):
 def test_a_closed_terminal_saves_as_a_stop_does(tiny_sd, tmp_path):
     file = tmp_path / "values.json"
     file.write_text(json.dumps(small_values(tmp_path, tiny_sd, stage1__steps=100000)))
+    # under nohup the tests' own processes would be deaf to it, as they should
     process = subprocess.Popen([sys.executable, "-u", "-c", TRAIN, str(file)], stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT)  # fmt: skip
+                               stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # fmt: skip
     for line in process.stdout:
         if "first step done" in line:
             break
