@@ -6,6 +6,7 @@ Flags that name a setting say so in FLAGS and take type, choices and help from i
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import importlib.util
 import sys
@@ -209,7 +210,10 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {one_line(message, 500)} (--help lists the flags)\n")
+        unknown = message.partition("unrecognized arguments: ")[2].split(" ")[0].partition("=")[0]
+        meant = difflib.get_close_matches(unknown, self._option_string_actions, n=1) if unknown else []
+        advice = f"; did you mean {meant[0]}?" if meant else " (--help lists the flags)"
+        self.exit(2, f"error: {one_line(message, 500)}{advice}\n")
 
 
 def run_script(

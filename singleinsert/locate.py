@@ -67,7 +67,9 @@ def _from_folder(folder: Path, allow_pickle: bool) -> Artifact:
         return gather_scene(parts, scene)
     embedding = _one(plain or [path for path, kind in kinds.items() if kind == "bundle"], folder, "embeddings")
     if embedding is None:
-        raise InputError(f"{folder} holds no artifact and no embedding (.safetensors)")
+        begun = sorted(folder.glob("*_config.toml")) if (folder / "checkpoints").is_dir() else []
+        more = f": go on with --config_file {begun[0]} --resume_from_checkpoint latest" if begun else ""
+        raise InputError(f"{folder} holds no artifact and no embedding (.safetensors){more}")
     others = [path for path, kind in kinds.items() if kind == "lora"]
     lora = _lora_of(embedding) or _one(others, folder, "LoRA files")
     concept = load_pair(embedding, lora, allow_pickle=allow_pickle)

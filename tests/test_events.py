@@ -63,7 +63,7 @@ def test_a_stop_file_ends_a_run_with_its_state_saved(tmp_path, tiny_sd):
         train(settings, watch=Outside())
     assert stopped.value.exit_code == 128 + signal.SIGTERM
     kinds = [(event["event"], event.get("step")) for event in events_of(logs)]
-    assert ("samples", 1) in kinds and kinds[-2][0] == "checkpoint" and kinds[-1][0] == "failed"
+    assert ("samples", 1) in kinds and kinds[-2][0] == "checkpoint" and kinds[-1][0] == "interrupted"
     again = small_settings(
         tmp_path,
         tiny_sd,

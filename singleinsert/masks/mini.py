@@ -128,7 +128,7 @@ def segmenter_folder(name: str) -> Path:
 class MiniSegmenter:
     """Finds what the drawn world has words for, in drawn pictures."""
 
-    name = "mini segmenter"
+    name = "mini segmenter for drawings"
 
     def __init__(self, folder: Path = FOLDER, *, threshold: float = THRESHOLD) -> None:
         self._net, self.threshold = load_segmenter(folder), threshold

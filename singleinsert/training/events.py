@@ -59,6 +59,10 @@ class EventLog(SilentWatch):
         """The run has ended without its result; ``reason`` is one line."""
         self._write("failed", reason=reason)
 
+    def interrupted(self, reason: str) -> None:
+        """The run was asked to end and has saved its state; ``reason`` says how to go on."""
+        self._write("interrupted", reason=reason)
+
     def asked_to_stop(self) -> int:
         return signal.SIGTERM if self._asked(STOP) else 0
 

@@ -138,7 +138,8 @@ def _train(
             events.done(files.artifact)
     except BaseException as problem:
         if events is not None:
-            events.failed(first_line(problem))
+            ended = events.interrupted if isinstance(problem, Interrupted) else events.failed
+            ended(first_line(problem))
         if isinstance(problem, Interrupted):
             # all processes, after the same step; one that leaves with its group open may be aborted
             accelerator.state.destroy_process_group()
