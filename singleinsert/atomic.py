@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from singleinsert.errors import InputError, first_line
@@ -59,6 +60,18 @@ def unfinished(folder: Path) -> dict[Path, str]:
     """
     found = {path: _TEMPORARY.fullmatch(path.name) for path in folder.glob(".*.part*")}
     return {path: match["name"] for path, match in found.items() if match}
+
+
+def remove_unfinished(folder: Path, before: float, name: str = "") -> None:
+    """Remove what killed writes of ``name``, or of anything, have left in ``folder``.
+
+    Args:
+        before: a file's time of the last change, so long ago that nobody can still be at a write from before it.
+    """
+    for path, final in unfinished(folder).items():
+        with suppress(FileNotFoundError):  # another process removes it, or ends its write
+            if final == (name or final) and path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _settle(temporary: Path) -> None:

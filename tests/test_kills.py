@@ -15,11 +15,17 @@ from safetensors import safe_open
 
 from singleinsert import claims
 from singleinsert.artifact import Artifact
+from singleinsert.batch import local
+from singleinsert.batch.local import work_folder
+from singleinsert.batch.store import FolderStore
+from singleinsert.batch.worker import Outcome
 from singleinsert.claims import claimed
 from singleinsert.config import load_settings
 from singleinsert.errors import InputError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.files import RunFiles
+from singleinsert.work import queue as queue_module
+from singleinsert.work.queue import DONE, Queue
 
 RUN = """
 import json, os, sys
@@ -215,3 +221,44 @@ def test_a_closed_terminal_saves_as_a_stop_does(tiny_sd, tmp_path):
     assert process.wait(timeout=120) == 128 + signal.SIGHUP, rest
     assert f"python train_singleinsert.py --config_file {tmp_path}/out/pic_config.toml --resume_from_checkpoint" in rest
     assert len(checkpoints(tmp_path / "out/checkpoints/pic")) == 1 and hidden(tmp_path / "out") == []
+
+
+def test_killed_while_a_batch_writes_what_is_left_of_it_goes_later(tmp_path):
+    """Of the page, the table and the states: what is older than any write, and not what another process is writing."""
+    (tmp_path / "state").mkdir()
+    old = [tmp_path / ".index.html.abcd1234.part.html", tmp_path / "state/.a.001.json.abcd1234.part.json"]
+    young = [tmp_path / ".index.html.abcd5678.part.html", tmp_path / "state/.b.001.json.abcd5678.part.json"]
+    others = [tmp_path / ".cat.safetensors.abcd1234.part.safetensors"]
+    for path in old + young + others:
+        path.write_text("half")
+    long_ago = time.time() - claims.STALE - 1
+    for path in old + others:
+        os.utime(path, (long_ago, long_ago))
+    FolderStore(tmp_path).put_text("index.html", "whole")
+    queue = Queue(tmp_path / "state", "a")
+    queue.finish(queue.claim(), DONE)
+    assert {*tmp_path.rglob(".*")} == {*young, *others}
+
+
+def test_killed_while_a_job_that_is_done_is_tidied_up(tmp_path, monkeypatch):
+    """Its tries' folders hold gigabytes of checkpoints: the next process removes what is left of them."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(folder, claim):
+        raise Killed
+
+    monkeypatch.setattr(queue_module, "process_lives", lambda record: False)
+    work, done = tmp_path / "work", Outcome(DONE)
+    queue = Queue(tmp_path / "state", "a")
+    (work_folder(work, queue.claim()) / "checkpoints").mkdir()
+    second = queue.claim()
+    monkeypatch.setattr(local, "clear_work", kill)
+    with pytest.raises(Killed):
+        local.settle(done, second, queue, work, print)
+    monkeypatch.undo()
+    monkeypatch.setattr(queue_module, "process_lives", lambda record: False)
+    again = Queue(tmp_path / "state", "a")
+    local.settle(done, again.claim(), again, work, lambda line: None)
+    assert not list(work.iterdir()) and again.states()["a"].state == DONE

@@ -105,9 +105,9 @@ def finished_before(claim: Claim, store: Store) -> Outcome | None:
 
 def settle(outcome: Outcome, claim: Claim, queue: Queue, folder: Path, say: Callable[[str], None]) -> None:
     """Write how a job went, and say it with how far the batch is."""
-    queue.finish(claim, outcome.state, outcome.reason, outcome.log)
     if outcome.state == DONE:
-        clear_work(folder, claim)
+        clear_work(folder, claim)  # before it is said: who is killed in between is followed by one who clears the rest
+    queue.finish(claim, outcome.state, outcome.reason, outcome.log)
     states = queue.states()
     seconds = states[claim.name].record.get("seconds", 0)
     text = f"done in {seconds:.0f} s" if outcome.state == DONE else f"{outcome.state}: {outcome.reason}"

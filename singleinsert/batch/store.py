@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from singleinsert.claims import STALE
 from singleinsert.errors import InputError, MissingPackageError, first_line
 
 RECORD_END = "_job.json"
@@ -51,9 +52,10 @@ class FolderStore:
             shutil.rmtree(work)  # another process finished the same job; it holds the same numbers
 
     def put_text(self, name: str, text: str) -> None:
-        from singleinsert.atomic import write_text
+        from singleinsert.atomic import remove_unfinished, write_text
 
         write_text(self.folder / name, text)
+        remove_unfinished(self.folder, (self.folder / name).stat().st_mtime - STALE, name)
 
 
 class UrlStore:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from singleinsert.atomic import write_text
+from singleinsert.atomic import remove_unfinished, write_text
 from singleinsert.claims import STALE, Heart, holder, make_exclusively, process_lives, read_object
 
 QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
@@ -102,6 +102,7 @@ class Queue:
         if log:
             write_text(claim.path.with_suffix(".log"), log)
         write_text(claim.path, json.dumps(record, indent=1) + "\n")
+        remove_unfinished(self.folder, claim.path.stat().st_mtime - STALE)
 
     def _wanted(self, name: str, state: State) -> bool:
         """Is the job to be done, and free?"""
