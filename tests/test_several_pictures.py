@@ -76,7 +76,7 @@ def test_what_does_not_go_with_several_pictures_is_one_line(tiny_sd, tmp_path, a
         ("3 masks for 2 pictures: give one for each, or a folder", ["--image", str(album), *three]),
         ("no mask for b.png", ["--image", str(album), "--mask", str(masks), "--set", "run.seed=1"]),
         ("a caption file", ["--image", str(album), "--mask", str(masks)]),
-        ("holds no pictures", ["--image", str(masks.parent / "none")]),
+        ("holds no picture that can be read", ["--image", str(masks.parent / "none")]),
     ):
         if message.startswith("no mask"):
             (masks / "b.png").rename(masks / "c.png")
