@@ -19,9 +19,12 @@ TERMS = ("foreground", "background", "semantic")
 
 PRESETS = {
     "mini": ["--stage1_steps", "2", "--stage2_steps", "2"],
-    # the paper's exact settings, but for the picture's size and the encoder's patches
+    # the paper's exact settings but for the picture's size, also where mini-sd brings its own over any preset
     "paper": ["--stage1_steps", "2", "--stage2_steps", "2", "--pretrained_model_name_or_path", "mini-sd",
-              "--resolution", "64", "--class_word", "face"],
+              "--resolution", "64", "--class_word", "face",
+              "--set", "concept.image_size=224", "--set", "concept.patch_size=32",
+              "--set", "concept.num_attention_heads=12", "--set", "stage1.learning_rate=1e-4",
+              "--set", "stage2.learning_rate=5e-5"],
 }  # fmt: skip
 LAUNCH = ["accelerate.commands.launch", "--cpu", "--num_processes", "1", "--num_machines", "1",
           "--mixed_precision", "no", "--dynamo_backend", "no"]  # fmt: skip
