@@ -69,8 +69,7 @@ def test_the_concepts_are_those_of_train_singleinsert(done, tiny_sd, tmp_path):
     changes |= {"stage1__timestep_importance": 0.5, "stage1__stratified_timesteps": True}  # as preset mini has it
     image = str(done / "input" / "pic.png")
     settings = small_settings(
-        tmp_path, tiny_sd, data__image=image, data__mask=image.replace(".png", "_mask.png"), mask__backend="mini",
-        stage1__learning_rate=5e-4, stage2__learning_rate=3e-4, **changes,
+        tmp_path, tiny_sd, data__image=image, data__mask=image.replace(".png", "_mask.png"), **changes
     )  # fmt: skip
     alone = train(settings, watch=QUIET).artifact
     cached = [Artifact.load(path) for path in (done / "cache" / "concepts").iterdir()]
