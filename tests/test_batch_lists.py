@@ -93,6 +93,7 @@ JOB = '[[job]]\nclass_word = "face"\n'
         ("j.toml", f'{JOB}image = "a.png"\nclass_word = 3', "is not valid TOML"),
         ("j.toml", '[[job]]\nimage = "a.png"\nclass_word = 3', "data.class_word must be a list of texts"),
         ("j.toml", f'{JOB}image = "a.png"\nname = ["x"]', "name must be a text"),
+        ("j.toml", f'{JOB}image = "a.png"\nsave.formats = [[]]', "save.formats[0] is [], but must be one of"),
         ("j.toml", f'{JOB}image = ["a.png", 3]', "data.image[1] must be a text"),
         ("j.toml", f'{JOB}image = {{"\\n" = false}}', "unknown key image"),
         ("j.csv", f"image,class_word\na.png,{'x' * 131_073}\n", "cannot be read as CSV: field larger"),

@@ -244,7 +244,7 @@ def _typed(label: str, value: Any, hint: Any) -> Any:
         choices = get_args(hint)
         if not isinstance(value, str) or value not in choices:
             hint_at = nearest(value, choices) if isinstance(value, str) else ""
-            if value in OLD_VALUES and OLD_VALUES[value] in choices:
+            if isinstance(value, str) and OLD_VALUES.get(value) in choices:
                 hint_at = f"; it is called {OLD_VALUES[value]} now"
             raise ConfigError(f"{label} is {shown(value)}, but must be one of {', '.join(choices)}{hint_at}")
         return value
