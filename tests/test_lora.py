@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tinymodels import CONCEPT_WIDTH, hashed, tiny_models
+from tinymodels import CONCEPT_WIDTH, hashed, outputs, same, tiny_models
 
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
@@ -27,17 +27,6 @@ def models(pristine):
 def inject(models, rank=4, alpha=4.0, seed=0, kind=LoraAdapters, **targets):
     targets = {"unet": UNET_TARGETS, "text_encoder": TEXT_TARGETS} | targets
     return kind.inject(models, AdapterOptions(targets, rank, alpha), torch.Generator().manual_seed(seed))
-
-
-def outputs(models):
-    dtype = models["unet"].dtype
-    text = models["text_encoder"](torch.arange(12)[None])[0]
-    noisy, condition = hashed((2, 4, 16, 16), 1).to(dtype), hashed((2, 12, CONCEPT_WIDTH), 2).to(dtype)
-    return text, models["unet"](noisy, torch.tensor([10, 900]), condition).sample
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def train_a_little(adapters):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tinymodels import CONCEPT_WIDTH, hashed, tiny_models
+from tinymodels import hashed, outputs, same, tiny_models
 
 from singleinsert.adapters import adapter_class, adapter_kinds
 from singleinsert.adapters.base import AdapterOptions
@@ -28,17 +28,6 @@ def inject(models, kind, rank=2, **targets):
     own = adapter_class(kind).own_targets
     chosen = {"unet": targets.get("unet", own["denoiser"]), "text_encoder": targets.get("text_encoder", own["text"])}
     return adapter_class(kind).inject(models, AdapterOptions(chosen, rank), torch.Generator().manual_seed(0))
-
-
-def outputs(models):
-    dtype = models["unet"].dtype
-    text = models["text_encoder"](torch.arange(12)[None])[0]
-    noisy, condition = hashed((2, 4, 16, 16), 1).to(dtype), hashed((2, 12, CONCEPT_WIDTH), 2).to(dtype)
-    return text, models["unet"](noisy, torch.tensor([10, 900]), condition).sample
-
-
-def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def change(adapters, by=0.05):

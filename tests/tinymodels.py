@@ -138,3 +138,16 @@ def write_tiny_sd(folder: Path, prediction_type: str = "epsilon", family: str = 
     }  # fmt: skip
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
+
+
+def outputs(models: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """What a text encoder and a UNet make of fixed input: (1, 12, width) and (2, 4, 16, 16)."""
+    dtype = models["unet"].dtype
+    text = models["text_encoder"](torch.arange(12)[None])[0]
+    noisy, condition = hashed((2, 4, 16, 16), 1).to(dtype), hashed((2, 12, CONCEPT_WIDTH), 2).to(dtype)
+    return text, models["unet"](noisy, torch.tensor([10, 900]), condition).sample
+
+
+def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+    """To the last bit."""
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
