@@ -4,38 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from singleinsert.config.declare import setting
 from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
 from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
-
-
-def setting(
-    default: Any,
-    help: str,
-    *,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    free: bool = False,
-    loaded: bool = False,
-    several: bool = False,
-    path: bool = False,
-) -> Any:
-    """A documented field. Choices are declared as a Literal type.
-
-    Args:
-        minimum, maximum: inclusive.
-        free: it changes no number of a run by more than a rounding error, so that a resumed run may differ in it.
-        loaded: it is set on a model when that is loaded, so that for another value the model must be loaded again.
-        several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
-        path: it names files or folders, or may name one: ``~`` stands for the home folder.
-    """
-    facts = {
-        "help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several,
-        "path": path,
-    }  # fmt: skip
-    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -145,10 +119,10 @@ class CaptionSettings:
     instruction: str = setting(
         "", "instruction to the model instead of the built-in one; {class_word} stands for the class word", free=True
     )
-    mode: Literal["auto", "off", "O1", "O2", "O3", "O4"] = setting(
+    mode: Literal["auto", "off", "O1", "O2", "O3", "O4", "O5"] = setting(
         "auto", "which prompts of training say it: auto, as O2 if there is a description; off, none; O1, the "
         "concept's; O2, all; O3, all, but the semantic term's every second time; O4, as O3 always, without what the "
-        "mask leaves out",
+        "mask leaves out; O5, as O2, and things that the subject wears or holds are cut out of its mask",
     )  # fmt: skip
     drop: float = setting(0.0, "share of the samples that are trained without it", minimum=0, maximum=1)
     keep: bool = setting(True, "the artifact holds the description", free=True)
@@ -219,6 +193,10 @@ class StageSettings:
     mask_normalization: MaskNormalization = setting(
         "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
     )
+    prior_weight: float = setting(
+        0.0, "full_image: weight of DreamBooth's prior term, the same loss on pictures of the class, see [prior]",
+        minimum=0,
+    )  # fmt: skip
     attention_weight: float = setting(
         0.01, "break_a_scene: weight of the loss on the handles' cross-attention", minimum=0
     )
@@ -250,6 +228,21 @@ class StageSettings:
         "constant", "course of the learning rate, named as in diffusers"
     )
     lr_warmup_steps: int = setting(0, "steps until the full learning rate", minimum=0)
+
+
+@dataclass(frozen=True)
+class PriorSettings:
+    """The pictures of the class for the prior term of DreamBooth. Without ``prior_weight`` they have no effect."""
+
+    prompt: str = setting("a photo of a {class_word}", "what they are drawn with, and trained with")
+    pictures: int = setting(200, "how many", minimum=1, maximum=10000)
+    folder: str = setting(
+        "", "folder of pictures to use as they are, such as photos; empty: the base model draws them once, and they "
+        "are kept in output/class-pictures", path=True,
+    )  # fmt: skip
+    num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
+    guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
+    seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
 
 
 @dataclass(frozen=True)
@@ -379,6 +372,7 @@ class Settings:
     stage1: StageSettings = field(default_factory=StageSettings)
     stage2: StageSettings = STAGE2
     scene: SceneSettings = field(default_factory=SceneSettings)
+    prior: PriorSettings = field(default_factory=PriorSettings)
     run: RunSettings = field(default_factory=RunSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     save: SaveSettings = field(default_factory=SaveSettings)

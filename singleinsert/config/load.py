@@ -285,9 +285,13 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"data.placeholder_token {data.placeholder_token!r} must be one word, without spaces")
     if not names_the_concept(data.prompt, data.placeholder_token):
         raise ConfigError(f"data.prompt {data.prompt!r} does not hold {{placeholder}}: nothing in it could be learnt")
-    if names_the_concept(data.class_prompt, data.placeholder_token):
-        raise ConfigError(f"data.class_prompt {data.class_prompt!r} names the concept, unknown to the frozen model")
+    for key, text in (("data.class_prompt", data.class_prompt), ("prior.prompt", settings.prior.prompt)):
+        if names_the_concept(text, data.placeholder_token):
+            raise ConfigError(f"{key} {text!r} names the concept, unknown to the frozen model")
+    if len(data.class_word) > 1 and any(stage.prior_weight for stage in settings.stages.values()):
+        raise ConfigError("prior_weight is for one class word: the class pictures show one class")
     templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
+    templates |= {"prior.prompt": [settings.prior.prompt]}
     for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
         for text in texts:
             _check_braces(key, text)

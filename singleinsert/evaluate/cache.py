@@ -14,9 +14,10 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import FREE_SECTIONS, Settings, keys_declared
+from singleinsert.data.folders import list_folder
 from singleinsert.data.opening import open_picture
 from singleinsert.inference.pipeline import Picture
-from singleinsert.models.family import Family
+from singleinsert.models.fingerprint import add_tensors
 from singleinsert.terms import STAGES
 from singleinsert.training.results import flatten
 
@@ -51,14 +52,20 @@ def key_of(*parts: Any) -> str:
 
 def concept_key(settings: Settings, model: str) -> str:
     """Of a trained concept: every setting that changes a number, picture's and mask's bytes, the model's weights."""
-    return key_of("concept", _numbers(settings), digest_of(read_inputs(settings)), model)
+    return key_of("concept", _numbers(settings), digest_of(_contents(settings)), model)
 
 
 def first_stage_key(settings: Settings, model: str) -> str:
     """Of the state at the end of stage I, which knows neither stage II nor its adapters."""
     later = (*STAGES[1:], "adapter")
     values = {key: value for key, value in _numbers(settings).items() if key.split(".")[0] not in later}
-    return key_of("first stage", values, digest_of(read_inputs(settings)), model)
+    return key_of("first stage", values, digest_of(_contents(settings)), model)
+
+
+def _contents(settings: Settings) -> dict[str, bytes]:
+    """Bytes of the files that a run learns from, class pictures of the user's own among them."""
+    own = list_folder(Path(settings.prior.folder)).pictures if settings.prior.folder else ()
+    return read_inputs(settings) | {f"prior/{path.name}": path.read_bytes() for path in own}
 
 
 def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> str:
@@ -74,32 +81,13 @@ def artifact_digest(artifact: Artifact) -> str:
         for path, weights in layers.items():
             scale = torch.tensor(weights.alpha)
             tensors |= {f"{component}.{path}.{n}": t for n, t in (("d", weights.down), ("u", weights.up), ("a", scale))}
-    _add_tensors(sums, tensors)
+    add_tensors(sums, tensors)
     return sums.hexdigest()[:24]
-
-
-def model_digest(model: Family) -> str:
-    """Fingerprint of a loaded base model: every weight in the dtype it works in, the tokenizer, the noise schedule."""
-    # names that begin with _ are diffusers' own notes, one of them in an order that changes from process to process
-    schedule = {key: value for key, value in model.scheduler.config.items() if not key.startswith("_")}
-    vocabularies = [tokenizer.get_vocab() for tokenizer in model.tokenizers.values()]
-    tables = [vocabularies, schedule, model.schedule.prediction_type]
-    sums = hashlib.sha256(json.dumps(tables, sort_keys=True, default=str).encode())
-    for name, part in model.parts.items():
-        sums.update(name.encode())
-        _add_tensors(sums, part.state_dict())
-    return sums.hexdigest()[:24]
-
-
-def _add_tensors(sums: Any, tensors: dict[str, torch.Tensor]) -> None:
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        sums.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sums.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
 
 
 def _numbers(settings: Settings) -> dict[str, Any]:
     """Settings that change a trained number: not paths, whose contents count, nor what only changes rounding."""
     values = flatten(settings)
     left_out = {*keys_declared("free"), "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
+    left_out -= {"data.description"} if settings.data.description else set()  # free because a run's identity has it
     return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in FREE_SECTIONS}

@@ -22,10 +22,10 @@ from singleinsert.evaluate.cache import (
     artifact_digest,
     concept_key,
     first_stage_key,
-    model_digest,
     picture_key,
 )
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
+from singleinsert.models.fingerprint import model_digest
 from singleinsert.training.accelerator import build_accelerator
 from singleinsert.training.checkpoint import checkpoint_path
 from singleinsert.training.files import RunFiles

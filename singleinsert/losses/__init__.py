@@ -35,6 +35,10 @@ class Objective(Protocol):
         """The frozen model's prediction is needed."""
 
     @property
+    def needs_prior(self) -> bool:
+        """The tuned model's prediction for pictures of the class is needed."""
+
+    @property
     def needs_attention(self) -> bool:
         """Cross-attention is to be read in the pass with the concepts."""
 
@@ -47,6 +51,9 @@ class Objective(Protocol):
 
     def class_terms(self, views: Views) -> dict[str, Tensor]:
         """Weighted terms (b,) that depend on ``views.x0_class``."""
+
+    def prior_terms(self, views: Views) -> dict[str, Tensor]:
+        """Weighted terms (b,) of views of class pictures: their ``x0_target``, and ``x0_class`` for their prompt."""
 
 
 def all_terms(objective: Objective, views: Views) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ class SingleInsert:
     mask_normalization: MaskNormalization = "mean"
 
     attention_level = 0
+    needs_prior = False
 
     @property
     def needs_attention(self) -> bool:
@@ -65,3 +66,7 @@ class SingleInsert:
         frozen = views.x0_frozen if views.x0_frozen_class is None else views.x0_frozen_class
         assert views.x0_class is not None and frozen is not None
         return {"semantic": self.semantic_weight * views.weight * masked_mse(views.x0_class, frozen.detach())}
+
+    def prior_terms(self, views: Views) -> dict[str, Tensor]:
+        """Nothing: the semantic term keeps what the class word means."""
+        return {}

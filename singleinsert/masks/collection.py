@@ -200,3 +200,20 @@ def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> Ma
             result = find_mask(picture, word, **{**options, "subtract": cut, "beside": False, "backends": backends})
             found.append(NamedMask(name, word, result.mask, result.source))
     return MaskSet(picture.path.name, picture.image.size, tuple(found))
+
+
+def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
+    """Masks cut apart: where two overlap, the smaller one has it (a hat on a head, a shirt on a dog).
+
+    Raises:
+        InputError: nothing worth training is left of one.
+    """
+    smallest_first = sorted(masks, key=lambda name: share_of(masks[name]))
+    taken: list[str] = []
+    cut: dict[str, Image.Image] = {}
+    for name in smallest_first:
+        cut[name] = cut_away(masks[name], [cut[other] for other in taken])
+        if taken:
+            check_mask(cut[name], f"the mask of {name} without {', '.join(taken)}")
+        taken.append(name)
+    return {name: cut[name] for name in masks}

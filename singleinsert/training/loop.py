@@ -21,6 +21,7 @@ from singleinsert.training.checkpoint import save_checkpoint
 from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
+from singleinsert.training.prior import Prior
 from singleinsert.training.progress import LossLog
 from singleinsert.training.prompting import Prompting, StepPrompt
 from singleinsert.training.seeds import named_generator
@@ -44,7 +45,8 @@ class Run:
 
     Attributes:
         pictures: what is learnt from. prompting: which of them a sample sees, and in what words.
-        book: the run's prompts. identity: everything that the run's numbers depend on, flat.
+        book: the run's prompts. prior: pictures of the class, where a stage wants them.
+        identity: everything that the run's numbers depend on, flat.
     """
 
     settings: Settings
@@ -58,6 +60,7 @@ class Run:
     book: PromptBook
     identity: dict[str, Any]
     watch: Watch
+    prior: Prior | None = None
 
 
 class Loop:
@@ -156,14 +159,18 @@ class Loop:
         prompts = dict(zip(mine, self._prompts(stage, mine), strict=True))
         tunes_text = objective.needs_class and any(part in self.adapters.parts for part in run.model.text_parts)
         frames = [picture.frame for picture in run.pictures]
-        conditions = StepConditions(run.book, run.concepts, self.adapters, list(prompts.values()), frames, tunes_text)
+        prior = run.prior if objective.needs_prior else None
+        conditions = StepConditions(
+            run.book, run.concepts, self.adapters, list(prompts.values()), frames, tunes_text,
+            prior.prompt if prior else "",
+        )  # fmt: skip
         sums: dict[str, Tensor] = {}
         for samples in self.micro_batch.pieces(mine, most):
             draws = self._draw(stage, samples).to(run.accelerator.device)
             keep = partial(self.bank.keep, samples) if self.bank and stage is run.stages[0] else None
             step = training_step(
                 draws, [prompts[sample] for sample in samples], run.pictures, conditions, run.model, self.adapters,
-                objective, keep,
+                objective, keep, prior.draw(run.model.schedule, stage.name, samples) if prior else None,
             )  # fmt: skip
             for terms in step:
                 means = {name: term.sum() / self._batch(stage) for name, term in terms.items()}

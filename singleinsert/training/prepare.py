@@ -12,6 +12,8 @@ from PIL import Image, ImageChops
 
 from singleinsert.captions.describe import describe, of_user
 from singleinsert.captions.form import clip_room
+from singleinsert.captions.tied import whole_picture, without_tied
+from singleinsert.captions.words import STYLES
 from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
 from singleinsert.data.captions import with_concept
@@ -29,8 +31,8 @@ from singleinsert.data.pictures import (
 from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, share_of
-from singleinsert.masks.cleanup import cut_away, union
-from singleinsert.masks.collection import INDEX, load_masks
+from singleinsert.masks.cleanup import union
+from singleinsert.masks.collection import INDEX, disjoint, load_masks
 from singleinsert.masks.find import wants_search
 from singleinsert.models.family import Family
 from singleinsert.training.prompting import OneSubject, Prompting, Shown, UnionSampling, Words, one_subject_in_each
@@ -79,12 +81,14 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         for result in masks.values():
             for line in result.lines():
                 say(line)
-        found += masks.values()
-        pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
-        say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
+        text = ""
         if len(handles) == 1:
             text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
-            pictures[-1] = replace(pictures[-1], description=text)
+            masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
+        found += masks.values()
+        pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
+        pictures[-1] = replace(pictures[-1], description=text)
+        say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
     if data.learn_background:
         handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
     shown: list[Shown] = []
@@ -156,6 +160,12 @@ def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
     names = [handle.name.lower() for handle in handles] + [BACKGROUND] * data.learn_background
     if double := next((name for name in names if names.count(name) > 1), None):
         raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
+    masked = any(stage.objective != "full_image" for stage in settings.stages.values())
+    if (styles := STYLES.intersection(data.class_word)) and (masked or len(handles) > 1):
+        raise ConfigError(
+            f"class word {min(styles)}: a style has no mask, so that it is learnt alone and with objective "
+            "full_image (--config_file presets/full_image.toml)"
+        )
     if len(handles) > 1 and len(handles) + data.learn_background > MOST:
         raise ConfigError(
             f"{len(handles) + data.learn_background} concepts of one picture: at most {MOST} can be told apart"
@@ -180,6 +190,8 @@ def find_masks_of(
         InputError: no mask can be found or read; with several pictures of several concepts a missing one is left out.
     """
     given, options = settings.data.mask, vars(settings.mask)
+    if handles[0].class_word in STYLES:
+        return {handles[0].name: whole_picture(picture)}
     if len(handles) == 1:
         file = _mask_named(given, number, pictures)
         return {handles[0].name: find_mask(picture, handles[0].class_word, file=file, **options)}
@@ -227,10 +239,11 @@ def cut_out(
         cut[BACKGROUND] = ImageChops.invert(union(list(cut.values())))
     words = {handle.name: handle.class_word for handle in handles} | {BACKGROUND: BACKGROUND}
     of = "the mask" if len(cut) == 1 else "the mask of {}"
-    subjects = tuple(
-        Subject(name, words[name], mask, check_mask(mask, f"{of.format(name)}, cropped to the training square,"))
-        for name, mask in cut.items()
-    )
+    shares = {
+        name: 1.0 if words[name] in STYLES else check_mask(m, f"{of.format(name)}, cropped to the training square,")
+        for name, m in cut.items()
+    }
+    subjects = tuple(Subject(name, words[name], mask, shares[name]) for name, mask in cut.items())
     return TrainingPicture(
         square.image, Frame.whole((data.resolution, data.resolution)), subjects, source=str(picture.path)
     )
@@ -261,23 +274,6 @@ def describe_picture(
     for line in found.lines():
         say(line)
     return found.within_mask() if caption.mode == "O4" else found.text
-
-
-def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
-    """Masks cut apart: where two overlap, the smaller one has it (a hat on a head, a shirt on a dog).
-
-    Raises:
-        InputError: nothing worth training is left of one.
-    """
-    smallest_first = sorted(masks, key=lambda name: share_of(masks[name]))
-    taken: list[str] = []
-    cut: dict[str, Image.Image] = {}
-    for name in smallest_first:
-        cut[name] = cut_away(masks[name], [cut[other] for other in taken])
-        if taken:
-            check_mask(cut[name], f"the mask of {name} without {', '.join(taken)}")
-        taken.append(name)
-    return {name: cut[name] for name in masks}
 
 
 def _learning_from(picture: TrainingPicture, path: Path | None) -> str:

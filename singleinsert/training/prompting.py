@@ -48,7 +48,8 @@ class Words:
         prompt, class_prompt: of a picture without a description.
         mode: which words each term is asked with where a picture has a description: "off" the bare prompts
             everywhere, "O1" the description with the concept alone, "O2" and "auto" everywhere, "O3" everywhere but in
-            every second sample's semantic term, "O4" everywhere but in the semantic term.
+            every second sample's semantic term, "O4" everywhere but in the semantic term, "O5" as "O2" (what differs
+            is the mask).
     """
 
     prompt: str = "{placeholder} {class_word}"

@@ -34,6 +34,7 @@ from singleinsert.training.checkpoint import (
     load_checkpoint,
     not_reached,
 )
+from singleinsert.training.class_pictures import make_prior
 from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
@@ -190,9 +191,11 @@ def assemble(
         for text in (each.prompt, each.frozen_prompt, each.class_prompt):
             book.prompt(text)
     pictures = encode_pictures(material, model, settings.data.resolution, accelerator.device)
+    prior = make_prior(settings, model, book, accelerator, watch.line)
+    identity = identity_of(settings, material) | ({"prior.digest": prior.digest} if prior else {})
     return Run(
         settings=settings, accelerator=accelerator, files=files, stages=stages, model=model, concepts=concepts,
-        pictures=pictures, prompting=prompting, book=book, identity=identity_of(settings, material), watch=watch,
+        pictures=pictures, prompting=prompting, book=book, identity=identity, watch=watch, prior=prior,
     )  # fmt: skip
 
 

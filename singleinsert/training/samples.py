@@ -15,6 +15,7 @@ from singleinsert.atomic import write_atomically
 from singleinsert.data.prompts import fill
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
+from singleinsert.models.family import Family
 from singleinsert.training.loop import Run
 
 CHUNK = 4  # pictures drawn at a time: with guidance the denoiser sees twice as many
@@ -63,7 +64,8 @@ class Sampler:
 
         @find_executable_batch_size(starting_batch_size=1 if offload else CHUNK)  # fewer where memory runs out
         def draw(size: int) -> list[Image.Image]:
-            return self._decode([self._denoise(wanted[i : i + size], empty) for i in range(0, len(wanted), size)])
+            parts = [self._denoise(wanted[i : i + size], empty) for i in range(0, len(wanted), size)]
+            return decode_pictures(model, parts, offload)
 
         return draw()
 
@@ -79,19 +81,6 @@ class Sampler:
             width=size,
         )
 
-    def _decode(self, parts: Sequence[Tensor]) -> list[Image.Image]:
-        """The autoencoder comes to the denoiser's device; where memory is short, the denoiser makes room for it."""
-        model = self.run.model
-        device, home = model.device, next(model.autoencoder.parameters()).device
-        try:
-            if self.run.settings.run.offload:
-                model.denoiser.to("cpu")
-            model.autoencoder.to(device)
-            return [picture for part in parts for picture in model.decode(part)]
-        finally:
-            model.autoencoder.to(home)
-            model.denoiser.to(device)
-
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
         images: dict[str, Any] = {f"{stage}/samples": np.stack([np.asarray(picture) for picture in pictures])}
         for tracker in self.run.accelerator.trackers:
@@ -99,6 +88,20 @@ class Sampler:
                 tracker.log_images(images, step=step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images(images, step=None)
+
+
+def decode_pictures(model: Family, parts: Sequence[Tensor], offload: bool) -> list[Image.Image]:
+    """Pictures of latents (b, c, h, w). The autoencoder comes to the denoiser's device; with ``offload`` the denoiser
+    makes room for it."""
+    device, home = model.device, next(model.autoencoder.parameters()).device
+    try:
+        if offload:
+            model.denoiser.to("cpu")
+        model.autoencoder.to(device)
+        return [picture for part in parts for picture in model.decode(part)]
+    finally:
+        model.autoencoder.to(home)
+        model.denoiser.to(device)
 
 
 def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:

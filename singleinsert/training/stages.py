@@ -51,6 +51,11 @@ def stages_of(settings: Settings) -> list[Stage]:
                 f"{stage.name}.semantic_weight has no effect while the base model is unchanged: set it to 0, or let "
                 f"{stage.name}.trains include {' or '.join(sorted(WEIGHT_ROLES))}"
             )
+        if stage.objective.needs_prior and not stage.trains & WEIGHT_ROLES:
+            raise ConfigError(
+                f"{stage.name}.prior_weight has no effect while the base model is unchanged: set it to 0, or let "
+                f"{stage.name}.trains include {' or '.join(sorted(WEIGHT_ROLES))}"
+            )
     if stages and wants_bank(settings, stages):
         _refuse_own_draws(*stages)
     return stages

@@ -15,6 +15,7 @@ from singleinsert.models.family import Family
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.training.attention import read_attention
 from singleinsert.training.draws import Draws
+from singleinsert.training.prior import PriorDraws
 from singleinsert.training.prompting import StepPrompt
 from singleinsert.training.texts import StepConditions
 
@@ -68,12 +69,14 @@ def training_step(
     adapters: Adapters,
     objective: Objective,
     keep_frozen: Callable[[Tensor], None] | None = None,
+    prior: PriorDraws | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the weighted loss terms (b,) of one micro-batch, prompt after prompt.
 
     The loop owns backward, clipping and the optimiser. Backward is to be called on each yield before the next is
     asked for: a graph is then gone before another is built, and the peak is that of one forward pass.
-    ``keep_frozen`` is handed the frozen model's output where it is computed.
+    ``keep_frozen`` is handed the frozen model's output where it is computed; ``prior`` are the class pictures that an
+    objective with a prior term sees beside these samples.
     """
     schedule, t = model.schedule, draws.t
     x0 = latents_of(pictures, prompts, draws.posterior)
@@ -104,3 +107,11 @@ def training_step(
     if objective.needs_class:
         tuned_class = schedule.x0_from(model.predict(x_t, t, conditions.tuned_class(prompts)), x_t, t)
         yield draws.weigh(objective.class_terms(replace(views, x0_class=tuned_class)))
+        del tuned_class
+
+    if prior is not None:
+        x_t = schedule.add_noise(prior.x0, prior.noise, prior.t)
+        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma)
+        output = model.predict(x_t, prior.t, conditions.prior(len(prior.t)))
+        seen = Views(prior.x0, None, schedule.x0_from(output, x_t, prior.t), None, views.mask, weight)
+        yield objective.prior_terms(seen)

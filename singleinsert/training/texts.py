@@ -85,9 +85,11 @@ class StepConditions:
         prompts: Sequence[StepPrompt],
         frames: Sequence[Frame],
         tunes_text: bool,
+        prior: str = "",
     ) -> None:
         """``prompts``: of the step's samples. ``frames``: of the run's pictures. ``tunes_text``: do class prompts need
-        the tuned text encoders, which are then other than the frozen ones?"""
+        the tuned text encoders, which are then other than the frozen ones? ``prior``: prompt of the class pictures, ""
+        where they are not needed."""
         self.book, self.adapters, self.frames = book, adapters, frames
         self._cut = GradientCut(book.model.device)
         vectors = concepts.vectors({handle for prompt in prompts for handle in prompt.handles})
@@ -103,6 +105,12 @@ class StepConditions:
             if key not in self._class:
                 self._class[key] = self._cut.cut(model.encode(book.prompt(each.class_prompt), {}, key[1]))
 
+        self._prior: Condition | None = None
+        if prior and any(part in adapters.parts for part in model.text_parts):
+            self._prior = self._cut.cut(model.encode(book.prompt(prior), {}, frames[0]))
+        elif prior:
+            self._prior = book.frozen(prior, frames[0], adapters)
+
     def concept(self, prompts: Sequence[StepPrompt]) -> Condition:
         """Of a micro-batch's prompts with the concepts, as leaves."""
         return Condition.concatenate([self._concept[each.prompt, self.frames[each.picture]] for each in prompts])
@@ -112,6 +120,11 @@ class StepConditions:
         if not self._class:
             return self.frozen([each.class_prompt for each in prompts], prompts)
         return Condition.concatenate([self._class[each.class_prompt, self.frames[each.picture]] for each in prompts])
+
+    def prior(self, count: int) -> Condition:
+        """Of ``count`` class pictures, by the tuned text encoders."""
+        assert self._prior is not None
+        return Condition.concatenate([self._prior] * count)
 
     def frozen(self, texts: Sequence[str], prompts: Sequence[StepPrompt]) -> Condition:
         """Of a micro-batch's ``texts``, by the frozen text encoders."""

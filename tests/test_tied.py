@@ -1,0 +1,104 @@
+"""What the subject wears, cut out of its mask (caption.mode O5), and styles, which have no mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from singleinsert.config import Settings, load_settings
+from singleinsert.errors import ConfigError
+from singleinsert.masks.mini import MiniSegmenter
+from singleinsert.training.prepare import find_material, make_prompting
+from testbed.world.features import EDITS
+from testbed.world.scene import Instance, Scene, draw
+
+CAPTION = "a photo of a {concept} wearing a red top hat on pink fabric"
+
+
+@pytest.fixture
+def hatted(tmp_path) -> tuple[Settings, Scene]:
+    """A drawn face in a red top hat, with its exact mask and its description."""
+    plain = {name: values[0] for name, values in EDITS.items()}
+    scene = Scene((Instance.from_seed(7, "face"),), (plain | {"hat": "top hat", "hat_color": "red"},), "pink fabric")
+    drawn = draw(scene)
+    drawn.image.save(tmp_path / "me.png")
+    drawn.masks["subject"].save(tmp_path / "me_mask.png")
+    (tmp_path / "me.txt").write_text(CAPTION)
+    return load_settings("mini", None, {"data.image": str(tmp_path / "me.png")}), scene
+
+
+def with_mode(settings: Settings, mode: str) -> Settings:
+    return replace(settings, caption=replace(settings.caption, mode=mode))
+
+
+def mask_of(settings: Settings, said: list[str]) -> np.ndarray:
+    return np.asarray(find_material(settings, said.append).pictures[0].subjects[0].mask) > 127
+
+
+def test_the_hat_is_cut_out_of_the_mask_and_the_words_are_those_of_o2(hatted):
+    settings, scene = hatted
+    said: list[str] = []
+    exact = draw(scene).masks
+    hat, subject = (np.asarray(exact[name]) > 127 for name in ("hat", "subject"))
+    whole, cut = mask_of(with_mode(settings, "O2"), []), mask_of(with_mode(settings, "O5"), said)
+    assert (whole == subject).all() and (whole & hat).sum() > 200
+    assert (cut & hat).sum() < 0.05 * hat.sum() and (cut & ~hat).sum() > 0.85 * (subject & ~hat).sum()
+    assert any("without red top hat" in line for line in said)
+    asked = {
+        mode: make_prompting(s, find_material(s, str)).at("stage1", 0)
+        for mode in ("O2", "O5")
+        if (s := with_mode(settings, mode))
+    }
+    assert asked["O2"] == asked["O5"] and "top hat" in asked["O5"].frozen_prompt
+
+
+def test_without_o5_the_part_is_offered(hatted):
+    said: list[str] = []
+    mask_of(hatted[0], said)
+    (offer,) = [line for line in said if "caption.mode=O5" in line]
+    assert "'wearing a red top hat'" in offer
+    said.clear()
+    mask_of(with_mode(hatted[0], "off"), said)
+    assert not any("O5" in line for line in said)
+
+
+def test_what_is_not_found_is_said_and_what_lies_beside_stays(hatted):
+    settings, _ = hatted
+    place = settings.data.image[0].removesuffix(".png")
+    whole = mask_of(with_mode(settings, "O2"), [])
+    for text, note in (
+        ("a photo of a * face wearing a green necktie", "green necktie was not found: it stays in the mask"),
+        ("a photo of a * face beside a blue cup", "nothing was found to cut out"),
+    ):
+        with open(f"{place}.txt", "w") as file:
+            file.write(text)
+        said: list[str] = []
+        assert (mask_of(with_mode(settings, "O5"), said) == whole).all()
+        assert any(note in line for line in said)
+
+
+def test_a_mask_of_the_hat_itself_is_not_emptied(hatted):
+    settings, scene = hatted
+    MiniSegmenter().find(draw(scene).image, "hat")[0].mask.save(settings.data.image[0].replace(".png", "_mask.png"))
+    said: list[str] = []
+    assert mask_of(with_mode(settings, "O5"), said).sum() > 200
+    assert any("nothing was found to cut out" in line for line in said)
+
+
+def test_a_style_is_learnt_from_the_whole_picture(hatted, tmp_path):
+    assert hatted
+    (tmp_path / "me.txt").write_text("a painting in the style of * art of a face on pink fabric")
+    values = {"data.image": str(tmp_path / "me.png"), "data.class_word": "art"}
+    with pytest.raises(ConfigError, match="a style has no mask"):
+        find_material(load_settings("mini", None, values), str)
+    plain = values | {"stage1.objective": "full_image", "stage2.objective": "full_image"}
+    styled = load_settings("mini", None, plain)
+    material = find_material(styled, str)
+    assert material.pictures[0].subjects[0].share == 1.0
+    assert material.pictures[0].subjects[0].mask.getextrema() == (255, 255)
+    prompt = make_prompting(styled, material).at("stage1", 0)
+    assert prompt.prompt == "a painting in the style of * art of a face on pink fabric"
+    assert Image.open(tmp_path / "me.png").size == (64, 64)
