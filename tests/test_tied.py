@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from singleinsert.config import Settings, load_settings
+from singleinsert.config.load import from_values, to_values
 from singleinsert.errors import ConfigError
 from singleinsert.masks.mini import MiniSegmenter
 from singleinsert.training.prepare import find_material, make_prompting
@@ -31,7 +30,7 @@ def hatted(tmp_path) -> tuple[Settings, Scene]:
 
 
 def with_mode(settings: Settings, mode: str) -> Settings:
-    return replace(settings, caption=replace(settings.caption, mode=mode))
+    return from_values(to_values(settings) | {"caption.mode": mode})
 
 
 def mask_of(settings: Settings, said: list[str]) -> np.ndarray:

@@ -49,7 +49,7 @@ def make_prior(
     section, size = settings.prior, settings.data.resolution
     prompt = fill(section.prompt, "", settings.data.class_word[0])
     if section.folder:
-        paths = list_folder(Path(section.folder)).pictures[: section.pictures]
+        paths = [*list_folder(Path(section.folder)).pictures[: section.pictures]]
         if not paths:
             raise InputError(f"folder {section.folder} holds no picture that can be read (prior.folder)")
     else:
