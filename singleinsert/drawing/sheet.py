@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from numpy.typing import ArrayLike
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from singleinsert.data.pictures import solid
+from singleinsert.drawing.heat import heat_strip
 from singleinsert.drawing.tiles import INK, PAPER, SOFT, square_tile, wrap, write_lines
 from singleinsert.drawing.typeface import typeface
 
-TILE, GAP, MARGIN = 224, 14, 36
+TILE, GAP, MARGIN, CAPTION_LINES = 224, 14, 36, 4
 EDGE = (255, 72, 66)
+HEAT_CAPTION = "where each concept's embedding acts on the source: its share of the cross-attention"
 LARGEST_SOURCE = 2048
 """Side of the source that is drawn on, in pixels."""
 
@@ -33,16 +36,25 @@ def make_sheet(
     mask_caption: str,
     prompts: Sequence[str],
     rows: Sequence[SheetRow],
+    heats: Mapping[str, ArrayLike] | None = None,
 ) -> Image.Image:
-    """Compose the sheet: source and mask on the left, prompts as columns and stages as rows beside them."""
+    """Compose the sheet: source and mask on the left, prompts as columns and stages as rows beside them.
+
+    Args:
+        heats: {title: (h, w) of shares in [0, 1]}; where each concept acts on the source, as a last row.
+    """
     source, mask = _at_most(source, LARGEST_SOURCE), _at_most(mask, LARGEST_SOURCE)
-    face = typeface(title, subtitle, *prompts, *(row.caption for row in rows))
-    columns, caption_height = max(1, len(prompts)), 46
+    heats = heats or {}
+    face = typeface(title, subtitle, *prompts, *(row.caption for row in rows), *heats)
+    strip = heat_strip(source, heats, TILE, face) if heats else None
+    captions = [wrap(prompt, TILE, face(15), CAPTION_LINES) for prompt in prompts]
+    columns, caption_height = max(1, len(prompts)), 8 + 19 * max(2, *map(len, captions), 0)
     row_height = 30 + TILE + GAP
     left = MARGIN + TILE + 2 * GAP + 22
-    width = left + columns * (TILE + GAP) - GAP + MARGIN
+    width = left + max(columns * (TILE + GAP) - GAP, strip.width if strip else 0) + MARGIN
     top = MARGIN + 76
-    height = top + caption_height + max(2, len(rows)) * row_height - GAP + MARGIN
+    heat_top = top + caption_height + max(2, len(rows)) * row_height
+    height = heat_top + (30 + strip.height + GAP if strip else 0) - GAP + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN), title, fill=INK, font=face(30))
@@ -53,15 +65,17 @@ def make_sheet(
         pen.text((MARGIN, y + 4), caption, fill=SOFT, font=face(15))
         sheet.paste(square_tile(shown, TILE), (MARGIN, y + 30))
     pen.line([(left - GAP - 12, top), (left - GAP - 12, height - MARGIN)], fill="#e3e3e8", width=1)
-    for column, prompt in enumerate(prompts):
-        x = left + column * (TILE + GAP)
-        write_lines(pen, (x, top + 4), wrap(prompt, TILE, face(15), 2), face(15), 19)
+    for column, lines in enumerate(captions):
+        write_lines(pen, (left + column * (TILE + GAP), top + 4), lines, face(15), 19)
     for i, row in enumerate(rows):
         y = top + caption_height + i * row_height
         pen.text((left, y + 4), row.caption, fill=SOFT, font=face(15))
         for column, picture in enumerate(row.pictures):
             if picture is not None:
                 sheet.paste(square_tile(picture, TILE), (left + column * (TILE + GAP), y + 30))
+    if strip:
+        pen.text((left, heat_top + 4), HEAT_CAPTION, fill=SOFT, font=face(15))
+        sheet.paste(strip, (left, heat_top + 30))
     return sheet
 
 

@@ -17,6 +17,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.batch.local import POLL, stopped_by_signals
 from singleinsert.batch.progress import duration
+from singleinsert.drawing.heat import heat_picture
 from singleinsert.errors import SingleInsertError
 from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
@@ -25,7 +26,6 @@ from singleinsert.evaluate.results import Results, Sample
 from singleinsert.evaluate.scoring import Scorer
 from singleinsert.evaluate.studio import Studio
 from singleinsert.metrics.regions import mask_array
-from singleinsert.models.attention import heat_picture
 from singleinsert.training.prepare import find_material
 from singleinsert.training.results import flatten
 from singleinsert.work.queue import DONE, FAILED, QUEUED, Claim, Queue

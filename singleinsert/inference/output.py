@@ -12,14 +12,15 @@ from torch import Tensor
 
 from singleinsert import __version__
 from singleinsert.atomic import write_atomically
-from singleinsert.drawing.grid import make_grid
+from singleinsert.drawing.grid import LARGEST_TILE, SMALLEST_TILE, make_grid
+from singleinsert.drawing.heat import heat_strip
 from singleinsert.drawing.sheet import mask_overlay
+from singleinsert.drawing.typeface import typeface
 from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
 from singleinsert.inference.prompts import for_webui, lora_tags, resolve
 from singleinsert.inference.schedulers import SCHEDULERS
-from singleinsert.models.attention import heat_picture
 
 PICTURE_NAME, GRID_NAME, EDIT_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png", r"edit-(\d+)\.png"
 
@@ -51,7 +52,8 @@ class PictureFolder:
 
     def save_attention(self, path: Path, image: Image.Image, maps: Mapping[str, Tensor]) -> Path:
         """Write the picture under each of its attention maps, beside ``path``, as ``00001-SEED-attention.png``."""
-        strip = make_grid([[image, *(heat_picture(image, heat) for heat in maps.values())]], [""], ["", *maps])
+        tile = min(max(*image.size, SMALLEST_TILE), LARGEST_TILE)
+        strip = heat_strip(image, maps, tile, typeface(*maps), own_title="share of the attention")
         target = path.with_name(f"{path.stem}-attention.png")
         write_atomically(target, lambda file: strip.save(file, "PNG"))
         return target

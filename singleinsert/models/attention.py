@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from singleinsert.errors import InputError
@@ -233,18 +231,3 @@ class _Reader:
         if encoder_hidden_states is not None:
             self.maps.add(attn, hidden_states, encoder_hidden_states)
         return self.inner(attn, hidden_states, encoder_hidden_states, *args, **kwargs)
-
-
-HEAT = ((0, 0, 140), (0, 90, 255), (0, 220, 220), (250, 230, 40), (255, 100, 0), (160, 0, 0))
-"""From low to high, evenly spaced: blue to red, as in the paper's Fig. 5."""
-
-
-def heat_picture(picture: Image.Image, heat: Tensor, strength: float = 0.6) -> Image.Image:
-    """``picture`` under a map (h, w), whose own lowest value is blue and highest red."""
-    low, high = float(heat.min()), float(heat.max())
-    scaled = ((heat - low) / (high - low or 1.0)).float()
-    size = (picture.height, picture.width)
-    grid = F.interpolate(scaled[None, None], size, mode="bicubic", align_corners=False)[0, 0].clamp(0, 1).numpy()
-    stops = np.linspace(0, 1, len(HEAT))
-    colors = np.stack([np.interp(grid, stops, [color[c] for color in HEAT]) for c in range(3)], axis=-1)
-    return Image.blend(picture.convert("RGB"), Image.fromarray(colors.round().astype(np.uint8)), strength)

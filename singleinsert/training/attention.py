@@ -13,10 +13,14 @@ from singleinsert.data.pictures import area_resample
 from singleinsert.losses import Attention, Objective
 from singleinsert.models.family import Family
 from singleinsert.training.prompting import StepPrompt
-from singleinsert.training.texts import PromptBook, StepConditions
+from singleinsert.training.texts import ConceptSet, PromptBook, StepConditions
 
 if TYPE_CHECKING:
     from singleinsert.training.step import EncodedPicture
+
+
+LEVELS = (0.2, 0.4, 0.6, 0.8)
+"""Times at which a finished run's maps are read, as shares of the schedule."""
 
 
 class Reading:
@@ -74,6 +78,34 @@ def attention_of(
         torch.stack(maps), torch.stack(rest), torch.stack(masks).to(probabilities.device),
         torch.tensor(named, device=probabilities.device), torch.stack(class_maps),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def handle_maps(
+    model: Family, book: PromptBook, concepts: ConceptSet, prompt: StepPrompt, picture: EncodedPicture, level: int,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:  # fmt: skip
+    """handle -> (h, w) float32 on the CPU: the share of the attention that its vectors have on the noised picture.
+
+    The mean over the noise levels of :data:`LEVELS`, at the feature maps that :func:`read_attention` reads.
+
+    Args:
+        prompt: names the handles. picture: what the prompt is of. level: an objective's ``attention_level``.
+    """
+    condition = model.encode(book.prompt(prompt.prompt), concepts.vectors(), picture.frame)
+    condition, x0 = condition.to(model.device, model.dtype), picture.latents.mean.to(model.device)
+    tokens = handle_tokens(model, book, prompt)
+    found: dict[str, Tensor] = {}
+    for u in LEVELS:  # one after the other: there may be memory for one picture only
+        t = model.schedule.at(torch.tensor([u])).to(model.device)
+        noise = torch.randn(x0.shape, generator=generator).to(model.device)
+        with model.read_probabilities((x0.shape[-2], x0.shape[-1]), level) as reader:
+            model.predict(model.schedule.add_noise(x0, noise, t), t, condition)
+            (row,) = reader.probabilities().cpu()  # (h, w, L)
+        for handle, (own, _) in tokens.items():
+            share = row[..., own].sum(dim=-1) / len(LEVELS)
+            found[handle] = found[handle] + share if handle in found else share
+    return found
 
 
 def handle_tokens(model: Family, book: PromptBook, prompt: StepPrompt) -> dict[str, tuple[list[int], list[int]]]:

@@ -9,17 +9,21 @@ from typing import Any
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
 from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.drawing.sheet import SheetRow, make_sheet
+from singleinsert.errors import ConfigError
 from singleinsert.masks.cleanup import union
 from singleinsert.terms import ROLE_TITLES, STAGE_TITLES
+from singleinsert.training.attention import handle_maps
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
 from singleinsert.training.samples import Sampler, save_png
+from singleinsert.training.seeds import named_generator
 from singleinsert.training.stages import Stage
 
 
@@ -80,10 +84,25 @@ def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, ma
         mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)
         sheet = make_sheet(
             run.files.name, _subtitle(run, loop, artifact, material), shown.image, mask,
-            f"mask, {share:.1%} of the picture", sampler.prompts, rows,
+            f"mask, {share:.1%} of the picture", sampler.prompts, rows, _heats(run, material),
         )  # fmt: skip
         save_png(sheet, run.files.sheet)
     return preview
+
+
+def _heats(run: Run, material: Material) -> dict[str, Tensor]:
+    """Of several concepts, where each acts on the first picture, under what prompts call it; {} of one."""
+    if len(material.handles) == 1:
+        return {}
+    prompt = next(asked for asked in run.prompting.all_prompts() if asked.picture == 0)  # names all that it shows
+    level = run.stages[-1].settings.attention_level
+    generator = named_generator(run.settings.run.seed, "heat")
+    try:
+        maps = handle_maps(run.model, run.book, run.concepts, prompt, run.pictures[0], level, generator)
+    except ConfigError as problem:  # a family whose attention cannot be read
+        run.watch.line(f"no heat maps on the sheet: {problem}")
+        return {}
+    return {" ".join(run.book.words[handle]): heat for handle, heat in maps.items()}
 
 
 def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> str:
