@@ -242,7 +242,6 @@ class PriorSettings:
     )  # fmt: skip
     num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
     guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
-    seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,7 @@ def folder_of(settings: Settings, prompt: str, model: Family) -> Path:
     """Where the drawn pictures lie: a name for the eye, and a key of all that they depend on."""
     section, size = settings.prior, settings.data.resolution
     facts = [
-        prompt, section.num_inference_steps, section.guidance_scale, section.seed, size, str(model.dtype),
-        model_digest(model),
+        prompt, section.num_inference_steps, section.guidance_scale, size, str(model.dtype), model_digest(model)
     ]  # fmt: skip
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
     word = "".join(letter if letter.isalnum() else "-" for letter in settings.data.class_word[0])
@@ -81,9 +80,9 @@ def folder_of(settings: Settings, prompt: str, model: Family) -> Path:
 def _drawn(
     settings: Settings, prompt: str, model: Family, book: PromptBook, accelerator: Any, say: Callable[[str], None]
 ) -> list[Path]:
-    """Paths of the pictures; the main process draws those that are not there yet."""
+    """Paths of the pictures, whose names are their seeds; the main process draws those that are not there yet."""
     section, folder = settings.prior, folder_of(settings, prompt, model)
-    paths = [folder / f"{section.seed + n:05d}.png" for n in range(-(-section.pictures // CHUNK) * CHUNK)]
+    paths = [folder / f"{n:05d}.png" for n in range(-(-section.pictures // CHUNK) * CHUNK)]
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     missing = [chunk for chunk in chunks if not all(path.is_file() for path in chunk)]
     if missing and accelerator.is_main_process:
