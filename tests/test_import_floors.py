@@ -32,7 +32,7 @@ FLOORS = (
     ("locate",),
     ("training",),
     ("export", "inference", "metrics", "work"),
-    ("insert", "edit"),
+    ("insert", "edit", "check"),
     ("hosts", "batch", "ui"),
     ("hooks", "evaluate"),
     ("__main__",),

@@ -323,6 +323,10 @@ class RunSettings:
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
     resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True, path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
+    check: Literal["auto", "on", "off"] = setting(
+        "auto", "look after training whether the picture's background or pose came along with the concept: auto, where "
+        "that costs less than a tenth of the training", free=True,
+    )  # fmt: skip
     teacher_bank: bool = setting(True, "keep the frozen model's predictions of stage I for stage II: a tenth less work")
 
 

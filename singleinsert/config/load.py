@@ -107,7 +107,11 @@ def toml_string(text: str) -> str:
 
 def read_values(path: Path) -> Values:
     """The keys of a TOML file, each checked by its declaration."""
-    tables = read_toml(path)
+    return values_in(read_toml(path), str(path))
+
+
+def values_in(tables: Mapping[str, Any], path: str) -> Values:
+    """The keys of TOML tables, each checked by its declaration; ``path`` says in messages where they stand."""
     values: Values = {}
     for section, table in tables.items():
         if not isinstance(table, dict):
@@ -116,7 +120,7 @@ def read_values(path: Path) -> Values:
         if section not in sections():
             raise ConfigError(f"{path}: unknown section [{section}]{nearest(section, sections())}")
         for name, value in table.items():
-            values[f"{section}.{name}"] = checked_value(f"{section}.{name}", value, where=str(path))
+            values[f"{section}.{name}"] = checked_value(f"{section}.{name}", value, where=path)
     return values
 
 

@@ -22,7 +22,7 @@ EVENTS, STOP, SAMPLE = "events.jsonl", "stop", "sample"
 
 class EventLog(SilentWatch):
     """Writes a run's events. Every line has "time" (unix seconds) and "event": "begun", "line", "step", "samples",
-    "checkpoint", "done" or "failed"; a run that goes on appends to what is there.
+    "checkpoint", "looked", "done" or "failed"; a run that goes on appends to what is there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,6 +50,9 @@ class EventLog(SilentWatch):
 
     def checkpoint(self, file: Path) -> None:
         self._write("checkpoint", file=str(file))
+
+    def looked(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        self._write("looked", concepts=found)
 
     def done(self, artifact: Path) -> None:
         """Everything is written."""

@@ -20,6 +20,7 @@ from singleinsert.errors import ConfigError
 from singleinsert.masks.cleanup import union
 from singleinsert.terms import ROLE_TITLES, STAGE_TITLES
 from singleinsert.training.attention import handle_maps
+from singleinsert.training.look import Looked
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
 from singleinsert.training.samples import Sampler, save_png
@@ -27,8 +28,8 @@ from singleinsert.training.seeds import named_generator
 from singleinsert.training.stages import Stage
 
 
-def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
-    """What was learnt, on the CPU in float32."""
+def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | None = None) -> Artifact:
+    """What was learnt, on the CPU in float32; ``looked``: what seems entangled in it."""
     settings, model = run.settings, run.model
     last = {row["stage"]: {k: v for k, v in row.items() if k not in ("stage", "step")} for row in loop.losses.rows}
     shares = {subject.handle: subject.share for subject in material.pictures[0].subjects}
@@ -44,6 +45,8 @@ def build_artifact(run: Run, loop: Loop, material: Material) -> Artifact:
     }
     if settings.caption.keep and any(described := [picture.description for picture in material.pictures]):
         metadata["descriptions"] = described
+    if looked is not None:
+        metadata["entanglement"] = looked.numbers()
     # a relative path means nothing elsewhere, or worse: a hub id
     source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
     base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, source)
@@ -71,7 +74,9 @@ def _trained(run: Run, handle: Handle, share: float | None) -> TrainedConcept:
     return TrainedConcept(handle.name, handle.placeholder, handle.class_word, vectors, metadata=known)
 
 
-def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, material: Material) -> Image.Image:
+def write_results(
+    run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, material: Material, looked: Looked | None = None
+) -> Image.Image:
     """Write the losses, the artifact and the sheet; returns the preview, the last stage's first sample."""
     rows = [_sheet_row(run, stage, sampler) for stage in run.stages]
     shown = material.pictures[0]
@@ -83,7 +88,7 @@ def write_results(run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, ma
         marked = [subject for subject in shown.subjects if subject.handle != BACKGROUND]
         mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)
         sheet = make_sheet(
-            run.files.name, _subtitle(run, loop, artifact, material), shown.image, mask,
+            run.files.name, _subtitle(run, artifact, material, looked), shown.image, mask,
             f"mask, {share:.1%} of the picture", sampler.prompts, rows, _heats(run, material),
         )  # fmt: skip
         save_png(sheet, run.files.sheet)
@@ -105,7 +110,7 @@ def _heats(run: Run, material: Material) -> dict[str, Tensor]:
     return {" ".join(run.book.words[handle]): heat for handle, heat in maps.items()}
 
 
-def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> str:
+def _subtitle(run: Run, artifact: Artifact, material: Material, looked: Looked | None) -> str:
     named = ", ".join(f"{handle.placeholder} {handle.class_word}" for handle in material.handles)
     parts = [named, artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
     if artifact.update is not None:
@@ -114,6 +119,8 @@ def _subtitle(run: Run, loop: Loop, artifact: Artifact, material: Material) -> s
         parts.append(f"described: {shown}")
     if len(material.pictures) > 1:
         parts.append(f"{len(material.pictures)} pictures")
+    if looked is not None:
+        parts.append(looked.short)
     return "   \u00b7   ".join(parts)
 
 

@@ -37,6 +37,7 @@ from singleinsert.training.checkpoint import (
 from singleinsert.training.class_pictures import make_prior
 from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
+from singleinsert.training.look import look_after
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
@@ -133,8 +134,9 @@ def _train(
     )
     try:
         loop.train()
-        artifact = build_artifact(run, loop, material)
-        preview = write_results(run, loop, artifact, sampler, material)
+        looked = look_after(run, loop, material)
+        artifact = build_artifact(run, loop, material, looked)
+        preview = write_results(run, loop, artifact, sampler, material, looked)
         if events is not None:
             events.done(files.artifact)
     except BaseException as problem:

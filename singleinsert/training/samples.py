@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 from singleinsert.training.loop import Run
+
+Wanted = TypeVar("Wanted")
+Drawn = TypeVar("Drawn")
 
 CHUNK = 4  # pictures drawn at a time: with guidance the denoiser sees twice as many
 
@@ -51,8 +54,6 @@ class Sampler:
 
     def _draw(self) -> list[Image.Image]:
         """``images_per_prompt`` pictures of each prompt, prompt after prompt."""
-        from accelerate.utils.memory import find_executable_batch_size
-
         run, model = self.run, self.run.model
         vectors = run.concepts.vectors()
         *conditions, empty = (
@@ -60,26 +61,16 @@ class Sampler:
             for prompt in (*self.prompts, "")
         )
         wanted = [(condition, i) for condition in conditions for i in range(self.settings.images_per_prompt)]
+
+        def draw(part: Sequence[tuple[Condition, int]]) -> Tensor:
+            return draw_latents(
+                model, [condition for condition, _ in part], empty, [self.settings.seed + i for _, i in part],
+                steps=self.settings.num_inference_steps, guidance_scale=self.settings.guidance_scale,
+                size=run.settings.data.resolution,
+            )  # fmt: skip
+
         offload = run.settings.run.offload
-
-        @find_executable_batch_size(starting_batch_size=1 if offload else CHUNK)  # fewer where memory runs out
-        def draw(size: int) -> list[Image.Image]:
-            parts = [self._denoise(wanted[i : i + size], empty) for i in range(0, len(wanted), size)]
-            return decode_pictures(model, parts, offload)
-
-        return draw()
-
-    def _denoise(self, wanted: Sequence[tuple[Condition, int]], empty: Condition) -> Tensor:
-        size = self.run.settings.data.resolution
-        return self.run.model.sample(
-            Condition.concatenate([condition for condition, _ in wanted]),
-            empty,
-            [torch.Generator().manual_seed(self.settings.seed + i) for _, i in wanted],
-            steps=self.settings.num_inference_steps,
-            guidance_scale=self.settings.guidance_scale,
-            height=size,
-            width=size,
-        )
+        return draw_in_chunks(draw, wanted, offload, lambda parts: decode_pictures(model, parts, offload))
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
         images: dict[str, Any] = {f"{stage}/samples": np.stack([np.asarray(picture) for picture in pictures])}
@@ -102,6 +93,33 @@ def decode_pictures(model: Family, parts: Sequence[Tensor], offload: bool) -> li
     finally:
         model.autoencoder.to(home)
         model.denoiser.to(device)
+
+
+def draw_in_chunks(
+    draw: Callable[[Sequence[Wanted]], Tensor],
+    wanted: Sequence[Wanted],
+    one_at_a_time: bool,
+    finish: Callable[[list[Tensor]], Drawn],
+) -> Drawn:
+    """Draw ``wanted`` a few at a time, fewer where memory runs out, and ``finish`` what has come of all of them."""
+    from accelerate.utils.memory import find_executable_batch_size
+
+    @find_executable_batch_size(starting_batch_size=1 if one_at_a_time else CHUNK)
+    def attempt(size: int) -> Drawn:
+        return finish([draw(wanted[i : i + size]) for i in range(0, len(wanted), size)])
+
+    return attempt()
+
+
+def draw_latents(
+    model: Family, conditions: Sequence[Condition], empty: Condition, seeds: Sequence[int], *, steps: int,
+    guidance_scale: float, size: int,
+) -> Tensor:  # fmt: skip
+    """Latents (n, c, h, w) of a square picture of ``size`` pixels per condition, each from a seed of its own."""
+    return model.sample(
+        Condition.concatenate(conditions), empty, [torch.Generator().manual_seed(seed) for seed in seeds],
+        steps=steps, guidance_scale=guidance_scale, height=size, width=size,
+    )  # fmt: skip
 
 
 def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Watch(Protocol):
@@ -24,6 +24,9 @@ class Watch(Protocol):
 
     def checkpoint(self, file: Path) -> None:
         """The run's state was saved."""
+
+    def looked(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """What came back with each concept, by its name; as :meth:`Entanglement.numbers` gives it."""
 
     def asked_to_stop(self) -> int:
         """The signal number with which the run is to save its state and leave after this step; 0: go on."""
@@ -45,6 +48,9 @@ class SilentWatch:
         pass
 
     def checkpoint(self, file: Path) -> None:
+        pass
+
+    def looked(self, found: Mapping[str, Mapping[str, Any]]) -> None:
         pass
 
     def asked_to_stop(self) -> int:
@@ -84,6 +90,10 @@ class Watches(SilentWatch):
     def checkpoint(self, file: Path) -> None:
         for watch in self.watches:
             watch.checkpoint(file)
+
+    def looked(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        for watch in self.watches:
+            watch.looked(found)
 
     def asked_to_stop(self) -> int:
         return max(watch.asked_to_stop() for watch in self.watches)

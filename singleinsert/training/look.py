@@ -1,0 +1,180 @@
+"""The look after training: a few pictures of a plain prompt, with each concept and without, and what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from singleinsert.config import Settings
+from singleinsert.data.prompts import fill
+from singleinsert.data.subject import BACKGROUND, Handle
+from singleinsert.errors import InputError, first_line
+from singleinsert.training.entanglement import PROMPT, Entanglement, Reference, advise, measure
+from singleinsert.training.loop import Loop, Run
+from singleinsert.training.prepare import Material
+from singleinsert.training.samples import draw_in_chunks, draw_latents
+from singleinsert.training.signals import StopSignal
+from singleinsert.training.stages import Stage, wants_bank
+from singleinsert.training.step import EncodedPicture
+
+STEPS, MOST, LEAST = 10, 8, 3
+"""Sampling steps of a picture; pictures of each concept, as many as may cost so much, and not fewer."""
+LARGEST_SHARE = 0.1
+"""Of the training's cost, for a look that nobody has asked for."""
+FIRST_SEED = 20_000
+
+DrawLatents = Callable[[str, bool, Sequence[int]], Tensor]
+"""(prompt, by the tuned model?, seeds) -> latents (n, c, h, w) in float32."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the look found.
+
+    Attributes:
+        found: of each concept. advice: what to do, "" where nothing seems entangled.
+        passes: of the denoiser, for one picture each. share: the same as a share of the training's; 0 where unknown.
+    """
+
+    found: tuple[Entanglement, ...]
+    advice: str
+    passes: int
+    share: float = 0.0
+
+    @property
+    def short(self) -> str:
+        """For the sheet: "comes back: background 71 %, pose 3 %"."""
+        named = len(self.found) > 1
+        return "comes back: " + "; ".join(f"{each.name} {each.shares}" if named else each.shares for each in self.found)
+
+    @property
+    def line(self) -> str:
+        """For the log: what was measured, what seems entangled, what to do."""
+        cost = f"{self.found[0].pictures} pictures" + (
+            f", {self.share:.1%} of the training's cost" if self.share else ""
+        )
+        return f"{self.short} ({cost}). {self.advice or 'Nothing seems entangled'}"
+
+    def numbers(self) -> dict[str, dict[str, float | int | list[str] | None]]:
+        """For files, by concept."""
+        return {each.name: each.numbers() for each in self.found}
+
+
+def look_after(run: Run, loop: Loop, material: Material) -> Looked | None:
+    """Look at what a finished training has learnt, while its adapters are still in; on the main process alone.
+
+    Whatever goes wrong is a line for the user, and the run goes on. None where nothing was looked at.
+    """
+    looked = None
+    if run.settings.run.check != "off" and run.accelerator.is_main_process:
+        try:
+            with StopSignal() as stop:
+                looked = _look_after(run, loop, material, stop)
+        except Exception as problem:  # a look must not cost anybody a training
+            run.watch.line(f"no look for what is entangled: {first_line(problem)}")
+        if looked is not None:
+            run.watch.line(looked.line)
+            run.watch.looked(looked.numbers())
+    run.accelerator.wait_for_everyone()
+    return looked
+
+
+def _look_after(run: Run, loop: Loop, material: Material, stop: StopSignal) -> Looked | None:
+    handles = [handle for handle in material.handles if handle.name != BACKGROUND]
+    references = references_of(run.pictures, material, handles)
+    handles = [handle for handle in handles if references[handle.name]]
+    if not handles:
+        return None
+    sampling, training = run.settings.sample, training_passes(run)
+    each = passes_of_one(handles, sampling.guidance_scale)
+    pictures = min(MOST, int(LARGEST_SHARE * training / each))
+    if pictures < LEAST and run.settings.run.check == "auto":
+        return None
+    pictures = max(pictures, LEAST)
+    with torch.no_grad():
+        found = look(drawing_of(run, loop, stop), handles, references, pictures)
+    passes = each * pictures
+    return Looked(found, advice_for(found, run.settings, material), passes, passes / training if training else 0.0)
+
+
+def look(
+    draw: DrawLatents, handles: Sequence[Handle], references: Mapping[str, Sequence[Reference]], pictures: int
+) -> tuple[Entanglement, ...]:
+    """Draw every concept and every class word ``pictures`` times from the same noise, and measure."""
+    seeds = range(FIRST_SEED, FIRST_SEED + pictures)
+    plain = {word: draw(fill(PROMPT, "", word), False, seeds) for word in dict.fromkeys(h.class_word for h in handles)}
+    return tuple(
+        measure(
+            handle.name, draw(fill(PROMPT, handle.placeholder, handle.class_word), True, seeds),
+            plain[handle.class_word], references[handle.name],
+        )
+        for handle in handles
+    )  # fmt: skip
+
+
+def passes_of_one(handles: Sequence[Handle], guidance_scale: float) -> int:
+    """Denoiser passes for one picture of every concept and of every class word."""
+    return (len(handles) + len({handle.class_word for handle in handles})) * STEPS * (2 if guidance_scale > 1 else 1)
+
+
+def training_passes(run: Run) -> int:
+    """Denoiser passes of the whole training on one process, a backward pass counted as two."""
+    accumulated, bank = run.accelerator.gradient_accumulation_steps, wants_bank(run.settings, run.stages)
+
+    def passes(stage: Stage) -> int:
+        objective = stage.objective
+        frozen = objective.needs_frozen and not (bank and stage is not run.stages[0])
+        return stage.steps * stage.settings.batch_size * accumulated * (3 + frozen + 3 * objective.needs_class)
+
+    return sum(passes(stage) for stage in run.stages) // run.accelerator.num_processes
+
+
+def references_of(
+    pictures: Sequence[EncodedPicture], material: Material, handles: Sequence[Handle]
+) -> dict[str, list[Reference]]:
+    """The training pictures that show each concept as they were given; pictures made out of them are none.
+
+    Args:
+        pictures: those of ``material``, encoded.
+    """
+    made = [shown.whole for shown in material.shown] or [False] * len(pictures)
+    given = [picture for picture, is_made in zip(pictures, made, strict=True) if not is_made]
+    return {
+        handle.name: [Reference(p.latents.mean, p.masks[handle.name]) for p in given if handle.name in p.masks]
+        for handle in handles
+    }
+
+
+def drawing_of(run: Run, loop: Loop, stop: StopSignal) -> DrawLatents:
+    """Draws with the run's model: as it is tuned now, or with its adapters off. A signal ends it before its time."""
+    model, sampling, size = run.model, run.settings.sample, run.settings.data.resolution
+
+    def draw(prompt: str, tuned: bool, seeds: Sequence[int]) -> Tensor:
+        with nullcontext() if tuned else loop.adapters.disabled():
+            condition, empty = (
+                model.encode(run.book.prompt(text), run.concepts.vectors()).to(model.device, model.dtype)
+                for text in (prompt, "")
+            )
+
+            def chunk(part: Sequence[int]) -> Tensor:
+                if stop.received:  # what was learnt is to be saved now, and nothing else
+                    raise InputError("it was asked to end")
+                return draw_latents(
+                    model, [condition] * len(part), empty, part, steps=STEPS,
+                    guidance_scale=sampling.guidance_scale, size=size,
+                ).float()  # fmt: skip
+
+            return draw_in_chunks(chunk, seeds, run.settings.run.offload, torch.cat)
+
+    return draw
+
+
+def advice_for(found: Sequence[Entanglement], settings: Settings, material: Material) -> str:
+    """What the user of these settings can do against what was found."""
+    learnt = {kind for each in found for kind in each.learnt}
+    masked = all(stage.objective != "full_image" for stage in settings.stages.values())
+    return advise(learnt, described=any(picture.description for picture in material.pictures), masked=masked)
