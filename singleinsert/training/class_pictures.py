@@ -28,7 +28,7 @@ from singleinsert.models.fingerprint import model_digest
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.training.checkpoint import digest
 from singleinsert.training.prior import Prior
-from singleinsert.training.samples import decode_pictures, save_png
+from singleinsert.training.samples import decode_pictures, draw_latents, save_png
 from singleinsert.training.texts import PromptBook
 
 FOLDER = Path("output") / "class-pictures"
@@ -101,10 +101,9 @@ def _drawn(
 @torch.no_grad()
 def _draw(settings: Settings, model: Family, condition: Condition, empty: Condition, paths: list[Path]) -> None:
     section, size = settings.prior, settings.data.resolution
-    latents = model.sample(
-        Condition.concatenate([condition] * len(paths)), empty,
-        [torch.Generator().manual_seed(int(path.stem)) for path in paths], steps=section.num_inference_steps,
-        guidance_scale=section.guidance_scale, height=size, width=size,
+    latents = draw_latents(
+        model, [condition] * len(paths), empty, [int(path.stem) for path in paths], steps=section.num_inference_steps,
+        guidance_scale=section.guidance_scale, size=size,
     )  # fmt: skip
     for picture, path in zip(decode_pictures(model, [latents], settings.run.offload), paths, strict=True):
         if not path.is_file():
