@@ -23,9 +23,10 @@ import pytest
 from PIL import Image
 
 from singleinsert.captions.form import Room
-from singleinsert.captions.page import LARGEST_BODY, Server, Session
+from singleinsert.captions.page import Server, Session
 from singleinsert.data.pictures import load_picture
 from singleinsert.errors import InputError
+from singleinsert.loopback import LARGEST_BODY
 
 ROOM = Room(lambda text: len(text.split()))
 TEXT = "a photo of an old {concept} wearing a red hat on a beach"
@@ -179,7 +180,7 @@ def test_a_post_without_an_origin_is_refused_and_other_methods_are_unknown(serve
 )  # fmt: skip
 def test_what_is_no_caption_is_refused(server, body, headers):
     status, said, _ = request(server, "POST", f"/{server.token}/save", body, **headers)
-    assert status == 400 and said == b"not a caption"
+    assert status == 400 and said == b"not understood"
 
 
 def test_a_text_cannot_break_out_of_the_page(photo):

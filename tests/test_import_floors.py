@@ -16,7 +16,7 @@ FLOORS = (
     ("specs", "reading"),
     ("names",),
     ("atomic", "dtypes"),
-    ("claims",),
+    ("claims", "loopback"),
     ("tensorfile",),
     ("config",),
     ("cli",),
@@ -47,7 +47,7 @@ PLAIN = (
 
 OPTIONAL = (
     "bitsandbytes", "cv2", "deepspeed", "gradio", "groundingdino", "peft", "ray", "segment_anything", "submitit",
-    "tensorboard", "torchvision", "wandb", "xformers",
+    "tensorboard", "scipy", "torchvision", "wandb", "xformers",
 )  # fmt: skip
 """Imported inside the function that needs them: not everyone has them, and they are slow. (peft: see below.)"""
 

@@ -1,21 +1,11 @@
-"""The page on which a person reads a picture's caption, phrase by phrase, corrects it and saves it.
-
-It is served to this machine only. Other pages in the browser must not reach it, so every request is looked at: the Host
-(no name that was pointed at 127.0.0.1 by others), the Origin, and a token that only the printed address has.
-"""
+"""The page on which a person reads a picture's caption, phrase by phrase, corrects it and saves it."""
 
 from __future__ import annotations
 
 import argparse
-import html
 import io
-import json
-import secrets
-import sys
 import threading
-import webbrowser
-from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +21,11 @@ from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config import Settings
 from singleinsert.data.captions import CONCEPT, caption_file, read_caption, with_concept
 from singleinsert.data.pictures import Picture, load_picture
-from singleinsert.errors import ConfigError, InputError, SingleInsertError
+from singleinsert.errors import InputError
+from singleinsert.loopback import Content, LoopbackServer, NotUnderstood, fill_page
 
 TEMPLATE = Path(__file__).resolve().parents[1] / "assets" / "captions" / "edit.html"
-LARGEST_BODY, LONGEST_CAPTION = 20_000, 2_000
+LONGEST_CAPTION = 2_000
 STARTING = f"a photo of a {CONCEPT}"
 
 
@@ -117,119 +108,44 @@ class Session:
             return None
 
 
-class Server(ThreadingHTTPServer):
-    """Serves one session on 127.0.0.1, at an address that holds the token."""
-
-    daemon_threads = True
+class Server(LoopbackServer):
+    """Serves one session's page."""
 
     def __init__(self, session: Session, port: int) -> None:
         """
         Raises:
             ConfigError: the port is taken.
         """
-        self.session, self.token = session, secrets.token_urlsafe(24)
-        try:
-            super().__init__(("127.0.0.1", port), _Handler)
-        except (OSError, OverflowError) as problem:
-            raise ConfigError(f"--port {port} cannot be used ({problem}): give another, or 0 for any") from problem
-        self.hosts = {f"127.0.0.1:{self.server_port}", f"localhost:{self.server_port}"}
+        self.session = session
+        super().__init__(self, port)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A tab that was closed is no error to show; any other is."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/{self.token}/"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Server
-    server_version, sys_version = "singleinsert", ""
-    timeout = 30
-
-    def do_GET(self) -> None:
-        path = self._own_path(needs_origin=False)
+    def show(self, path: str) -> Content | None:
+        session = self.session
         if path == "":
-            self.server.session.load()
-            nonce = secrets.token_urlsafe(16)
-            self._reply(200, "text/html; charset=utf-8", _page(self.server.session, nonce).encode(), nonce)
-        elif path == "picture":
-            file = io.BytesIO()
-            shrink(self.server.session.picture.image).save(file, "JPEG", quality=92)
-            self._reply(200, "image/jpeg", file.getvalue())
-        elif path is not None:
-            self._reply(404, "text/plain", b"not here")
-
-    def do_POST(self) -> None:
-        path = self._own_path(needs_origin=True)
-        if path is None:
-            return
-        if path not in ("check", "save"):
-            return self._reply(404, "text/plain", b"not here")
-        text = self._text()
-        if text is None:
-            return self._reply(400, "text/plain", b"not a caption")
-        try:
-            session = self.server.session
-            said: Mapping[str, Any] = session.checked(text) if path == "check" else {"said": session.save(text)}
-            self._json(200, said)
-        except SingleInsertError as problem:
-            self._json(422, {"error": str(problem)})
-
-    def _own_path(self, needs_origin: bool) -> str | None:
-        """The path behind the token; None, and answered, where the request is not from this page."""
-        origin = self.headers.get("Origin")
-        ours = {f"http://{host}" for host in self.server.hosts}
-        _, token, *rest = f"{self.path.partition('?')[0]}/".split("/")
-        wrong = (
-            self.headers.get("Host") not in self.server.hosts
-            or (origin is None and needs_origin)
-            or (origin is not None and origin not in ours)
-            or not secrets.compare_digest(token.encode(), self.server.token.encode())
-        )
-        if wrong:
-            self._reply(403, "text/plain", b"this page is for the address that was printed when it was started")
+            session.load()
+            data = {"text": session.text, "word": session.word, "file": str(session.file)}
+            return fill_page(TEMPLATE.read_text(encoding="utf-8"), session.picture.path.name, data)
+        if path != "picture":
             return None
-        return "/".join(rest).rstrip("/")
+        file = io.BytesIO()
+        shrink(session.picture.image).save(file, "JPEG", quality=92)
+        return Content("image/jpeg", file.getvalue())
 
-    def _text(self) -> str | None:
-        """The caption out of a request's JSON; None where it holds none."""
-        try:
-            length = int(self.headers.get("Content-Length", ""))
-            if not 0 <= length <= LARGEST_BODY or self.headers.get_content_type() != "application/json":
-                return None
-            text = json.loads(self.rfile.read(length))["text"]
-        except (ValueError, KeyError, TypeError):
-            return None
-        return text if isinstance(text, str) else None
-
-    def _json(self, status: int, value: Mapping[str, Any]) -> None:
-        self._reply(status, "application/json", json.dumps(value).encode())
-
-    def _reply(self, status: int, kind: str, body: bytes, nonce: str = "") -> None:
-        source = f"'nonce-{nonce}'" if nonce else "'none'"
-        policy = (f"default-src 'none'; script-src {source}; style-src {source}; img-src 'self' data:; "
-                  "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
-        self.send_response(status)
-        for name, value in (("Content-Type", kind), ("Content-Length", str(len(body))), ("Cache-Control", "no-store"),
-                            ("Content-Security-Policy", policy), ("X-Content-Type-Options", "nosniff"),
-                            ("Referrer-Policy", "no-referrer"), ("Cross-Origin-Resource-Policy", "same-origin"),
-                            ("Connection", "close")):  # fmt: skip
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the address in a log would hold the token."""
+    def act(self, path: str) -> Callable[[Any], Mapping[str, Any]] | None:
+        session = self.session
+        if path == "check":
+            return lambda value: session.checked(_text(value))
+        if path == "save":
+            return lambda value: {"said": session.save(_text(value))}
+        return None
 
 
-def _page(session: Session, nonce: str) -> str:
-    data = {"text": session.text, "word": session.word, "file": str(session.file)}
-    text = TEMPLATE.read_text(encoding="utf-8")
-    text = text.replace("NONCE", nonce).replace("NAME", html.escape(session.picture.path.name))
-    return text.replace('"DATA"', json.dumps(data).replace("<", "\\u003c"))
+def _text(value: Any) -> str:
+    """The caption that a request holds."""
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise NotUnderstood
+    return text
 
 
 def edit(args: argparse.Namespace, settings: Settings) -> int:
@@ -249,19 +165,11 @@ def edit(args: argparse.Namespace, settings: Settings) -> int:
         session.text = found.text
         print("\n".join(found.lines()))
     server = Server(session, args.port)
-    print(f"open {server.url} (for this machine only); Ctrl-C ends it", flush=True)
-    if args.open:
-        webbrowser.open(server.url)
     try:
-        server.serve_forever(poll_interval=0.1)
-    except KeyboardInterrupt:
-        print(
-            f"\nnext: train; {session.file} is taken from beside the picture"
-            if session.file.exists()
-            else "\nnothing was saved"
-        )
+        server.serve(args.open)
+        saved = session.file.exists()
+        print(f"next: train; {session.file} is taken from beside the picture" if saved else "nothing was saved")
     finally:
-        server.server_close()
         if ask is not None:
             ask.close()
     return 0

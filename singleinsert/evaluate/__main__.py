@@ -4,6 +4,7 @@
     python -m singleinsert.evaluate run --methods table1 --preset face --concepts photos           another set
     accelerate launch -m singleinsert.evaluate ablation --preset face --concepts photos            share one queue
     python -m singleinsert.evaluate report output/evaluation/table2                                the report again
+    python -m singleinsert.evaluate study rate --results output/evaluation/table2                  people judge it
 In a checkout, on the bundled miniature model, without a GPU; the limits give a first look in a few minutes:
     python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml \\
         --concept_limit 2 --prompt_limit 3 --seeds 2
@@ -22,6 +23,7 @@ from typing import Any
 
 from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
 from singleinsert.errors import ConfigError
+from singleinsert.evaluate.study.command import add_command, run_study
 from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
 
@@ -34,7 +36,7 @@ OUTPUT = Path("output") / "evaluation"
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """Three commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
+    """The commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
     parser = Parser(
         prog="python -m singleinsert.evaluate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -46,6 +48,7 @@ def evaluate_parser() -> argparse.ArgumentParser:
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
     report = commands.add_parser("report", help="write the report of an evaluation again")
     report.add_argument("folder", type=path_argument, help="the evaluation's --output_dir")
+    add_command(commands)
     return parser
 
 
@@ -74,6 +77,9 @@ def run(args: argparse.Namespace) -> None:
     """A command line to its command."""
     if args.command == "report":
         report(args.folder)
+        return
+    if args.command == "study":
+        run_study(args)
         return
     for flag in OF_ONE_CONCEPT:
         if getattr(args, flag) not in (None, False):
