@@ -66,15 +66,15 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 class Readout(nn.Module):
     """One attention query and one linear classifier per attribute: (b, L, d) -> list of (b, values + 1)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(len(ATTRIBUTES), WIDTH) * 0.05)
-        self.key = nn.Linear(WIDTH, WIDTH)
-        self.value = nn.Linear(WIDTH, 96)
+        self.queries = nn.Parameter(torch.randn(len(ATTRIBUTES), width) * 0.05)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, 96)
         self.heads = nn.ModuleList(nn.Linear(96, len(v) + 1) for v in ATTRIBUTES.values())
 
     def forward(self, hidden: Tensor) -> list[Tensor]:
-        weight = (self.queries @ self.key(hidden).transpose(1, 2) / WIDTH**0.5).softmax(-1)
+        weight = (self.queries @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5).softmax(-1)
         read = weight @ self.value(hidden)
         return [head(read[:, k]) for k, head in enumerate(self.heads)]
 
