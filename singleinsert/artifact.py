@@ -37,9 +37,9 @@ class BaseInfo:
     """The base model that a concept was trained on.
 
     Attributes:
-        family: "sd1", "sd2" or "sdxl".
+        family: one of a family's ``names``: "sd1", "sd2", "sdxl", "flux2-klein-4b".
         name: the short name that clients show ("stable-diffusion-v1-5", "mini-sd").
-        prediction_type: "epsilon", "v_prediction" or "sample".
+        prediction_type: "epsilon", "v_prediction", "sample" or "flow".
         source: what ``load_base_model`` was given (folder, hub id, file); "" where unknown.
     """
 

@@ -132,7 +132,7 @@ def overrides_from_args(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def inference_parser(description: str | None, schedulers: Iterable[str]) -> argparse.ArgumentParser:
-    """The command line of infer_singleinsert.py; ``schedulers`` are the names of samplers, "ddim" among them."""
+    """The command line of infer_singleinsert.py; ``schedulers`` are the names of samplers, beside "auto"."""
     parser = _parser(description)
     add = parser.add_argument
     add("--concept", action="append", default=[], metavar="PATH[:WEIGHT]",
@@ -150,7 +150,8 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--num_images", type=int, default=1, metavar="N", help="pictures for each prompt (default 1)")
     add("--num_inference_steps", type=int, default=50, metavar="N", help="sampling steps (default 50)")
     add("--guidance_scale", type=float, default=7.5, metavar="X", help="classifier-free guidance (default 7.5)")
-    add("--scheduler", choices=tuple(schedulers), default="ddim", help="sampler (default ddim)")
+    add("--scheduler", choices=("auto", *schedulers), default="auto",
+        help="sampler (default auto: ddim, and for flow models Euler)")  # fmt: skip
     add("--width", type=int, metavar="N", help="width in pixels; default: the concept's resolution")
     add("--height", type=int, metavar="N", help="height in pixels; default: likewise")
     add("--grid", action="store_true", help="also write one sheet of all pictures: prompts are rows, seeds are columns")

@@ -183,7 +183,8 @@ def main() -> None:
     mini: Any = load_base_model(MINI_SD)
     pipe = transplant(mini)
     seeds, drawn, covers = pictures(args.pictures, args.runs, args.threads)
-    latents, _ = vae.encode_all(load_base_model(MINI_SD).vae, drawn, args.runs)  # another copy: it comes back rounded
+    rounded: Any = load_base_model(MINI_SD)  # a copy, whose autoencoder encode_all gives back rounded
+    latents, _ = vae.encode_all(rounded.vae, drawn, args.runs)
     scaling = float(mini.vae.config.scaling_factor)
     framed = framed_pictures(mini.vae, drawn, covers, args.runs)
     shown = reader.shown_labels(seeds, args.runs)

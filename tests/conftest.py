@@ -67,3 +67,22 @@ def make_tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Pa
 def tiny_sdxl(make_tiny_sdxl: Callable[..., Path]) -> Path:
     """A tiny Stable Diffusion XL folder in diffusers' layout, epsilon prediction; read only."""
     return make_tiny_sdxl()
+
+
+@pytest.fixture(scope="session")
+def tiny_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny FLUX.2 klein folder in diffusers' layout; read only."""
+    from tinyklein import write_tiny_klein
+
+    return write_tiny_klein(tmp_path_factory.mktemp("tiny_klein") / "base")
+
+
+@pytest.fixture(scope="session")
+def tiny_distilled(tiny_klein: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same weights, said to be distilled to a few steps; read only."""
+    import shutil
+
+    folder = shutil.copytree(tiny_klein, tmp_path_factory.mktemp("tiny_distilled") / "distilled")
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace('"is_distilled": false', '"is_distilled": true'))
+    return folder

@@ -69,7 +69,7 @@ def img2img(model, scheduler, strength, picture=HAT):
     pixels = torch.from_numpy(np.array(photo(), np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
     parts = {name: getattr(model, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
     other = StableDiffusionImg2ImgPipeline(
-        **parts, scheduler=build_scheduler(scheduler, model.scheduler.config), safety_checker=None,
+        **parts, scheduler=build_scheduler(scheduler, model.scheduler), safety_checker=None,
         feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     other.set_progress_bar_config(disable=True)

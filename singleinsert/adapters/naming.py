@@ -16,11 +16,11 @@ from singleinsert.models.families import FILE_FACTS
 UNET, TEXT_ENCODER, TEXT_ENCODER_2 = "unet", "text_encoder", "text_encoder_2"
 TEXT_ENCODERS = (TEXT_ENCODER, TEXT_ENCODER_2)
 KOHYA_PREFIXES: Mapping[str, Mapping[str, str]] = {name: facts.prefixes for name, facts in FILE_FACTS.items()}
-"""What kohya's flat names of a family's layers begin with, by component."""
+"""What the names of a family's layers begin with, by component."""
 COMPONENTS = tuple(dict.fromkeys(part for prefixes in KOHYA_PREFIXES.values() for part in prefixes))
 _OTHER_PREFIXES = {
     prefix: part for prefixes in KOHYA_PREFIXES.values() for part, prefix in prefixes.items()
-    if part not in (UNET, *TEXT_ENCODERS)
+    if part not in (UNET, *TEXT_ENCODERS) and prefix.startswith("lora_")
 }  # fmt: skip
 
 _COMPOUND_ATOMS = (
@@ -57,7 +57,7 @@ class LoraKey:
 
 
 def flat_name(component: str, path: str, family: str = "sd1") -> str:
-    """Kohya's name of a layer of a ``family``, the one every client reads."""
+    """Kohya's name of a layer of a ``family``, the one every client of Stable Diffusion reads."""
     return KOHYA_PREFIXES[family][component] + path.replace(".", "_")
 
 
@@ -103,6 +103,8 @@ def parse_lora_key(key: str) -> LoraKey:
 
 
 def _our_path(component: str, path: str, key: str) -> str:
+    if component not in (UNET, *TEXT_ENCODERS):
+        return path
     if component in TEXT_ENCODERS:
         path = path.removeprefix("text_model.")
         path = re.sub(r"self_attn\.to_([qkv])$", r"self_attn.\1_proj", path)

@@ -18,7 +18,8 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "SD 1.x, 2.x, SDXL: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, which is bundled",
+        "SD 1.x, 2.x, SDXL, FLUX.2 klein base: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, "
+        "which is bundled",
         path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")
@@ -26,6 +27,11 @@ class ModelSettings:
     prediction_type: Literal["auto", "epsilon", "v_prediction", "sample"] = setting(
         "auto", "what the denoiser predicts; auto: what the model's scheduler config says"
     )
+    timestep_shift: float = setting(
+        0.0, "flow models: s = shift u / (1 + (shift - 1) u) are the noise levels of training for uniform u; 0: the "
+        "family's own, 2 for FLUX.2 klein. With loss_space x0 at most 2; with v trainers use about 3", minimum=0,
+        maximum=20, loaded=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -339,7 +345,7 @@ class SampleSettings:
         ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
         "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone", several=True,
     )  # fmt: skip
-    num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
+    num_inference_steps: int = setting(50, "sampling steps (DDIM; Euler for flow models)", minimum=1, maximum=1000)
     guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
     seed: int = setting(0, "seed of the first picture, the next ones count up", minimum=0, maximum=2**32 - 1)
     images_per_prompt: int = setting(1, "pictures per prompt", minimum=1, maximum=64)

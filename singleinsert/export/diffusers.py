@@ -32,7 +32,7 @@ def diffusers_files(artifact: Artifact, precision: str, keys: dict[str, str]) ->
     for concept in artifact.concepts:
         several = len(artifact.concepts) > 1
         name = f"{artifact.trigger(concept)}.safetensors" if several else DIFFUSERS_EMBEDDING
-        embedding = embedding_tensors(concept, precision, keys[concept.name])
+        embedding = embedding_tensors(concept, artifact.base.family, precision, keys[concept.name])
         header = embedding_header(artifact, concept, None)
         files[f"{folder}/{name}"] = partial(save_file, embedding, metadata=header)
     if artifact.lora:

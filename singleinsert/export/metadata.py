@@ -41,7 +41,7 @@ def phrase_of(artifact: Artifact, concept: TrainedConcept) -> str:
 def lora_header(
     artifact: Artifact, output_name: str, tensors: Mapping[str, Tensor], thumbnail: Image | None
 ) -> dict[str, str]:
-    """Header of a LoRA in kohya's layout.
+    """Header of a LoRA for the clients.
 
     Args:
         output_name: the file's stem, which is the name in ``<lora:...>``.
@@ -82,7 +82,8 @@ def kohya_hashes(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> tu
 def _training_texts(artifact: Artifact, output_name: str) -> dict[str, str]:
     """kohya's ``ss_*`` texts. What the artifact does not know is left out; "None" is never written for it."""
     weights = [w for layers in artifact.lora.values() for w in layers.values()]
-    ranks, alphas = {w.rank for w in weights}, {w.alpha for w in weights}
+    baked = FILE_FACTS[artifact.base.family].layout == "diffusers"
+    ranks, alphas = {w.rank for w in weights}, {float(w.rank) if baked else w.alpha for w in weights}
     phrase, details = trigger_phrase(artifact), artifact.metadata
     family, predicts_v = artifact.base.family, artifact.base.prediction_type == "v_prediction"
     folder = f"1_{phrase}"

@@ -7,10 +7,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, dotted_name, flat_name
+from singleinsert.adapters.naming import TEXT_ENCODER, dotted_name, flat_name
 from singleinsert.artifact import Artifact, TrainedConcept
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError
+from singleinsert.models.families import FILE_FACTS
 from singleinsert.terms import Precision
 
 
@@ -29,18 +30,20 @@ def rounded(tensor: Tensor, precision: str, what: str) -> Tensor:
     return out
 
 
-def embedding_tensors(concept: TrainedConcept, precision: str, key: str) -> dict[str, Tensor]:
-    """What an embedding's file holds: (n, d) under ``key``, also for n = 1, as kohya wants it; of two text encoders
-    ``clip_l`` and ``clip_g``, which is every client's form for SDXL."""
-    keys = {TEXT_ENCODER: "clip_l", TEXT_ENCODER_2: "clip_g"} if len(concept.embeddings) > 1 else {TEXT_ENCODER: key}
+def embedding_tensors(concept: TrainedConcept, family: str, precision: str, key: str) -> dict[str, Tensor]:
+    """What an embedding's file holds: (n, d) under ``key``, also for n = 1, as kohya wants it; where clients go by the
+    text encoder's name, under that (``clip_l`` and ``clip_g`` for SDXL)."""
+    keys = FILE_FACTS[family].embedding_keys or {TEXT_ENCODER: key}
     return {
         keys[encoder]: rounded(tensor, precision, f"the embedding of {concept.name}")
         for encoder, tensor in concept.embeddings.items()
     }
 
 
-def kohya_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
-    """The LoRA in kohya's layout. Alphas stay float32: float16 has no 0.1."""
+def lora_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
+    """The LoRA in the layout that the clients of its family read. Alphas stay float32: float16 has no 0.1."""
+    if FILE_FACTS[artifact.base.family].layout == "diffusers":
+        return peft_tensors(artifact, precision)
     tensors: dict[str, Tensor] = {}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():

@@ -21,7 +21,7 @@ from PIL.Image import Image
 
 from singleinsert.artifact import Artifact
 from singleinsert.export.metadata import embedding_header, lora_header, phrase_of, trigger_phrase
-from singleinsert.export.tensors import embedding_tensors, kohya_tensors
+from singleinsert.export.tensors import embedding_tensors, lora_tensors
 from singleinsert.models.families import FILE_FACTS
 
 Writer = Callable[[Path], None]
@@ -51,14 +51,14 @@ def webui_files(artifact: Artifact, precision: str, preview: Image | None, keys:
     files: dict[str, Writer] = {}
     stems = [artifact.trigger(concept) for concept in artifact.concepts]
     for concept, stem in zip(artifact.concepts, stems, strict=True):
-        embedding = embedding_tensors(concept, precision, keys[concept.name])
+        embedding = embedding_tensors(concept, artifact.base.family, precision, keys[concept.name])
         header = embedding_header(artifact, concept, preview)
         files[f"{stem}.safetensors"] = partial(save_file, embedding, metadata=header)
         files[f"{stem}.json"] = _json_writer(_user_metadata(artifact, phrase_of(artifact, concept)))
     if artifact.lora:
         stem = lora_name(artifact)
         stems.append(stem)
-        tensors = kohya_tensors(artifact, precision)
+        tensors = lora_tensors(artifact, precision)
         lora_texts = lora_header(artifact, stem, tensors, preview)
         files[f"{stem}.safetensors"] = lambda path: save_file(tensors, path, metadata=lora_texts)
         metadata = _user_metadata(artifact, trigger_phrase(artifact)) | {"preferred weight": 1.0}

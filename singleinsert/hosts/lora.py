@@ -14,7 +14,7 @@ from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo, Lora
 from singleinsert.atomic import write_atomically
 from singleinsert.errors import ModelError
 from singleinsert.export.metadata import lora_header
-from singleinsert.export.tensors import kohya_tensors
+from singleinsert.export.tensors import lora_tensors
 
 WRAPPERS = re.compile(r"^(module\.|_orig_mod\.|base_model\.model\.|text_model\.)+")
 """Levels that DDP, torch.compile, peft's get_peft_model and transformers 4 put before a layer's path."""
@@ -71,7 +71,7 @@ def save_lora(
 
     # the exporter's view of it
     named = Artifact.of_one_concept(trigger_phrase or path.stem, "", "", torch.empty(0, 0), lora, base)
-    tensors = kohya_tensors(named, precision)
+    tensors = lora_tensors(named, precision)
     header = lora_header(named, path.stem, tensors, thumbnail=None)
     del header[HEADER_KEY]  # says which embedding belongs to it: none does
     header |= {

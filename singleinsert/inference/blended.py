@@ -56,6 +56,8 @@ def edit_pictures(
         InputError: a strength, prompt, order or number that cannot be; before anything is drawn.
     """
     check_strength(strength)
+    if pipeline.model.schedule.prediction_type == "flow":
+        raise InputError("local editing is for Stable Diffusion and SDXL: with flow-matching models it is not possible")
     for name, value, known in (("order", order, ORDERS), ("noise", noise, NOISES)):
         if value not in known:
             raise InputError(f"{name} '{value}' is none of {', '.join(known)}")

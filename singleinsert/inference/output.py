@@ -20,7 +20,7 @@ from singleinsert.errors import InputError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
 from singleinsert.inference.prompts import for_webui, lora_tags, resolve
-from singleinsert.inference.schedulers import SCHEDULERS
+from singleinsert.inference.schedulers import scheduler_choice
 
 PICTURE_NAME, GRID_NAME, EDIT_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png", r"edit-(\d+)\.png"
 
@@ -88,7 +88,7 @@ def webui_text(
     edit: Mapping[str, Any] | None = None,
 ) -> str:
     """A1111's ``parameters``: pasted there, with the exported files in place, it asks for the same picture."""
-    names, choice = pipeline.names, SCHEDULERS[scheduler]
+    names, choice = pipeline.names, scheduler_choice(scheduler, pipeline.model.scheduler)
     fields = {
         "Steps": picture.steps,
         "Sampler": choice.sampler,

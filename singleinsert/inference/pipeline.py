@@ -16,7 +16,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
 from singleinsert.inference.loras import load_loras, set_weights
 from singleinsert.inference.prompts import ConceptName, resolve, slot
-from singleinsert.inference.schedulers import build_scheduler
+from singleinsert.inference.schedulers import OWN, build_scheduler
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Family, Prompt
 from singleinsert.models.sampling import sample_images
@@ -59,7 +59,7 @@ class ConceptPipeline:
         concepts: Sequence[Artifact] = (),
         weights: Sequence[float] | None = None,
         *,
-        scheduler: str = "ddim",
+        scheduler: str = OWN,
         offload: str = "none",
         offload_device: str = "cuda",
     ) -> None:
@@ -68,7 +68,7 @@ class ConceptPipeline:
         Args:
             concepts: artifacts, of one concept or several each.
             weights: of each artifact's LoRA, 1 by default; the embeddings are not scaled.
-            scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``.
+            scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``, or "auto", the model's own.
             offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
                 layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU.
 
@@ -84,7 +84,7 @@ class ConceptPipeline:
                 f"two concepts are called {max(names, key=names.count)}, and a prompt could not tell them apart: give "
                 "one another name by python -m singleinsert.export --output_name"
             )
-        self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler.config))
+        self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler))
         load_loras(self.pipeline, model, self.concepts)
         self.set_weights(weights if weights is not None else [1.0] * len(concepts))
         self._vectors: dict[str, Embedding] = {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from PIL.Image import Image
@@ -39,9 +39,13 @@ class FileFacts:
     """What the clients' files say of models of one kind.
 
     Attributes:
-        prefixes: what kohya's flat names of a part's LoRA layers begin with, by part; a LoRA is on these parts alone.
+        prefixes: what the names of a part's LoRA layers begin with, by part; a LoRA is on these parts alone.
         base_version: ``ss_base_model_version``. architecture: modelspec's, without "/lora". resolution: side in pixels.
         card: "sd version" on A1111's cards.
+        layout: of the LoRA's file. "kohya": flat names, with alphas; "diffusers": module paths after the prefix, and
+            alpha multiplied into the weights, for clients that read no alpha.
+        embedding_keys: the embedding's key in its file, by text encoder; without it what the client itself makes of the
+            file's name.
     """
 
     prefixes: Mapping[str, str]
@@ -49,6 +53,8 @@ class FileFacts:
     architecture: str
     resolution: int
     card: str = "Other"
+    layout: Literal["kohya", "diffusers"] = "kohya"
+    embedding_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,9 @@ class Family(ABC):
             source, revision=revision, variant=variant, dtype=dtype, device_map=device.type, use_safetensors=True,
             **cls.pipeline_options,
         )  # fmt: skip
+
+    def check_trainable(self) -> None:  # noqa: B027 (most families can)
+        """ModelError, in one line, where the model draws pictures and cannot be trained: distilled to a few steps."""
 
     @classmethod
     def match_checkpoint(cls, shapes: Mapping[str, Sequence[int]]) -> str | None:

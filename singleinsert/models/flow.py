@@ -12,6 +12,9 @@ from singleinsert.models.schedule import PredictionType, Schedule
 
 LARGEST_SIGMA = 0.999
 """The noisiest row: at s = 1 nothing of the picture is left, and an error of epsilon counts nothing."""
+LARGEST_SHIFT_FOR_X0 = 2.0
+"""Of uniform u an x0 loss has 0.61 of its weight above s = 0.8 with it, and 0.69 with 3.16, where hardly any identity
+is decided."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,11 @@ class FlowSchedule(Schedule):
         u = (torch.arange(num_timesteps, dtype=torch.float64) + 0.5) / num_timesteps
         sigmas = (shift * u / (1 + (shift - 1) * u)).clamp_max(LARGEST_SIGMA)
         return cls(sigmas.float(), sign, time, time_scale)
+
+    def with_shift(self, shift: float) -> FlowSchedule:
+        """The same network's schedule with another shift."""
+        other = self.shifted(shift, self.num_timesteps, sign=self.sign, time=self.time, time_scale=self.time_scale)
+        return other.to(self.device)
 
     @property
     def num_timesteps(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from singleinsert.errors import ModelError
+from singleinsert.errors import ConfigError, ModelError
 
 PredictionType = Literal["epsilon", "v_prediction", "sample", "flow"]
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
@@ -57,6 +57,10 @@ class Schedule(ABC):
     @abstractmethod
     def x0_from(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The clean latents (b, c, h, w) float32 that a model output stands for."""
+
+    def with_shift(self, shift: float) -> Schedule:
+        """The same network's schedule with another shift of its noise levels. ConfigError where it has none."""
+        raise ConfigError("model.timestep_shift is for flow models, and this one has its own table of noise levels")
 
     def network_time(self, t: Tensor) -> Tensor:
         """What the denoiser wants to be told for rows t (b,)."""

@@ -46,7 +46,7 @@ def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> To
     """
     ids: list[int] = []
     slots: list[Slot] = []
-    free_id = _id_for_slots(tokenizer)
+    free_id = id_for_slots(tokenizer)
     for piece, placeholder in split_at_placeholders(prompt, placeholders):
         if placeholder is None:
             ids += tokenizer(piece, add_special_tokens=False)["input_ids"]
@@ -55,7 +55,7 @@ def tokenize(tokenizer: Any, prompt: str, placeholders: Mapping[str, int]) -> To
         ids += [free_id] * placeholders[placeholder]
     length = tokenizer.model_max_length
     if len(ids) > length - 2:
-        _refuse_lost_slots(prompt, slots, length)
+        refuse_lost_slots(prompt, slots, length - 1, length - 2)
         log.warning("prompt cut to its first %d tokens of %d: %.80r", length - 2, len(ids), prompt)
         ids = ids[: length - 2]
     padding = [tokenizer.pad_token_id] * (length - 2 - len(ids))
@@ -162,17 +162,18 @@ def check_words(tokenizer: Any, placeholder: str, class_word: str) -> None:
         )
 
 
-def _id_for_slots(tokenizer: Any) -> int:
+def id_for_slots(tokenizer: Any) -> int:
     """Any ordinary token will do, its embedding is overwritten; a special one could be taken for the prompt's end."""
     special = set(tokenizer.all_special_ids)
     return next(i for i in range(len(tokenizer)) if i not in special)
 
 
-def _refuse_lost_slots(prompt: str, slots: list[Slot], length: int) -> None:
-    lost = sorted({slot.placeholder for slot in slots if slot.position >= length - 1})
+def refuse_lost_slots(prompt: str, slots: list[Slot], end: int, tokens: int) -> None:
+    """InputError where a slot lies at position ``end`` or beyond; ``tokens``: how many the text encoder reads."""
+    lost = sorted({slot.placeholder for slot in slots if slot.position >= end})
     if lost:
         shown = [name if name.isprintable() else "a concept" for name in lost]  # a slot is no character to print
         raise InputError(
-            f"prompt too long: {', '.join(shown)} lies beyond the {length - 2} tokens that the text encoder reads: "
+            f"prompt too long: {', '.join(shown)} lies beyond the {tokens} tokens that the text encoder reads: "
             f"shorten it or move the placeholder to the front: {prompt[:80]!r}"
         )

@@ -115,7 +115,12 @@ def _train(
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
 
     model = (load or load_model)(settings, accelerator)
-    # now, and not when the second stage begins
+    model.check_trainable()
+    # now, and not when a stage begins
+    for stage in stages:
+        if stage.objective.needs_attention:
+            side = settings.data.resolution
+            model.read_probabilities(model.latent_shape(side, side)[1:], stage.objective.attention_level)
     adapter_class(settings.adapter.type).check(model.adapted_parts, adapter_options(settings, model).targets)
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
@@ -174,6 +179,8 @@ def load_model(settings: Settings, accelerator: Any) -> Family:
         device=accelerator.device,
         prediction_type=source.prediction_type,
     )
+    if source.timestep_shift:
+        model.schedule = model.schedule.with_shift(source.timestep_shift)
     watch = ConsoleWatch() if accelerator.is_local_main_process else SilentWatch()
     set_switches(model, settings.run, watch.line)
     return model

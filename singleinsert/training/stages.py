@@ -15,6 +15,7 @@ from singleinsert.config import Settings, StageSettings
 from singleinsert.errors import ConfigError, MissingPackageError
 from singleinsert.losses import OBJECTIVES, Objective
 from singleinsert.models.family import Family
+from singleinsert.models.flow import LARGEST_SHIFT_FOR_X0
 from singleinsert.terms import WEIGHT_ROLES
 
 
@@ -39,7 +40,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     """The stages of a run's settings that have steps.
 
     Raises:
-        ConfigError: a loss term, or a way to draw timesteps, that could have no effect.
+        ConfigError: a loss term, or a way to draw timesteps, that could have no effect, or a shift that spoils a loss.
     """
     stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
     adapted = False
@@ -55,6 +56,11 @@ def stages_of(settings: Settings) -> list[Stage]:
             raise ConfigError(
                 f"{stage.name}.prior_weight has no effect while the base model is unchanged: set it to 0, or let "
                 f"{stage.name}.trains include {' or '.join(sorted(WEIGHT_ROLES))}"
+            )
+        if settings.model.timestep_shift > LARGEST_SHIFT_FOR_X0 and stage.objective.loss_space == "x0":
+            raise ConfigError(
+                f"model.timestep_shift {settings.model.timestep_shift:g} with {stage.name}.loss_space x0 would look at "
+                f"noise alone: {LARGEST_SHIFT_FOR_X0:g} is the most, or set {stage.name}.loss_space to v"
             )
     if stages and wants_bank(settings, stages):
         _refuse_own_draws(*stages)
@@ -97,6 +103,12 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
     """What the run's adapter is told: layer targets of the parts that some stage trains, () for the others."""
     wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
     adapter, parts = settings.adapter, model.trainable_parts
+    for name, stage in settings.stages.items():
+        if without := [role for role in stage.trains if role in WEIGHT_ROLES and not parts[role]]:
+            raise ConfigError(
+                f"{name}.trains has {without[0]}, of which a {model.name} trains nothing, since hardly a client would "
+                f"load it: leave it out, as --preset klein does"
+            )
     own = adapter_class(adapter.type).own_targets
     targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
     return AdapterOptions(

@@ -39,8 +39,11 @@ class StableDiffusionXL(StableDiffusion):
     names: ClassVar[tuple[str, ...]] = ("sdxl",)
     title: ClassVar[str] = "Stable Diffusion XL"
     files: ClassVar[Mapping[str, FileFacts]] = {
-        "sdxl": FileFacts(_PREFIXES, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024, "SDXL")
-    }
+        "sdxl": FileFacts(
+            _PREFIXES, "sdxl_base_v1-0", "stable-diffusion-xl-v1-base", 1024, "SDXL",
+            embedding_keys={"text_encoder": "clip_l", "text_encoder_2": "clip_g"},
+        )
+    }  # fmt: skip
     pipeline_class: ClassVar[str] = "StableDiffusionXLPipeline"
     weight_parts: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "text_encoder_2")
     tokenizer_folders: ClassVar[tuple[str, ...]] = ("tokenizer", "tokenizer_2")
