@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from batches import ENVIRONMENT, write_jobs
 from PIL import Image
 
 from singleinsert.evaluate.results import Results, Sample
+from singleinsert.metrics.segments import Segment
 
 PROMPTS = """title = "two"
 [[prompt]]
@@ -54,6 +56,37 @@ def bright(pictures: Sequence[Image.Image], targets: Sequence[Sequence[Any]]) ->
     """A judge: a target is met where the picture's mean is above the k-th of three levels."""
     means = [np.asarray(picture).mean() for picture in pictures]
     return [[bool(mean > 120 + 8 * k) for k in range(len(row))] for mean, row in zip(means, targets, strict=True)]
+
+
+class Halves:
+    """A finder: the left half is a face, the right half is a cat, and there are no dogs."""
+
+    name = "halves"
+
+    def find(self, picture: Image.Image, word: str) -> list[Segment]:
+        places = {"face": slice(0, picture.width // 2), "cat": slice(picture.width // 2, None)}
+        if word not in places:
+            return []
+        mask = np.zeros((picture.height, picture.width), np.float32)
+        mask[:, places[word]] = 1
+        return [Segment(mask, 0.9)]
+
+
+class Colours:
+    """An encoder: mean colours as vectors, for pictures and for the words red and blue."""
+
+    name = "colours"
+
+    def images(self, pictures: Sequence[Image.Image]) -> torch.Tensor:
+        means = [np.asarray(p.convert("RGB")).reshape(-1, 3).mean(0) - 127.5 for p in pictures]
+        return torch.nn.functional.normalize(torch.tensor(np.stack(means), dtype=torch.float32), dim=-1)
+
+    def texts(self, prompts: Sequence[str]) -> torch.Tensor:
+        words = {"red": (1.0, 0.0, 0.0), "blue": (0.0, 0.0, 1.0)}
+        return torch.tensor([next(v for w, v in words.items() if w in text) for text in prompts])
+
+
+halves, colours = Halves(), Colours()
 
 
 def arguments(

@@ -16,6 +16,7 @@ from PIL import Image
 from runs import QUIET
 
 from singleinsert.artifact import Artifact
+from singleinsert.data.subject import Frame, Subject, TrainingPicture
 from singleinsert.evaluate.__main__ import main
 from singleinsert.evaluate.prompt_lists import load_prompts
 from singleinsert.evaluate.protocol import Protocol
@@ -217,13 +218,17 @@ def test_a_scorer_fills_every_column(tmp_path, monkeypatch):
     )
     half = np.zeros((8, 8), np.float32)
     half[:4] = 1
-    scores = scorer.score(pictures, prompts, "cat", Image.new("RGB", (8, 8), "red"), half)
-    columns = [values for values, _ in scores]
+    mask = Image.fromarray((half * 255).astype(np.uint8))
+    shown = TrainingPicture(
+        Image.new("RGB", (8, 8), "red"), Frame.whole((8, 8)), (Subject("cat", "cat", mask, 0.5),)
+    )  # fmt: skip
+    scores = scorer.score(pictures, prompts, shown)
+    columns = [score.values for score in scores]
     assert {"CLIP-I-f", "CLIP-I-b", "DINO-f", "DINO-b", "CLIP-T", "DIV", "ESR", "SA", "NSD", "found"} == set(columns[0])
     assert [round(c["CLIP-T"], 5) for c in columns] == [1, 1, 1, 1]
     assert [c["DIV"] for c in columns] == [0.25] * 4 and [c["ESR"] for c in columns] == [1, 0, 1, 1]
     assert [c["found"] for c in columns] == [1, 1, 1, 0] and columns[3]["DINO-f"] == 0
-    assert columns[0]["DINO-f"] > columns[2]["DINO-f"] and scores[1][1] == [False]
+    assert columns[0]["DINO-f"] > columns[2]["DINO-f"] and scores[1].targets == [False]
     assert json.dumps(columns)  # plain numbers
     # one picture of a prompt has no diversity
-    assert "DIV" not in scorer.score(pictures[::2], prompts[::2], "cat", pictures[0], half)[0][0]
+    assert "DIV" not in scorer.score(pictures[::2], prompts[::2], shown)[0].values

@@ -25,7 +25,7 @@ MINI_CLASSES = ("face", "cat", "dog", "cup", "car", "tree")
 def test_every_prompt_has_targets_and_is_there_once(name):
     found = load_prompts(name)
     texts = [(prompt.text, prompt.classes) for prompt in found.prompts]
-    assert len(set(texts)) == len(texts) >= 10
+    assert len(set(texts)) == len(texts) >= (6 if name == "mini-scenes" else 10)
     for prompt in found.prompts:
         assert 1 <= len(prompt.targets) <= 2
         assert fill(prompt.text, "*", "face").count("* face") == 1
@@ -35,6 +35,7 @@ def test_every_prompt_has_targets_and_is_there_once(name):
 def test_the_lists_have_the_papers_numbers_of_prompts():
     counts = {name: len(load_prompts(name).prompts) for name in list_names()}
     assert counts.pop("mini") == 50  # ten a class, cats and dogs have the same
+    assert counts.pop("mini-scenes") == 6
     assert counts == {
         "face": 10, "hair": 10, "clothes": 10, "object": 10, "pet": 10, "break-a-scene": 10,
         "dreambooth-objects": 25, "dreambooth-live": 25,
@@ -101,10 +102,10 @@ def test_a_wrong_list_is_refused_in_a_line(tmp_path, text, message):
 def test_every_set_of_methods_goes_with_every_preset(name, preset):
     from singleinsert.training.stages import stages_of
 
-    found, base = load_methods(name).with_preset(preset), load_settings(preset)
+    found = load_methods(name).with_preset(preset)
     seen = []
     for method in found.methods:
-        settings = method.applied(base, preset)
+        settings = method.applied(load_settings(method.base or preset), method.base or preset)
         assert stages_of(settings)
         assert settings not in seen, f"{method.name} is another row again"
         seen.append(settings)
@@ -131,6 +132,7 @@ def test_table_2_has_the_papers_seven_rows():
 def test_baselines_by_their_published_settings():
     base = load_settings("paper")
     rows = {m.name: m.applied(base, "paper") for m in load_methods("table1").methods}
+    assert len(rows) == 9 and len(load_methods("table1").published) == 2
     inversion, dreambooth, both = rows["ti"], rows["db-lora"], rows["ti-db-lora"]
     for settings in (inversion, both):
         assert (settings.stage1.steps, settings.stage1.batch_size, settings.stage1.learning_rate) == (3000, 1, 5e-4)
@@ -140,8 +142,14 @@ def test_baselines_by_their_published_settings():
         assert settings.stage2.trains == ("denoiser",) and settings.adapter.network_dim == 4
     assert (inversion.stage2.steps, dreambooth.stage1.steps) == (0, 0)
     mini = {m.name: m.applied(load_settings("mini"), "mini") for m in load_methods("table1").methods}
-    for name in ("ti", "db-lora"):  # the same number of samples
-        assert _samples(mini[name]) == _samples(rows[name])
+    for name in ("ti", "db", "db-lora", "ti-db", "custom", "break-a-scene"):  # the same number of samples
+        assert _samples(mini[name]) == _samples(rows[name]), name
+    full, own = rows["db"], load_settings("scene-paper")
+    assert (full.adapter.type, full.adapter.denoiser_targets, full.stage2.trains) == ("full", ("*",), ("denoiser",))
+    assert (rows["db-lora"].adapter.type, rows["db-lora"].adapter.denoiser_targets) == ("lora", ())
+    scene = rows["break-a-scene"]
+    assert (scene.stage1, scene.stage2, scene.concept.type) == (own.stage1, own.stage2, own.concept.type)
+    assert (scene.adapter, scene.concept.init_std) == (own.adapter, own.concept.init_std)
 
 
 def _samples(settings):

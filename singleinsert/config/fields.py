@@ -220,6 +220,10 @@ class StageSettings:
         "break_a_scene: weight of a loss that keeps attention to a handle as strong as to its class word",
         minimum=0,
     )
+    masked: bool = setting(
+        True, "break_a_scene: the foreground loss counts on the subjects that a prompt names; false: everywhere, which "
+        "is the paper's ablation",
+    )  # fmt: skip
     timestep_importance: float = setting(
         0.0, "draw timesteps in proportion to their weight in the loss, to this power, and weigh them less in return; "
         "0: uniformly, as in the paper", minimum=0, maximum=2,

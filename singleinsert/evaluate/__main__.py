@@ -2,12 +2,16 @@
 
     python -m singleinsert.evaluate ablation --preset face --concepts photos --judge vlm:MODEL     Table 2
     python -m singleinsert.evaluate run --methods table1 --preset face --concepts photos           another set
+    python -m singleinsert.evaluate scenes --concepts scenes                                       Break-A-Scene
+    python -m singleinsert.evaluate coco --annotations instances_val2017.json --images val2017     its set of scenes
     accelerate launch -m singleinsert.evaluate ablation --preset face --concepts photos            share one queue
     python -m singleinsert.evaluate report output/evaluation/table2                                the report again
     python -m singleinsert.evaluate study rate --results output/evaluation/table2                  people judge it
 In a checkout, on the bundled miniature model, without a GPU; the limits give a first look in a few minutes:
     python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml \\
         --concept_limit 2 --prompt_limit 3 --seeds 2
+    python -m singleinsert.evaluate scenes --pretrained_model_name_or_path mini-scenes \\
+        --protocol testbed/scenes_protocol.toml --dry_run
 The same command again continues where it was interrupted. Formats and columns are in docs/evaluation.md.
 """
 
@@ -31,35 +35,60 @@ OF_ONE_CONCEPT = (
     "image", "mask", "mask_index", "box", "class_word", "output_name", "resume_from_checkpoint", "mask_only",
     "checkpointing_steps",
 )  # fmt: skip
-ABLATION = "table2"
+ABLATION, SCENES = "table2", "scenes"
+SCENE_PRESET = "scene"
 OUTPUT = Path("output") / "evaluation"
 
 
 def evaluate_parser() -> argparse.ArgumentParser:
-    """The commands; ``run`` and ``ablation`` also take the flags of train_singleinsert.py."""
+    """The commands; those that train also take the flags of train_singleinsert.py."""
     parser = Parser(
         prog="python -m singleinsert.evaluate", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, what in (("ablation", f"the rows of {ABLATION}"), ("run", "any set of methods")):
+    for name, what, default in (
+        ("ablation", f"the rows of {ABLATION}", ABLATION), ("run", "any set of methods", None),
+        ("scenes", "several concepts of one picture, in every combination", SCENES),
+    ):  # fmt: skip
         command = commands.add_parser(name, help=what, description=what)
-        _add_own(command.add_argument_group("the evaluation"), choose=name == "run")
+        _add_own(command.add_argument_group("the evaluation"), default)
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
+    _add_coco(commands.add_parser("coco", help="build Break-A-Scene's set of scenes from a copy of COCO"))
     report = commands.add_parser("report", help="write the report of an evaluation again")
     report.add_argument("folder", type=path_argument, help="the evaluation's --output_dir")
     add_command(commands)
     return parser
 
 
-def _add_own(group: Any, choose: bool) -> None:
+def _add_coco(command: Any) -> None:
+    from singleinsert.evaluate.coco import SCENES as COUNT
+
+    command.add_argument(
+        "--annotations", required=True, type=path_argument, metavar="FILE", help="instances_val2017.json"
+    )
+    command.add_argument(
+        "--images", required=True, type=path_argument, metavar="DIR", help="the folder of its pictures"
+    )
+    command.add_argument(
+        "--out", type=path_argument, default=Path("coco_scenes"), metavar="DIR", help="where to write (coco_scenes)"
+    )
+    command.add_argument("--count", type=int, default=COUNT, metavar="N", help=f"scenes at most ({COUNT})")
+
+
+def _add_own(group: Any, methods: str | None) -> None:
+    """``methods``: the set where none is given; None: one must be."""
     from dataclasses import fields
 
     from singleinsert.evaluate.methods import set_names
     from singleinsert.evaluate.protocol import Protocol
 
-    if choose:
-        group.add_argument("--methods", required=True, metavar="SET", help=f"{', '.join(set_names())}, or a .toml file")
+    default = f" (default {methods})" if methods else ""
+    group.add_argument(
+        "--methods", required=methods is None, default=methods, metavar="SET",
+        help=f"{', '.join(set_names())}, or a .toml file{default}",
+    )  # fmt: skip
+    group.add_argument("--dry_run", action="store_true", help="say what would be done, and about how long it takes")
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
     group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
     group.add_argument(
@@ -81,12 +110,28 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "study":
         run_study(args)
         return
+    if args.command == "coco":
+        coco(args)
+        return
     for flag in OF_ONE_CONCEPT:
         if getattr(args, flag) not in (None, False):
             raise ConfigError(f"--{flag} belongs to one concept: write it into the list that --concepts names")
+    if args.command == SCENES and not args.preset:
+        args.preset = SCENE_PRESET
     if not args.preset:
         raise ConfigError("--preset is missing: mini for the bundled model, face, object, ... with a real one")
     evaluate(args)
+
+
+def coco(args: argparse.Namespace) -> None:
+    """Build the set, and say what to do with it."""
+    from singleinsert.evaluate.coco import build_set
+
+    if args.count < 1:
+        raise ConfigError(f"--count is {args.count}, but must be at least 1")
+    for line in build_set(args.annotations, args.images, args.out, args.count):
+        print(line)
+    print(f"next: python -m singleinsert.evaluate scenes --concepts {args.out}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -96,7 +141,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from singleinsert.evaluate.methods import load_methods
     from singleinsert.evaluate.protocol import Protocol, load_protocol
 
-    methods = load_methods(getattr(args, "methods", ABLATION))
+    methods = load_methods(args.methods)
     if args.rows:
         methods = methods.only(_names(args.rows))
     protocol = load_protocol(args.preset, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
@@ -105,6 +150,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from singleinsert.evaluate.cache import Cache
     from singleinsert.evaluate.plan import left_out, make_plan
     from singleinsert.evaluate.runner import Runner
+    from singleinsert.evaluate.scene_scoring import SceneScorer
+    from singleinsert.evaluate.scoring import Scorer
 
     folder = user_path(args.output_dir or OUTPUT / methods.name)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
@@ -116,8 +163,21 @@ def evaluate(args: argparse.Namespace) -> None:
 
     for line in left_out(protocol.concepts):
         say(f"note: {line}")
-    say(f"{len(plan.concepts)} concepts, {len(plan.methods.methods)} methods, into {folder}")
-    runner = Runner(plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say)
+    of_scenes = plan.concepts[0].is_scene
+    if of_scenes != (args.command == SCENES):
+        raise ConfigError(
+            f"{protocol.concepts} holds {'scenes' if of_scenes else 'single concepts'}: the command for them is "
+            f"{SCENES if of_scenes else 'run'}"
+        )
+    what = "scenes" if of_scenes else "concepts"
+    say(f"{len(plan.concepts)} {what}, {len(plan.methods.methods)} methods, into {folder}")
+    runner = Runner(
+        plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say,
+        make_scorer=SceneScorer if of_scenes else Scorer,
+    )  # fmt: skip
+    if args.dry_run:
+        runner.estimate()
+        return
     try:
         runner.run()
     finally:

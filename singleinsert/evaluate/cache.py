@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,15 @@ def _contents(settings: Settings) -> dict[str, bytes]:
 
 
 def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> str:
-    """Of a drawn picture. ``concept``: :func:`artifact_digest`."""
+    """Of a drawn picture. ``concept``: :func:`digest_of_artifacts`."""
     return key_of("picture", vars(picture), scheduler, concept, model)
+
+
+def digest_of_artifacts(artifacts: Sequence[Artifact]) -> str:
+    """Fingerprint of all concepts that are loaded together, by their names where there are several."""
+    parts = [part for artifact in artifacts for part in artifact.parts()]
+    digests = [artifact_digest(part) for part in parts]
+    return digests[0] if len(parts) == 1 else key_of("concepts", digests, [part.concept.name for part in parts])
 
 
 def artifact_digest(artifact: Artifact) -> str:

@@ -27,8 +27,22 @@ COLUMNS = {
     "ESR": Column(+1, "share of editing targets that a judge finds"),
     "SA": Column(+1, "SID's subject alignment: CLIP similarity of the picture to the training picture's subject"),
     "NSD": Column(+1, "SID's non-subject disentanglement: 1 - CLIP similarity of the picture to the rest of it"),
-    "found": Column(+1, "share of pictures in which the subject was found; where it was not, -f is 0"),
-}
-"""In the order of the SingleInsert paper's tables, then SID's, then how far the masks go."""
+    "prompt": Column(+1, "Break-A-Scene's prompt similarity: CLIP similarity of picture and prompt, with class words"),
+    "identity": Column(
+        +1, "Break-A-Scene's identity similarity: DINO similarity of each concept asked for, all else masked out in "
+        "both pictures; one that is not found counts 0",
+    ),
+    "looks": Column(+1, "similarity of each concept that was found with its own cut-out, wherever it stands"),
+    "margin": Column(+1, "how much nearer a concept is to its own cut-out than to the next of the scene's others"),
+    "mixing": Column(-1, "share of the concepts that are nearer to another concept of the scene than to their own"),
+    "count": Column(+1, "share of pictures with as many subjects of each of the scene's classes as were asked for"),
+    "leak": Column(-1, "share of pictures in which a concept of the scene is found that was not asked for"),
+    "rated-prompt": Column(+1, "people's ratings of how well the prompt is obeyed, 1 to 5"),
+    "rated-identity": Column(+1, "people's ratings of how well the identity is kept, 1 to 5"),
+    "found": Column(+1, "share of the subjects asked for that were found; where one was not, -f and identity are 0"),
+}  # fmt: skip
+"""In the order of the SingleInsert paper's tables, then SID's, then those of scenes, then how far the masks go."""
 
 PAPER = ("CLIP-I-f", "CLIP-I-b", "DINO-f", "DINO-b", "CLIP-T", "DIV", "ESR")
+TRADE_OFFS = (("CLIP-T", "DINO-f"), ("prompt", "identity"))
+"""What is drawn against what: obeying across, keeping the subject up; the first pair that was measured."""

@@ -9,8 +9,17 @@
     note = "..."                       # a line for the reader; may be left out
     settings.stage1.objective = "full_image"
     preset.mini.stage1.steps = 100     # more, where the preset is mini
+    model.mini-scenes.stage1.steps = 9 # more, where the base model is this bundled one
+    like = "stage1-fg"                 # another row above, of which this one changes something; it has no label of it
+    base = "scene-paper"               # the preset that it changes, in the place of --preset
+    apart = true                       # of a scene: a run for each concept, all of them loaded together
     not_with = ["mini"]                # presets with which this method cannot be had
     paper = { ESR = 0.19 }             # published values, by column
+
+    [[published]]                      # a row that is not run: a paper's values alone, and why
+    label = "..."
+    why = "..."
+    paper = { ESR = 0.19 }
 
     [[claim]]
     says = "..."
@@ -42,9 +51,10 @@ from singleinsert.config.load import (
 from singleinsert.errors import ConfigError
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.lists import check_keys, names_in, read_list
+from singleinsert.terms import BUNDLED_MODELS
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-KEYS = ("name", "label", "group", "note", "settings", "preset", "not_with", "paper")
+KEYS = ("name", "label", "group", "note", "settings", "preset", "model", "like", "base", "apart", "not_with", "paper")
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,9 @@ class Method:
     """One row of a table.
 
     Attributes:
-        settings: ``{"section.key": value}`` over the preset. for_preset: more of them, by preset.
+        settings: ``{"section.key": value}`` over the preset. for_preset, for_model: more of them, by preset and by
+            bundled base model; the later of the three wins.
+        base: the preset that it changes; "" for the evaluation's. apart: each concept of a scene has a run of its own.
         paper: published values by column.
     """
 
@@ -62,6 +74,9 @@ class Method:
     note: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     for_preset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    for_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    base: str = ""
+    apart: bool = False
     not_with: tuple[str, ...] = ()
     paper: Mapping[str, float] = field(default_factory=dict)
 
@@ -74,12 +89,22 @@ class Method:
         changes = dict(self.settings)
         for name in presets_in(preset):
             changes |= self.for_preset.get(name, {})
+        changes |= self.for_model.get(base.model.pretrained_model_name_or_path, {})
         settings = from_values(to_values(base) | changes)
         try:
             check_together(settings)
         except ConfigError as problem:
             raise ConfigError(f"method {self.name}: {problem}") from problem
         return settings
+
+
+@dataclass(frozen=True)
+class Published:
+    """A row of a paper's table that is not run, and why."""
+
+    label: str
+    why: str
+    paper: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -90,6 +115,7 @@ class MethodSet:
     title: str
     methods: tuple[Method, ...]
     claims: tuple[Mapping[str, str], ...] = ()
+    published: tuple[Published, ...] = ()
 
     def with_preset(self, preset: str) -> MethodSet:
         """Without those that cannot be had with ``preset``."""
@@ -115,13 +141,23 @@ def load_methods(source: str | Path) -> MethodSet:
     Raises:
         ConfigError: no such set, an unknown key or setting, two methods of one name; one line.
     """
-    path, table = read_list(source, FOLDER, "set of methods", "method", ("claim",))
-    methods = tuple(_method(row, f"{path} method {i}") for i, row in enumerate(table["method"], start=1))
+    path, table = read_list(source, FOLDER, "set of methods", "method", ("claim", "published"))
+    methods: list[Method] = []
+    for i, row in enumerate(table["method"], start=1):
+        methods.append(_method(row, f"{path} method {i}", {method.name: method for method in methods}))
     names = [method.name for method in methods]
     if len(set(names)) < len(names):
         raise ConfigError(f"{path}: two methods are called {max(names, key=names.count)}")
     claims = tuple(_claim(row, names, f"{path} claim {i}") for i, row in enumerate(table.get("claim", []), start=1))
-    return MethodSet(path.stem, str(table["title"]), methods, claims)
+    rows = enumerate(table.get("published", []), start=1)
+    published = tuple(_published(row, f"{path} published {i}") for i, row in rows)
+    return MethodSet(path.stem, str(table["title"]), tuple(methods), claims, published)
+
+
+def _published(row: Any, where: str) -> Published:
+    keys = ("label", "why", "paper")
+    check_keys(row, keys, keys, where)
+    return Published(str(row["label"]), str(row["why"]), _paper(row["paper"], where))
 
 
 def _claim(row: Any, names: Collection[str], where: str) -> dict[str, str]:
@@ -133,19 +169,38 @@ def _claim(row: Any, names: Collection[str], where: str) -> dict[str, str]:
     return dict(row)
 
 
-def _method(row: Any, where: str) -> Method:
+def _method(row: Any, where: str, above: Mapping[str, Method]) -> Method:
     check_keys(row, KEYS, ("name", "label"), where)
     name = str(row["name"])
     if not name or Path(name).name != name or name.startswith("."):
         raise ConfigError(f"{where}: name {name!r} must be a file name")
-    presets = row.get("preset", {})
-    check_keys(presets, tuple(preset_names()), (), f"{where} preset")
+    extra = {}
+    for key, known in (("preset", preset_names()), ("model", BUNDLED_MODELS)):
+        check_keys(row.get(key, {}), tuple(known), (), f"{where} {key}")
+        extra[key] = {name: dict(_settings(table, f"{where} {key}.{name}")) for name, table in row.get(key, {}).items()}
+    settings = dict(_settings(row.get("settings", {}), where))
+    like = above.get(str(row.get("like", "")), Method("", ""))
+    if not like.name and "like" in row:
+        raise ConfigError(f"{where}: like {row['like']!r} is no row above it{nearest(str(row['like']), above)}")
+    base, apart = str(row.get("base", like.base)), row.get("apart", like.apart)
+    if base and base not in preset_names():
+        raise ConfigError(f"{where}: base {base!r} is no preset{nearest(base, preset_names())}")
+    if not isinstance(apart, bool):
+        raise ConfigError(f"{where}: apart is true or false, not {apart!r}")
     return Method(
         name=name, label=str(row["label"]), group=str(row.get("group", "")), note=str(row.get("note", "")),
-        settings=dict(_settings(row.get("settings", {}), where)),
-        for_preset={key: dict(_settings(table, f"{where} preset.{key}")) for key, table in presets.items()},
-        not_with=tuple(row.get("not_with", ())), paper=_paper(row.get("paper", {}), where),
+        settings={**like.settings, **settings}, for_preset=_over(like.for_preset, settings, extra["preset"]),
+        for_model=_over(like.for_model, settings, extra["model"]), base=base, apart=apart,
+        not_with=tuple(row.get("not_with", like.not_with)), paper=_paper(row.get("paper", {}), where),
     )  # fmt: skip
+
+
+def _over(
+    like: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """What holds for a preset or model: the other row's, but for what this row sets for all of them, and its own."""
+    kept = {name: {k: v for k, v in table.items() if k not in settings} for name, table in like.items()}
+    return {name: {**kept.get(name, {}), **own.get(name, {})} for name in (*like, *own)}
 
 
 def _settings(table: Mapping[str, Any], where: str, section: str = "") -> Iterator[tuple[str, Any]]:

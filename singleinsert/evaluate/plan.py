@@ -1,11 +1,11 @@
-"""What is to be done: which concepts, each asked which prompts, trained by which methods."""
+"""What is to be done: which concepts or scenes, each asked which prompts, trained by which methods."""
 
 from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from singleinsert.batch.jobs import Job, read_jobs
 from singleinsert.batch.jobs import left_out as jobs_left_out
 from singleinsert.config import Settings
 from singleinsert.config.load import nearest
+from singleinsert.data.subject import Handle, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import key_of
 from singleinsert.evaluate.methods import Method, MethodSet
-from singleinsert.evaluate.prompt_lists import EditPrompt, prompts_for
+from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts, prompts_for
 from singleinsert.evaluate.protocol import Protocol
+from singleinsert.evaluate.scene_prompts import powerset_prompts, worded
 from singleinsert.inference.pipeline import Picture
 from singleinsert.reading import user_path
 from singleinsert.training.run import flatten
@@ -32,7 +34,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy",
 
 @dataclass(frozen=True)
 class ConceptPlan:
-    """One concept: its settings under every method, and its prompts."""
+    """One concept, or a scene of several: its settings under every method, and its prompts."""
 
     name: str
     settings: dict[str, Settings]
@@ -45,20 +47,35 @@ class ConceptPlan:
 
     @property
     def class_word(self) -> str:
-        return self.any_settings.data.class_word[0]
+        """What it is one of; of a scene, all its class words."""
+        return ", ".join(self.any_settings.data.class_word)
 
-    def asked(self) -> list[tuple[int, Picture]]:
-        """(number of the prompt, picture) of all that is drawn by each method: prompt after prompt, seeds counting up.
+    @property
+    def handles(self) -> tuple[Handle, ...]:
+        """A scene's concepts, in order; a single concept's is what its prompts need no name for."""
+        return handles_of(self.any_settings)
 
-        Steps, guidance and the first seed are the settings' [sample]; the size is the training picture's.
+    @property
+    def is_scene(self) -> bool:
+        return len(self.any_settings.data.class_word) > 1
+
+    def asked(self, method: str) -> list[tuple[int, Picture]]:
+        """(number of the prompt, picture) of all that is drawn by a method: prompt after prompt, seeds counting up.
+
+        Steps, guidance and the first seed are the settings' [sample]; the size is the training picture's. A scene's
+        concepts are named as the method has named them in training.
         """
-        sample, size = self.any_settings.sample, self.any_settings.data.resolution
+        settings = self.settings[method]
+        sample, size = settings.sample, settings.data.resolution
+        texts = [
+            worded(prompt.text, self.handles, settings.scene.phrase) if self.is_scene else prompt.text
+            for prompt in self.prompts
+        ]
         return [
-            (number, Picture(prompt.text, sample.seed + i, "", sample.num_inference_steps, sample.guidance_scale,
-                             size, size))
-            for number, prompt in enumerate(self.prompts)
+            (number, Picture(text, sample.seed + i, "", sample.num_inference_steps, sample.guidance_scale, size, size))
+            for number, text in enumerate(texts)
             for i in range(self.seeds)
-        ]  # fmt: skip
+        ]
 
 
 @dataclass(frozen=True)
@@ -77,8 +94,10 @@ class Plan:
     def key(self, concept: ConceptPlan) -> str:
         """Of everything that is asked of one concept, for the queue: what was done under another plan is not done."""
         asked = [[p.text, [[t.question, dict(t.label)] for t in p.targets]] for p in concept.prompts]
+        apart = [method.name for method in self.methods.methods if method.apart]
         settings = {name: flatten(settings) for name, settings in concept.settings.items()}
-        return key_of("plan", asked, concept.seeds, settings, protocols.measures(self.protocol))[:10]
+        measures = protocols.measures(self.protocol)
+        return key_of("plan", asked, concept.seeds, settings, measures, *([apart] if apart else []))[:10]
 
     def facts(self) -> dict[str, Any]:
         """What a reader needs to do the same again."""
@@ -115,31 +134,86 @@ def make_plan(
     methods = methods.with_preset(preset)
     if not methods.methods:
         raise ConfigError(f"no method of {methods.name} can be had with preset {preset}")
-    jobs = _chosen(_jobs(protocol.concepts, folder, preset, config_file, flags), only, protocol.concept_limit)
-    concepts = tuple(_concept(job, methods.methods, protocol, preset) for job in jobs)
-    for concept in concepts:
-        sizes = {(s.data.resolution, s.sample) for s in concept.settings.values()}
-        if len(sizes) > 1:
-            raise ConfigError(
-                f"{concept.name}: methods differ in data.resolution or [sample], pictures would not compare"
-            )
+    source = _source(protocol.concepts, folder)
+    jobs = {  # by the preset that a method changes
+        base: _chosen(_jobs(source, folder, base, config_file, flags), only, protocol.concept_limit)
+        for base in dict.fromkeys(method.base or preset for method in methods.methods)
+    }
+    concepts = tuple(
+        _concept({base: each[i] for base, each in jobs.items()}, methods.methods, protocol, preset)
+        for i in range(len(next(iter(jobs.values()))))
+    )
+    if len({concept.is_scene for concept in concepts}) > 1:
+        raise ConfigError(f"{source} holds both scenes of several concepts and single concepts: evaluate them apart")
     return Plan(methods, protocol, preset, concepts)
 
 
-def _concept(job: Job, methods: tuple[Method, ...], protocol: Protocol, preset: str) -> ConceptPlan:
-    settings = {method.name: method.applied(job.settings, preset) for method in methods}
-    prompts = prompts_for(protocol.prompts, job.settings.data.class_word[0])
-    return ConceptPlan(job.name, settings, prompts[: protocol.prompt_limit or None], protocol.seeds)
+def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protocol, preset: str) -> ConceptPlan:
+    """One concept under every method. ``jobs``: it by preset."""
+    settings = {}
+    for method in methods:
+        job = jobs[method.base or preset]
+        if method.base and job.preset != method.base:
+            raise ConfigError(f"{job.where} names a preset, but method {method.name} stands on {method.base}")
+        settings[method.name] = method.applied(job.settings, method.base or preset)
+    first = next(iter(settings.values()))
+    _check_comparable(next(iter(jobs.values())).name, settings.values())
+    if len(first.data.class_word) > 1:
+        formats = load_prompts(protocol.prompts).prompts[: protocol.prompt_limit or None]
+        prompts = powerset_prompts(formats, handles_of(first), first.scene.joiner)
+    else:
+        prompts = prompts_for(protocol.prompts, first.data.class_word[0])[: protocol.prompt_limit or None]
+    return ConceptPlan(next(iter(jobs.values())).name, settings, prompts, protocol.seeds)
 
 
-def _jobs(source: str, folder: Path, preset: str, config_file: Path | None, flags: dict[str, Any]) -> list[Job]:
+def _check_comparable(name: str, rows: Iterable[Settings]) -> None:
+    """ConfigError where rows draw on other models, at other sizes or in other ways."""
+    rows = list(rows)
+    models = {s.model for s in rows}
+    if len(models) > 1:
+        names = " and ".join(sorted({model.pretrained_model_name_or_path for model in models}))
+        raise ConfigError(f"methods stand on {names}: name one for all by --pretrained_model_name_or_path")
+    drawn = {
+        (s.data.resolution, s.sample.num_inference_steps, s.sample.guidance_scale, s.sample.seed) for s in rows
+    }  # fmt: skip
+    if len(drawn) > 1:
+        raise ConfigError(f"{name}: methods differ in data.resolution or [sample], pictures would not compare")
+
+
+def handles_of(settings: Settings) -> tuple[Handle, ...]:
+    """The concepts of a run, without a learnt background."""
+    return name_handles(settings.data.class_word, settings.data.handles, settings.data.placeholder_token)
+
+
+def runs_of(settings: Settings, name: str, square: Path, masks: Mapping[str, Path]) -> list[Settings]:
+    """The runs of a method that trains each concept of a scene by itself.
+
+    Args:
+        square: the scene's training picture, cut. masks: of each concept in it, by handle.
+    """
+    return [
+        replace(
+            settings,
+            data=replace(
+                settings.data, image=(str(square),), class_word=(handle.class_word,), handles=(),
+                mask=(str(masks[handle.name]),),
+            ),
+            run=replace(settings.run, output_name=f"{name}{handle.name}"),
+        )
+        for handle in handles_of(settings)
+    ]  # fmt: skip
+
+
+def _source(source: str, folder: Path) -> Path:
     if not source:
         raise ConfigError("--concepts is missing: a folder of pictures or a list of them, see docs/evaluation.md")
     path = (
         _written(source.removeprefix(PYTHON), folder / "instances") if source.startswith(PYTHON) else user_path(source)
     )
-    if (path / LIST).is_file():
-        path = path / LIST
+    return path / LIST if (path / LIST).is_file() else path
+
+
+def _jobs(path: Path, folder: Path, preset: str, config_file: Path | None, flags: dict[str, Any]) -> list[Job]:
     jobs, problems = read_jobs(path, folder, preset=preset, config_file=config_file, flags=flags)
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""

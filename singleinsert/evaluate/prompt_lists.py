@@ -34,11 +34,16 @@ ANY_OBJECT = "object"
 
 @dataclass(frozen=True)
 class EditPrompt:
-    """A prompt, ``{concept}`` (or ``*``) in the concept's place, and what it asks for."""
+    """A prompt, ``{concept}`` (or ``*``) in the concept's place, and what it asks for.
+
+    Attributes:
+        handles: of a scene's prompt, the concepts that it names, each as ``{handle}`` in the text (scene_prompts.py).
+    """
 
     text: str
     targets: tuple[Target, ...]
     classes: tuple[str, ...] = ()
+    handles: tuple[str, ...] = ()
 
     def without_concept(self, class_word: str) -> str:
         """The class word in the concept's place, as CLIP-T asks for it."""

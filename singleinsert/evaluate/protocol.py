@@ -16,7 +16,7 @@ from singleinsert.evaluate.prompt_lists import AUTO
 from singleinsert.reading import read_toml
 
 FOLDER = Path(__file__).resolve().parent / "protocols"
-NONE, MINI = "none", "mini"
+NONE, MINI, MINI_SCENES = "none", "mini", "mini-scenes"
 PAPER = "paper"
 
 
@@ -37,9 +37,16 @@ class Protocol:
     prompt_limit: int = _option(0, "take the first so many prompts of a class; 0: all")
     concept_limit: int = _option(0, "take the first so many concepts; 0: all")
     batch_size: int = _option(4, "pictures drawn at a time")
-    masks: str = _option("grounded", "mask backend that finds the subject in the pictures drawn")
+    masks: str = _option(
+        "grounded", "mask backend that finds the subject in the pictures drawn; of scenes also mini-scenes, "
+        "maskformer:MODEL or python:MODULE:ATTRIBUTE, see docs/metrics.md",
+    )  # fmt: skip
     clip: str = _option("openai/clip-vit-base-patch32", "CLIP: hub id, folder, or mini; none: not measured")
     dino: str = _option("facebook/dino-vits16", "DINO, likewise")
+    looks: str = _option(
+        "", "scenes: encoder that tells concepts apart by their cut-outs, like --dino or python:MODULE:ATTRIBUTE; "
+        "empty: the same as --dino",
+    )  # fmt: skip
     lpips: str = _option("alex", "LPIPS, likewise")
     judge: str = _option(NONE, "judge of editing success, see docs/evaluation.md; none: not measured")
     attention: int = _option(2, "concepts whose cross-attention is drawn")
@@ -70,15 +77,17 @@ def load_protocol(preset: str, file: Path | None = None, **given: Any) -> Protoc
 def measures(protocol: Protocol) -> dict[str, str]:
     """What the scores of given pictures depend on: names, and the bundled miniatures' own bytes."""
     names = {name: getattr(protocol, name) for name in ("masks", "clip", "dino", "lpips", "judge")}
-    return names | ({MINI: _mini_digest()} if MINI in names.values() else {})
+    names |= {"looks": protocol.looks} if protocol.looks else {}
+    bundled = {MINI: _digest_of("mini-eval", "mini-sd/segmenter")} if MINI in names.values() else {}
+    bundled |= {MINI_SCENES: _digest_of("mini-scenes/segmenter")} if MINI_SCENES in names.values() else {}
+    return names | bundled
 
 
 @cache
-def _mini_digest() -> str:
-    from singleinsert.metrics.backbones import MINI as FOLDER_OF_MINI
-    from singleinsert.models.bundled import MINI_SD
+def _digest_of(*folders: str) -> str:
+    from singleinsert.models.bundled import ASSETS
 
-    files = [p for folder in (FOLDER_OF_MINI, MINI_SD / "segmenter") for p in sorted(folder.rglob("*")) if p.is_file()]
+    files = [p for folder in folders for p in sorted((ASSETS / folder).rglob("*")) if p.is_file()]
     return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
 

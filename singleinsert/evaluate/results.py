@@ -26,6 +26,7 @@ class Sample:
     Attributes:
         prompt: number of the prompt among the concept's.
         picture: its key in the cache. targets: for each of the prompt's, whether the judge found it.
+        matrix: of a scene, {concept that was found: {concept of the scene: similarity of the two}}.
     """
 
     method: str
@@ -35,6 +36,7 @@ class Sample:
     picture: str
     values: dict[str, float] = field(default_factory=dict)
     targets: list[bool] = field(default_factory=list)
+    matrix: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Results:
     Attributes:
         facts: versions, protocol, base model, when and how long.
         methods: in the order of rows: name, label, group, note, paper, settings.
-        claims: what the paper says of the rows, see methods.py.
-        concepts: name, class_word, picture (a file in the results' folder), prompts [{text, questions}].
+        claims, published: what papers say of the rows, and rows that cannot be run, see methods.py.
+        concepts: name, class_word, picture (a file in the results' folder), prompts [{text, questions}]; of a scene
+            also handles ({handle: class word}), and those that each prompt names.
         heats: [{concept, method, prompt, picture, maps: {word: file}}], files in the results' folder.
     """
 
@@ -56,6 +59,12 @@ class Results:
     concepts: list[dict[str, Any]]
     samples: list[Sample]
     heats: list[dict[str, Any]] = field(default_factory=list)
+    published: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def of_scenes(self) -> bool:
+        """Several concepts a picture, rather than one."""
+        return any(concept.get("handles") for concept in self.concepts)
 
     @property
     def columns(self) -> list[str]:
@@ -104,8 +113,9 @@ def _check(results: Results) -> None:
         raise ValueError("no title, no cache or no samples")
     methods = {method["name"]: method for method in results.methods}
     concepts = {concept["name"]: concept["prompts"] for concept in results.concepts}
-    if not all(isinstance(part, list) for part in (results.claims, results.heats, *concepts.values())):
-        raise TypeError("claims, heats and prompts must be lists")
+    lists = (results.claims, results.heats, results.published, *concepts.values())
+    if not all(isinstance(part, list) for part in lists):
+        raise TypeError("claims, heats, published and prompts must be lists")
     for sample in results.samples:
         _ = methods[sample.method], concepts[sample.concept][sample.prompt]["text"]
         if not all(isinstance(value, int | float) for value in sample.values.values()):

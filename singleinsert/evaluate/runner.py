@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.batch.local import POLL, stopped_by_signals
 from singleinsert.batch.progress import duration
+from singleinsert.config import SceneSettings, Settings
+from singleinsert.data.subject import TrainingPicture
 from singleinsert.drawing.heat import heat_picture
 from singleinsert.errors import SingleInsertError
 from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
-from singleinsert.evaluate.plan import ConceptPlan, Plan
+from singleinsert.evaluate.plan import ConceptPlan, Plan, runs_of
+from singleinsert.evaluate.prompt_lists import EditPrompt
 from singleinsert.evaluate.results import Results, Sample
 from singleinsert.evaluate.scoring import Scorer
 from singleinsert.evaluate.studio import Studio
-from singleinsert.metrics.regions import mask_array
 from singleinsert.training.prepare import find_material
 from singleinsert.training.results import flatten
 from singleinsert.work.queue import DONE, FAILED, QUEUED, Claim, Queue
@@ -34,14 +36,6 @@ HIDDEN, SCORES, REFERENCES, HEATS = ".work", "scores", "concepts", "heats"
 HEAT_PROMPTS = 2
 SHOWN_SIDE = 160
 """Pixels of a heat map's side, at least."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """What pictures are compared with: the training square (RGB) and the subject's mask ("L") of the same size."""
-
-    image: Image.Image
-    mask: Image.Image
 
 
 class Runner:
@@ -88,6 +82,14 @@ class Runner:
         if failed:
             raise SingleInsertError("; ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
 
+    def estimate(self) -> None:
+        """Say what is to be done and about how long it takes on this machine, training nothing."""
+        from singleinsert.evaluate.estimate import describe, measure
+
+        timing = measure(self.studio.model(settings := self.plan.concepts[0].any_settings), settings)
+        for line in describe(self.plan, timing, lambda c, method: self._score_file(c, method).is_file()):
+            self.say(line)
+
     def _claimed(self, claim: Claim) -> None:
         try:
             self._concept(self.names[claim.name], self.folder / HIDDEN / claim.name)
@@ -111,23 +113,27 @@ class Runner:
         """
         studio, rows = self.studio, list(concept.settings)
         studio.work = work
-        reference = self._reference(concept)
+        shown = self._training_picture(concept)
+        reference = _resized_picture(shown, concept.any_settings.data.resolution)
+        self._keep_reference(concept, reference)
+        runs = self._runs(concept, shown, work)
         digest = studio.digest(concept.any_settings)
-        first_stages = {name: first_stage_key(settings, digest) for name, settings in concept.settings.items()}
-        stages = Counter(first_stages.values())
+        stages = Counter(first_stage_key(run, digest) for each in runs.values() for run in each)
         waiting: SingleInsertError | None = None
         for i in studio.in_order([concept.settings[name] for name in rows]):
             settings = concept.settings[rows[i]]
             before = dict(studio.clock.wall)
-            artifact = studio.concept(settings, stages[first_stages[rows[i]]] > 1)
-            pictures = [picture for _, picture in concept.asked()]
-            images = studio.draw(settings, artifact, pictures)
+            artifacts = [studio.concept(run, stages[first_stage_key(run, digest)] > 1) for run in runs[rows[i]]]
+            if len(artifacts) > 1:
+                artifacts = [_called(a, h.name, concept) for a, h in zip(artifacts, concept.handles, strict=True)]
+            pictures = [picture for _, picture in concept.asked(rows[i])]
+            images = studio.draw(settings, artifacts, pictures)
             try:
-                self._score(concept, rows[i], studio.keys(settings, artifact, pictures), images, reference)
+                self._score(concept, rows[i], studio.keys(settings, artifacts, pictures), images, reference)
             except SingleInsertError as problem:
                 waiting = problem
             if self._heat_files(concept):
-                self._heats(concept, rows[i], artifact)
+                self._heats(concept, rows[i], artifacts)
             self._report_unit(concept, rows[i], before)
         studio.forget_stages()
         if waiting is not None:
@@ -161,19 +167,34 @@ class Runner:
     def _name(self, concept: ConceptPlan) -> str:
         return f"{concept.name}-{key_of(self.plan.key(concept), self.model)[:10]}"
 
-    def _reference(self, concept: ConceptPlan) -> Reference:
-        """The training square and its mask, at the pictures' size; kept for the report."""
-        size = (concept.any_settings.data.resolution,) * 2
-        shown = find_material(concept.any_settings, lambda line: None).pictures[0]
-        reference = Reference(_resized(shown.image, size), _resized(shown.subjects[0].mask, size))
+    def _training_picture(self, concept: ConceptPlan) -> TrainingPicture:
+        """The training square itself, with its subjects, whatever a method makes of it."""
+        plain = replace(concept.any_settings, scene=SceneSettings())
+        plain = replace(plain, data=replace(plain.data, learn_background=False))
+        return find_material(plain, lambda line: None).pictures[0]
+
+    def _keep_reference(self, concept: ConceptPlan, reference: TrainingPicture) -> None:
+        """For the report."""
         path = self.folder / REFERENCES / f"{concept.name}.png"
         write_atomically(path, lambda target: reference.image.save(target, "PNG"))
-        return reference
+
+    def _runs(self, concept: ConceptPlan, shown: TrainingPicture, work: Path) -> dict[str, list[Settings]]:
+        """Method -> the runs that it needs: one, or one for each concept, on pictures and masks written to ``work``."""
+        apart = {method.name for method in self.plan.methods.methods if method.apart and concept.is_scene}
+        square = work / "apart" / f"{concept.name}.png"
+        masks = {s.handle: work / "apart" / f"{concept.name}_{s.handle}_mask.png" for s in shown.subjects}
+        if apart:
+            for path, image in [(square, shown.image), *((masks[s.handle], s.mask) for s in shown.subjects)]:
+                write_atomically(path, lambda target, image=image: image.save(target, "PNG"))  # type: ignore[misc]
+        return {
+            name: runs_of(settings, concept.name, square, masks) if name in apart else [settings]
+            for name, settings in concept.settings.items()
+        }
 
     def _score(
-        self, concept: ConceptPlan, method: str, keys: list[str], images: list[Image.Image], reference: Reference
+        self, concept: ConceptPlan, method: str, keys: list[str], images: list[Image.Image], reference: TrainingPicture
     ) -> None:
-        asked = concept.asked()
+        asked = concept.asked(method)
         targets = [[[t.question, dict(t.label)] for t in p.targets] for p in concept.prompts]
         key = key_of("scores", keys, targets, protocols.measures(self.plan.protocol))
         path = self._score_file(concept, method)
@@ -181,25 +202,25 @@ class Runner:
             return
         prompts = [concept.prompts[number] for number, _ in asked]
         with self.studio.clock.running("score"):
-            scores = self.scorer.score(images, prompts, concept.class_word, reference.image, mask_array(reference.mask))
+            scores = self.scorer.score(images, prompts, reference)
         samples = [
-            asdict(Sample(method, concept.name, number, picture.seed, keys[i], *scores[i]))
+            asdict(Sample(method, concept.name, number, picture.seed, keys[i], **vars(scores[i])))
             for i, (number, picture) in enumerate(asked)
         ]
         write_text(path, json.dumps({"key": key, "samples": samples}) + "\n")
 
-    def _heats(self, concept: ConceptPlan, method: str, artifact: Artifact) -> None:
+    def _heats(self, concept: ConceptPlan, method: str, artifacts: list[Artifact]) -> None:
         """Where the concept and its class word act, in the first picture of the first prompts."""
         settings, studio = concept.settings[method], self.studio
-        firsts = {number: picture for number, picture in reversed(concept.asked()) if number < HEAT_PROMPTS}
+        firsts = {number: picture for number, picture in reversed(concept.asked(method)) if number < HEAT_PROMPTS}
         record = self._heat_file(concept, method)
         stem = f"{HEATS}/{record.stem}"
-        key = key_of("heats", studio.keys(settings, artifact, list(firsts.values())))
+        key = key_of("heats", studio.keys(settings, artifacts, list(firsts.values())))
         if record.is_file() and json.loads(record.read_text())["key"] == key:
             return
         rows = []
         with studio.clock.running("attention"):
-            found = studio.attention(settings, artifact, list(firsts.values()))
+            found = studio.attention(settings, artifacts, list(firsts.values()))
         for number, (image, maps) in zip(firsts, found, strict=True):
             shown = _resized(image, (max(SHOWN_SIDE, image.width),) * 2)
             files = {"": f"{stem}-{number}.png"} | {w: f"{stem}-{number}-{i}.png" for i, w in enumerate(maps)}
@@ -233,9 +254,11 @@ class Runner:
                 for m in self.plan.methods.methods
             ],
             claims=[dict(claim) for claim in self.plan.methods.claims],
+            published=[asdict(row) for row in self.plan.methods.published],
             concepts=[
                 {"name": c.name, "class_word": c.class_word, "picture": f"{REFERENCES}/{c.name}.png",
-                 "prompts": [{"text": p.text, "questions": [t.question for t in p.targets]} for p in c.prompts]}
+                 "handles": {h.name: h.class_word for h in c.handles} if c.is_scene else {},
+                 "prompts": [_told(prompt) for prompt in c.prompts]}
                 for c in self.plan.concepts
                 if c.name in begun
             ],
@@ -252,8 +275,26 @@ class Runner:
 def _changes(method: str, concept: ConceptPlan) -> dict[str, Any]:
     """All settings of training of a method, on one concept: what a reader needs to train the same."""
     values = flatten(concept.settings[method])
-    kept = ("concept", "adapter", "stage1", "stage2")
+    kept = ("concept", "adapter", "stage1", "stage2", *(["scene"] if concept.is_scene else []))
     return {key: value for key, value in values.items() if key.split(".")[0] in kept}
+
+
+def _called(artifact: Artifact, handle: str, scene: ConceptPlan) -> Artifact:
+    """A concept that was trained by itself, called as the scene's prompts call it."""
+    named = replace(artifact.concept, name=handle, trigger="")
+    return replace(artifact, name=f"{scene.name}{handle}", concepts=(named,))
+
+
+def _told(prompt: EditPrompt) -> dict[str, Any]:
+    handles = {"handles": list(prompt.handles)} if prompt.handles else {}
+    return {"text": prompt.text, "questions": [target.question for target in prompt.targets]} | handles
+
+
+def _resized_picture(picture: TrainingPicture, side: int) -> TrainingPicture:
+    """The picture and its subjects' masks at the size of what is drawn."""
+    size = (side, side)
+    subjects = tuple(replace(subject, mask=_resized(subject.mask, size)) for subject in picture.subjects)
+    return replace(picture, image=_resized(picture.image, size), subjects=subjects)
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -1,19 +1,26 @@
-"""Every column of one concept's pictures by one method."""
+"""Every column of the pictures of one concept by one method, and what measures them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
+from singleinsert.data.subject import TrainingPicture
 from singleinsert.evaluate.prompt_lists import EditPrompt
 from singleinsert.evaluate.protocol import NONE, Protocol
 
-Scores = list[tuple[dict[str, float], list[bool]]]
-"""For each picture: values by column, and which of its prompt's targets were found."""
+
+@dataclass(frozen=True)
+class Score:
+    """Of a picture: values by column, which of its prompt's targets were found, and a scene's matrix (results.py)."""
+
+    values: dict[str, float]
+    targets: list[bool]
+    matrix: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Scorer:
@@ -52,27 +59,26 @@ class Scorer:
 
         return None if self.protocol.masks == NONE else Backends(self.protocol.masks)
 
+    parts = ("clip", "dino", "lpips", "judge", "backends")
+
     def load(self) -> None:
         """Load everything now, so that what is missing is known before anything is trained."""
-        for part in ("clip", "dino", "lpips", "judge", "backends"):
+        for part in self.parts:
             getattr(self, part)
 
     def score(
-        self,
-        pictures: Sequence[Image.Image],
-        prompts: Sequence[EditPrompt],
-        class_word: str,
-        reference: Image.Image,
-        reference_mask: np.ndarray,
-    ) -> Scores:
+        self, pictures: Sequence[Image.Image], prompts: Sequence[EditPrompt], shown: TrainingPicture
+    ) -> list[Score]:
         """Measure ``pictures``, each of the prompt in its place.
 
         Args:
-            reference: the training picture, square, of the pictures' size. reference_mask: (h, w) in [0, 1].
+            shown: the training picture with its subject, square, of the pictures' size.
         """
         from singleinsert.metrics import scores
-        from singleinsert.metrics.regions import generated_masks
+        from singleinsert.metrics.regions import generated_masks, mask_array
 
+        subject, reference = shown.subjects[0], shown.image
+        class_word, reference_mask = subject.class_word, mask_array(subject.mask)
         columns: dict[str, Sequence[float]] = {}
         if self.backends is not None and (self.clip is not None or self.dino is not None):
             masks = generated_masks(pictures, class_word, backends=self.backends)
@@ -92,14 +98,20 @@ class Scorer:
             columns["CLIP-T"] = scores.text_similarity(self.clip, pictures, texts)
         if self.lpips is not None:
             columns |= self._diversity(pictures, prompts)
-        targets: Sequence[list[bool]] = [[] for _ in pictures]
+        targets = self._verdicts(pictures, prompts)
         if self.judge is not None:
-            targets = self.judge(pictures, [list(prompt.targets) for prompt in prompts])
             columns["ESR"] = scores.editing_success(targets)
         return [
-            ({name: float(values[i]) for name, values in columns.items()}, [bool(found) for found in targets[i]])
+            Score({name: float(values[i]) for name, values in columns.items()}, targets[i])
             for i in range(len(pictures))
         ]
+
+    def _verdicts(self, pictures: Sequence[Image.Image], prompts: Sequence[EditPrompt]) -> list[list[bool]]:
+        """For each picture, whether the judge finds each of its prompt's targets; empty lists without a judge."""
+        if self.judge is None:
+            return [[] for _ in pictures]
+        found = self.judge(pictures, [list(prompt.targets) for prompt in prompts])
+        return [[bool(answer) for answer in each] for each in found]
 
     def _diversity(self, pictures: Sequence[Image.Image], prompts: Sequence[EditPrompt]) -> dict[str, Sequence[float]]:
         """DIV of a prompt stands with each of its pictures, so that means over pictures are means over prompts."""

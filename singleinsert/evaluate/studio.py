@@ -19,8 +19,8 @@ from singleinsert.batch.worker import KeptModel
 from singleinsert.config import Settings
 from singleinsert.evaluate.cache import (
     Cache,
-    artifact_digest,
     concept_key,
+    digest_of_artifacts,
     first_stage_key,
     picture_key,
 )
@@ -134,17 +134,17 @@ class Studio:
         """Drop the checkpoints of stage I; with SD 1.x each is a gigabyte."""
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def keys(self, settings: Settings, artifact: Artifact, pictures: Sequence[Picture]) -> list[str]:
+    def keys(self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]) -> list[str]:
         """Of the pictures, in the cache."""
-        concept, model = artifact_digest(artifact), self.digest(settings)
+        concept, model = digest_of_artifacts(artifacts), self.digest(settings)
         return [picture_key(picture, SCHEDULER, concept, model) for picture in pictures]
 
-    def draw(self, settings: Settings, artifact: Artifact, pictures: Sequence[Picture]) -> list[Image.Image]:
+    def draw(self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]) -> list[Image.Image]:
         """All ``pictures``; those that are not in the cache are drawn now and put there, as soon as they are whole."""
-        keys = self.keys(settings, artifact, pictures)
+        keys = self.keys(settings, artifacts, pictures)
         missing = [i for i, key in enumerate(keys) if not self.cache.picture(key).is_file()]
         if missing:
-            with self.clock.running("draw"), _loaded(self.model(settings), artifact) as pipeline:
+            with self.clock.running("draw"), _loaded(self.model(settings), artifacts) as pipeline:
                 drawn = pipeline.render([pictures[i] for i in missing], batch_size=self.batch_size)
                 for i, image in zip(missing, drawn, strict=True):
                     self.cache.save_picture(keys[i], image)
@@ -153,22 +153,22 @@ class Studio:
         return [self.cache.load_picture(key) for key in keys]
 
     def attention(
-        self, settings: Settings, artifact: Artifact, pictures: Sequence[Picture]
+        self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]
     ) -> list[tuple[Image.Image, dict[str, Tensor]]]:
         """Pictures with the maps of where the concept and its class word act."""
-        with _loaded(self.model(settings), artifact) as pipeline:
+        with _loaded(self.model(settings), artifacts) as pipeline:
             return list(pipeline.render_with_attention(pictures, batch_size=self.batch_size))
 
 
 class _loaded:
-    """Within it, a pipeline with the concept in; afterwards the base model is what it was."""
+    """Within it, a pipeline with the concepts in; afterwards the base model is what it was."""
 
-    def __init__(self, model: Any, artifact: Artifact) -> None:
-        self.model, self.artifact = model, artifact
+    def __init__(self, model: Any, artifacts: Sequence[Artifact]) -> None:
+        self.model, self.artifacts = model, artifacts
 
     def __enter__(self) -> ConceptPipeline:
         self.model.autoencoder.to(self.model.device)  # training has put it away
-        self.pipeline = ConceptPipeline(self.model, [self.artifact], scheduler=SCHEDULER)
+        self.pipeline = ConceptPipeline(self.model, self.artifacts, scheduler=SCHEDULER)
         return self.pipeline
 
     def __exit__(self, *exception: object) -> None:

@@ -6,11 +6,12 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
-from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired
-from singleinsert.evaluate.columns import COLUMNS
+from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired, pareto_front
+from singleinsert.evaluate.columns import COLUMNS, TRADE_OFFS
 from singleinsert.evaluate.results import Results, mean
 
 Means = dict[str, dict[str, dict[str, float]]]
@@ -36,6 +37,36 @@ def summarise(results: Results, seed: int = 0) -> Summary:
         method: {c: bootstrap(list(found.values()), seed=seed) for c, found in columns.items() if found}
         for method, columns in concept_means(results).items()
     }
+
+
+def sizes(results: Results) -> dict[int, Results]:
+    """Of scenes, the results by how many concepts a prompt names."""
+    numbers = {c["name"]: [len(prompt["handles"]) for prompt in c["prompts"]] for c in results.concepts}
+    found = sorted({numbers[sample.concept][sample.prompt] for sample in results.samples})
+    return {
+        size: replace(results, samples=[s for s in results.samples if numbers[s.concept][s.prompt] == size])
+        for size in found
+    }
+
+
+RELATIONS = ("itself", "another of its class", "one of another class")
+
+
+def mixing_matrix(results: Results) -> dict[str, dict[str, Interval]]:
+    """Method -> how similar a concept that was found is to itself, to the others of its class in the scene, and to the
+    others of other classes: the scenes' matrices, which differ in size, by what their entries are. Over scenes."""
+    classes = {concept["name"]: concept["handles"] for concept in results.concepts}
+    values: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for sample in results.samples:
+        words = classes[sample.concept]
+        for handle, row in sample.matrix.items():
+            for other, value in row.items():
+                place = 0 if other == handle else 1 if words[other] == words[handle] else 2
+                values[sample.method, RELATIONS[place], sample.concept].append(value)
+    found: dict[str, dict[str, list[float]]] = {m["name"]: defaultdict(list) for m in results.methods}
+    for (method, kind, _), each in values.items():
+        found[method][kind].append(mean(each))
+    return {m: {kind: bootstrap(each) for kind, each in kinds.items()} for m, kinds in found.items()}
 
 
 def difference(means: Means, column: str, of: str, against: str) -> Interval | None:
@@ -98,6 +129,19 @@ def best(summary: Summary, column: str) -> str | None:
     return max(rows, key=lambda method: rows[method] * COLUMNS[column].better) if rows else None
 
 
+def measured_trade_off(results: Results) -> tuple[str, str] | None:
+    """Which columns are drawn against each other: obeying, keeping. None where no pair was measured."""
+    return next((pair for pair in TRADE_OFFS if {*pair} <= {*results.columns}), None)
+
+
+def on_the_front(results: Results, summary: Summary) -> list[str]:
+    """The methods that no other is better than in both columns of the trade-off; those that obey least first."""
+    pair = measured_trade_off(results)
+    rows = [m["name"] for m in results.methods if pair and {*pair} <= {*summary[m["name"]]}]
+    points = [(summary[row][pair[0]].mean, summary[row][pair[1]].mean) for row in rows if pair]
+    return [rows[i] for i in pareto_front(points)]
+
+
 def markdown(results: Results, summary: Summary, columns: Sequence[str] | None = None) -> str:
     """The table: mean and interval, the best of a column in bold; the paper's value below, where there is one."""
     columns = [c for c in columns or results.columns if c in results.columns]
@@ -116,14 +160,16 @@ def markdown(results: Results, summary: Summary, columns: Sequence[str] | None =
 
 def paper_markdown(results: Results, columns: Sequence[str]) -> str:
     """The published values of the same rows; "" where there are none."""
-    columns = [c for c in columns if any(c in method["paper"] for method in results.methods)]
+    rows = [(full_label(method), method["paper"]) for method in results.methods]
+    rows += [(row["label"], row["paper"]) for row in results.published]
+    columns = [c for c in columns if any(c in paper for _, paper in rows)]
     if not columns:
         return ""
     lines = ["| | " + " | ".join(f"{c} {COLUMNS[c].arrow}" for c in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for method in results.methods:
-        cells = [f"{method['paper'][c]:.3f}" if c in method["paper"] else "" for c in columns]
-        lines.append(f"| {full_label(method)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    for label, paper in rows:
+        lines.append(f"| {label} | " + " | ".join(f"{paper[c]:.3f}" if c in paper else "" for c in columns) + " |")
+    reasons = [f"Not run: {row['label']}. {row['why']}" for row in results.published]
+    return "\n".join([*lines, *(line for reason in reasons for line in ("", reason))])
 
 
 def summary_csv(results: Results, summary: Summary) -> str:

@@ -7,7 +7,7 @@ background term there: what lies outside the union, unnamed concepts among it, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -32,12 +32,14 @@ class BreakAScene(SingleInsert):
         attention_loss: its form, see :func:`attention_term`.
         attention_level: layers are read where the latents' side is divided by this; the paper's are 16 of 64.
         class_attention_weight: of :func:`class_attention_term`; 0 leaves it out.
+        masked: False lets the foreground term count everywhere, as in the paper's ablation of its masked loss.
     """
 
     attention_weight: float = 0.01
     attention_loss: AttentionLoss = "mse_max"
     attention_level: int = 4
     class_attention_weight: float = 0.0
+    masked: bool = True
 
     @property
     def needs_attention(self) -> bool:
@@ -45,7 +47,7 @@ class BreakAScene(SingleInsert):
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
         """SingleInsert's, "attention" and "class_attention"."""
-        terms = super().concept_terms(views)
+        terms = super().concept_terms(views if self.masked else replace(views, mask=torch.ones_like(views.mask)))
         if self.attention_weight:
             assert views.attention is not None
             terms["attention"] = self.attention_weight * attention_term(views.attention, self.attention_loss)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.errors import ModelError, first_line
+from singleinsert.errors import InputError, ModelError, first_line
 from singleinsert.metrics import lpips
+from singleinsert.metrics.esr import of_ones_own
 from singleinsert.models.bundled import ASSETS
 
 MINI = ASSETS / "mini-eval"
@@ -178,6 +179,22 @@ def load_dino(name: str, device: torch.device | str = "cpu") -> ImageEncoder:
     except Exception as problem:  # transformers, the hub, json: each has errors of its own
         raise _cannot(name, FILES, problem) from problem
     return Dino(model.to(device), prepare, f"DINO {_short(name)}")
+
+
+def load_looks(name: str, device: torch.device | str = "cpu") -> ImageEncoder:
+    """What tells a scene's concepts apart by their cut-outs: as :func:`load_dino`, or "python:MODULE:ATTRIBUTE", an
+    encoder of one's own.
+
+    Raises:
+        InputError, ModelError: one line.
+    """
+    kind, _, rest = name.partition(":")
+    if kind != "python":
+        return load_dino(name, device)
+    found = of_ones_own(rest, "encoder")
+    if not callable(getattr(found, "images", None)):
+        raise InputError(f"encoder {name}: it has no method images(pictures)")
+    return found
 
 
 def load_lpips(name: str, device: torch.device | str = "cpu") -> PerceptualDistance:

@@ -76,21 +76,24 @@ def load_judge(spec: str, device: torch.device | str = "cpu") -> EditJudge:
 
         return Checked(PageJudge(rest), spec)
     if kind == "python":
-        return Checked(_of_ones_own(rest), spec)
+        judge = of_ones_own(rest, "judge")
+        if not callable(judge):
+            raise InputError(f"judge {spec}: it is no function or judge")
+        return Checked(judge, spec)
     raise InputError(f"judge {spec!r} is none of {KINDS}")
 
 
-def _of_ones_own(rest: str) -> Any:
+def of_ones_own(rest: str, what: str) -> Any:
+    """What MODULE:ATTRIBUTE names; ``what`` it is to be is said in the InputError where there is no such thing."""
     module_name, _, attribute = rest.partition(":")
     if not module_name or not attribute:
-        raise InputError(f"judge 'python:{rest}' is not python:MODULE:ATTRIBUTE")
+        raise InputError(f"{what} 'python:{rest}' is not python:MODULE:ATTRIBUTE")
     try:
         module = importlib.import_module(module_name)
     except ImportError as problem:
         raise InputError(
-            f"judge python:{rest}: {module_name} cannot be imported ({problem}): run from the folder it is in"
+            f"{what} python:{rest}: {module_name} cannot be imported ({problem}): run from the folder it is in"
         ) from problem
-    judge = getattr(module, attribute, None)
-    if not callable(judge):
-        raise InputError(f"judge python:{rest}: {module_name} has no function or judge {attribute!r}")
-    return judge
+    if not hasattr(module, attribute):
+        raise InputError(f"{what} python:{rest}: {module_name} has no function or {what} {attribute!r}")
+    return getattr(module, attribute)

@@ -15,6 +15,7 @@ from singleinsert.data.opening import open_picture
 from singleinsert.drawing.dataurl import data_url
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.report.figure import Figure
+from singleinsert.evaluate.report.scenes import prompts_shown, scene_sections
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import Summary, agreement, best, check_claims, full_label
 
@@ -32,7 +33,9 @@ def page(results: Results, summary: Summary, plot: Figure | None, folder: Path, 
     sections = [
         f"<header><h1>{escape(results.title)}</h1><p>{escape(_line(results))}</p></header>",
         f"<section><h2>Table</h2>{_table(results, summary)}{_legend(results)}</section>",
+        scene_sections(results),
         _claims(results),
+        _published(results),
         f'<section><h2>Identity against text</h2><div class="plot">{plot.svg()}</div></section>' if plot else "",
         _browser(results),
         _heats(results, folder),
@@ -54,8 +57,9 @@ def page(results: Results, summary: Summary, plot: Figure | None, folder: Path, 
 def _line(results: Results) -> str:
     facts, seeds = results.facts, len({sample.seed for sample in results.samples})
     classes = len({concept["class_word"] for concept in results.concepts})
+    what = "scenes" if results.of_scenes else f"concepts of {classes} classes"
     return (
-        f"{len(results.methods)} methods, {len(results.concepts)} concepts of {classes} classes, {seeds} pictures per "
+        f"{len(results.methods)} methods, {len(results.concepts)} {what}, {seeds} pictures per "
         f"prompt, {len(results.samples)} pictures; {facts.get('base_model', '')}, preset {facts.get('preset', '')}"
     )
 
@@ -93,9 +97,10 @@ def _cell(cell: Any, is_best: bool, paper: float | None) -> str:
 
 
 def _legend(results: Results) -> str:
+    what = "scenes" if results.of_scenes else "concepts"
     says = "".join(f"<dt>{c} {COLUMNS[c].arrow}</dt><dd>{escape(COLUMNS[c].says)}</dd>" for c in results.columns)
     return (
-        "<p>Means over concepts; below them the interval that holds 95 % of the means of as many concepts drawn again "
+        f"<p>Means over {what}; below them the interval that holds 95 % of the means of as many {what} drawn again "
         f"with repetition. The best of a column is marked.</p><dl>{says}</dl>"
     )
 
@@ -129,6 +134,21 @@ def _claims(results: Results) -> str:
             f"order</th><th>the other way, beyond chance</th></tr></thead><tbody>{''.join(order)}</tbody></table></div>"
         )
     return f"<section><h2>Against the paper</h2>{out}</section>" if out else ""
+
+
+def _published(results: Results) -> str:
+    if not results.published:
+        return ""
+    rows = "".join(
+        f"<tr><th>{escape(row['label'])}</th><td>"
+        + escape(", ".join(f"{column} {value:.3f}" for column, value in row["paper"].items()))
+        + f"</td><td>{escape(row['why'])}</td></tr>"
+        for row in results.published
+    )
+    table = _wide(
+        f"<table><thead><tr><th></th><th>the paper's</th><th>why</th></tr></thead><tbody>{rows}</tbody></table>"
+    )
+    return f"<section><h2>Not run</h2>{table}</section>"
 
 
 def _browser(results: Results) -> str:
@@ -195,7 +215,10 @@ def _samples(results: Results, folder: Path, load: Load) -> tuple[dict[str, Any]
     numbers = {method["name"]: i for i, method in enumerate(results.methods)}
     places = {concept["name"]: i for i, concept in enumerate(results.concepts)}
     groups: dict[tuple[int, int], list[Any]] = {}
+    wanted = {concept["name"]: prompts_shown(concept) for concept in results.concepts}
     for sample in results.samples:
+        if sample.prompt not in wanted[sample.concept]:
+            continue
         groups.setdefault((places[sample.concept], numbers[sample.method]), []).append(sample)
     styles, tile, shown = [], 1, []
     for (c, m), samples in sorted(groups.items()):
@@ -205,12 +228,13 @@ def _samples(results: Results, folder: Path, load: Load) -> tuple[dict[str, Any]
         styles.append(f".s{c}-{m}{{background-image:url({data_url(_strip(pictures, side), 'WEBP', quality=QUALITY)})}}")
         for place, sample in enumerate(samples):
             values = [_rounded(sample.values.get(column)) for column in results.columns]
-            shown.append([c, m, sample.prompt, sample.seed, place, values, [int(t) for t in sample.targets]])
+            number = wanted[sample.concept].index(sample.prompt)
+            shown.append([c, m, number, sample.seed, place, values, [int(t) for t in sample.targets]])
     data = {
         "columns": results.columns,
         "methods": [full_label(method) for method in results.methods],
         "concepts": [
-            {"name": c["name"], "class": c["class_word"], "prompts": c["prompts"],
+            {"name": c["name"], "class": c["class_word"], "prompts": [c["prompts"][n] for n in wanted[c["name"]]],
              "picture": data_url(_open(folder / c["picture"]).resize((tile, tile)), optimize=True)}
             for c in results.concepts
         ],

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from singleinsert.evaluate.bootstrap import Interval, pareto_front
 from singleinsert.evaluate.report.figure import Figure
 from singleinsert.evaluate.results import Results
-from singleinsert.evaluate.table import Summary, full_label
+from singleinsert.evaluate.table import Summary, full_label, measured_trade_off
 
 COLORS = (
     "#4269d0", "#ff725c", "#3ca951", "#a463f2", "#efb118", "#6cc5b0", "#ff8ab7", "#9c6b4e", "#97bbf5", "#9498a0",
@@ -21,8 +21,12 @@ def color_of(index: int) -> str:
     return COLORS[index % len(COLORS)]
 
 
-def scatter(results: Results, summary: Summary, x: str = "CLIP-T", y: str = "DINO-f") -> Figure | None:
-    """Dots with their intervals, and the Pareto front dashed; None where one of the columns was not measured."""
+def scatter(results: Results, summary: Summary) -> Figure | None:
+    """Dots with their intervals, and the Pareto front dashed; None where no trade-off was measured."""
+    pair = measured_trade_off(results)
+    if pair is None:
+        return None
+    x, y = pair
     rows = [(i, m) for i, m in enumerate(results.methods) if {x, y} <= set(summary[m["name"]])]
     if not rows:
         return None
@@ -37,11 +41,15 @@ def scatter(results: Results, summary: Summary, x: str = "CLIP-T", y: str = "DIN
     front = [(cells[k][0].mean, cells[k][1].mean) for k in pareto_front([(a.mean, b.mean) for a, b in cells])]
     if len(front) > 1:
         figure.line(*(place(*point) for point in front), color="#222222", width=1.5, dashed=True)
+    numbered = len(rows) > len(COLORS)  # colours come again: a number says which dot is whose
     for k, (i, method) in enumerate(rows):
         a, b = cells[k]
         figure.line(place(a.low, b.mean), place(a.high, b.mean), color=color_of(i))
         figure.line(place(a.mean, b.low), place(a.mean, b.high), color=color_of(i))
-        label = full_label(method)
+        label = f"{k + 1}  {full_label(method)}" if numbered else full_label(method)
+        if numbered:
+            x_at, y_at = place(a.mean, b.mean)
+            figure.text((x_at + 7, y_at - 8), str(k + 1), size=11)
         figure.dot(place(a.mean, b.mean), color_of(i), title=f"{label}: {x} {a.mean:.3f}, {y} {b.mean:.3f}")
         figure.dot((LEFT + SIDE + 40, TOP + 12 + 26 * k), color_of(i))
         figure.text((LEFT + SIDE + 54, TOP + 12 + 26 * k), label)

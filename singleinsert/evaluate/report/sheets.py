@@ -14,6 +14,7 @@ from singleinsert.drawing.typeface import typeface
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.report.figure import Figure
 from singleinsert.evaluate.report.page import Load
+from singleinsert.evaluate.report.scenes import prompts_shown
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import Summary, best, full_label
 
@@ -59,12 +60,12 @@ def sample_sheet(results: Results, concept: Mapping[str, Any], folder: Path, loa
     for sample in results.samples:
         if sample.concept == concept["name"]:
             first.setdefault((sample.method, sample.prompt), sample.picture)
-    numbers = range(len(concept["prompts"]))
+    numbers = prompts_shown(concept)
     rows = [
         (full_label(m), [load(first[m["name"], n]) if (m["name"], n) in first else None for n in numbers])
         for m in results.methods
     ]
-    captions = [prompt["text"] for prompt in concept["prompts"]]
+    captions = [concept["prompts"][number]["text"] for number in numbers]
     return matrix(rows, captions, _open(folder / concept["picture"]), concept["name"])
 
 
