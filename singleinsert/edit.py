@@ -86,7 +86,7 @@ def edit_photo(args: Namespace) -> None:
                    zip(args.edit_regions, regions, strict=True)]}  # fmt: skip
     drawn = _draw(args, pipeline, canvas, candidates, how)
     folder, after, change = PictureFolder(args.output_dir), dict[str, Image](), list[float]()
-    for image, picture in tqdm(drawn, total=args.num_images, unit="picture"):
+    for image, picture in tqdm(drawn, total=args.num_images, unit="picture", disable=None):
         change.append(canvas.change(image))
         path = folder.save(_with_alpha(image, photo, canvas), picture, pipeline, args.scheduler, facts)
         tqdm.write(str(path), file=sys.stdout)

@@ -42,7 +42,7 @@ def first_line(error: BaseException) -> str:
 
 def one_line(text: str, longest: int = LONGEST_LINE) -> str:
     """``text`` without line breaks, cut in the middle where it is longer than ``longest`` characters."""
-    text = " ".join(text.splitlines())
+    text = " ".join(line.strip() for line in text.splitlines() if line.strip())
     half = (longest - 5) // 2
     return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
 

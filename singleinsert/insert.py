@@ -78,8 +78,11 @@ def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
     from singleinsert.atomic import write_atomically
     from singleinsert.masks import write_beside
     from singleinsert.masks.collection import MaskSet, NamedMask, save_masks
-    from singleinsert.training.prepare import find_material
+    from singleinsert.masks.find import refuse_second
+    from singleinsert.training.prepare import find_material, picture_paths
 
+    for path in picture_paths(settings.data.image):
+        refuse_second(path)
     material = find_material(settings, say)
     if len(settings.data.class_word) == 1:
         return [path for result in material.found for path in write_beside(result)]
@@ -89,7 +92,7 @@ def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
         results = material.found[start : start + len(named)]
         picture = results[0].picture
         masks = tuple(NamedMask(h.name, h.class_word, r.mask, r.source) for h, r in zip(named, results, strict=True))
-        found, folder = MaskSet(picture.path.name, picture.image.size, masks), picture.path.with_name(
+        found, folder = MaskSet(picture.path.name, masks[0].mask.size, masks), picture.path.with_name(
             f"{picture.path.stem}_masks"
         )  # fmt: skip
         save_masks(found, folder)

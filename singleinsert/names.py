@@ -6,8 +6,10 @@ import re
 
 FORBIDDEN = frozenset('/\\:<>"|?*{}')
 """No name holds these: it is a file name, a word of prompts, and a part of ``<lora:...>``."""
+LONGEST_FILE_NAME = 255
+"""Bytes of UTF-8 that file systems take for a file's name."""
 LONGEST = 200
-"""Bytes of UTF-8 in a name. File systems take 255 for a file's, which has an ending and, for a moment, a prefix."""
+"""In a concept's name: its files have endings and, for a moment, a prefix."""
 FILLED_IN = ("concept", "placeholder", "class_word")
 """Words that mean something else in a prompt's braces."""
 

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tinyconcepts import CREATED, inject_lora, make_concept, with_embedding
+from tinyconcepts import CREATED, make_concept, picture_as_trained, with_embedding
 
 from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import SUFFIX
@@ -23,7 +23,6 @@ from singleinsert.export.metadata import kohya_hashes
 from singleinsert.export.webui import example_prompts
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.sampling import sample_images
 from singleinsert.training.files import RESULTS
 
 SEED, STEPS = 3, 3
@@ -42,21 +41,6 @@ def preview():
 def header(path):
     with safe_open(path, framework="pt") as file:
         return file.metadata()
-
-
-def trained_picture(folder, concept, alpha, rank, text_targets):
-    """The picture of the model as training leaves it: our adapters in it, the vectors at the lookup."""
-    model = load_base_model(folder)
-    adapters = inject_lora(model, concept.name, rank, alpha, text_targets)
-    with torch.no_grad():  # what a file of the precision under test holds
-        for key, parameter in adapters.named_parameters():
-            component, path = key.rsplit(".", 1)[0].split(".", 1)
-            weights = concept.lora[component][path]
-            parameter.copy_(weights.down if key.endswith(".down") else weights.up)
-        prompt = model.tokenize("* face in the snow", {"*": concept.num_vectors})
-        condition = model.encode(prompt, {"*": concept.concept.embeddings})
-        negative = model.encode(model.tokenize("", {}), {})
-    return sample_images(model, condition, negative, [torch.Generator().manual_seed(SEED)], steps=STEPS)[0]
 
 
 def diffusers_picture(folder, embedding, lora, prompt="zork face in the snow"):
@@ -88,13 +72,13 @@ def test_round_trip_through_diffusers_is_exact(
     concept = make_concept(folder, num_vectors=vectors, rank=rank, alpha=alpha, text_targets=targets)
     export(concept, tmp_path, formats=("webui", "diffusers"), precision=precision)
     dtype = {"fp16": torch.float16, "fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    wanted = np.asarray(trained_picture(folder, concept.rounded(dtype), alpha, rank, targets))
+    wanted = np.asarray(picture_as_trained(folder, concept.rounded(dtype), alpha, targets, seed=SEED, steps=STEPS))
     webui = diffusers_picture(folder, tmp_path / "zork.safetensors", tmp_path / "zork_lora.safetensors")
     assert np.array_equal(webui, wanted)
     both = tmp_path / "zork_diffusers"  # here alpha / rank is multiplied into the up weights before they are rounded
     baked = {c: {path: w.baked() for path, w in layers.items()} for c, layers in concept.lora.items()}
     rounded = replace(concept, update=WeightUpdate("lora", baked)).rounded(dtype)
-    wanted_baked = np.asarray(trained_picture(folder, rounded, rank, rank, targets))
+    wanted_baked = np.asarray(picture_as_trained(folder, rounded, rank, targets, seed=SEED, steps=STEPS))
     assert np.array_equal(diffusers_picture(folder, both, both), wanted_baked)
     assert abs(wanted_baked.astype(int) - wanted).mean() < 1  # of 255
     # and the comparison is not one of two plain models

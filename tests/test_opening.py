@@ -64,19 +64,57 @@ def test_formats_that_are_read(tmp_path, suffix):
     assert abs(red - 200) < 12 and abs(green - 100) < 12 and abs(blue - 50) < 12
 
 
-def test_heic_names_the_package_that_reads_it(tmp_path):
+def test_heic_names_the_package_that_reads_it(tmp_path, monkeypatch):
     (tmp_path / "photo.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
-    with pytest.raises(InputError, match="cannot be read" if heif_is_read() else "pip install pillow-heif"):
+    monkeypatch.setattr(opening, "heif_is_read", lambda: False)
+    monkeypatch.setattr(opening, "formats", lambda: ("PNG",))
+    with pytest.raises(InputError, match="pip install pillow-heif"):
         load_picture(tmp_path / "photo.HEIC")
 
 
-def png_of_size(width: int, height: int) -> bytes:
-    """A grey PNG that claims a size and holds next to nothing: 8-bit, colour type 0."""
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def corners(image: Image.Image) -> list[tuple[int, ...]]:
+    """Colours near the corners, each channel at 0 or 255: top left and right, bottom left and right."""
+    right, bottom = image.width - 6, image.height - 6
+    pixels = [image.getpixel(at) for at in ((5, 5), (right, 5), (5, bottom), (right, bottom))]
+    return [tuple(255 * (value > 127) for value in pixel) for pixel in pixels]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "seen"),
+    [
+        (1, [RED, GREEN, BLUE, WHITE]),
+        (2, [GREEN, RED, WHITE, BLUE]),  # mirrored
+        (3, [WHITE, BLUE, GREEN, RED]),  # half a turn
+        (6, [BLUE, RED, WHITE, GREEN]),  # a quarter turn to the right: a phone held upright
+        (8, [GREEN, WHITE, RED, BLUE]),
+    ],
+)
+def test_heic_with_its_rotation_and_alpha(tmp_path, orientation, seen):
+    """Files of libheif's own encoder, whose rotation is a property (irot, imir), as phones write it."""
+    pytest.importorskip("pillow_heif")
+    assert heif_is_read()
+    drawn = Image.new("RGBA", (96, 64))
+    for place, colour in zip(((0, 0), (48, 0), (0, 32), (48, 32)), (RED, GREEN, BLUE, WHITE), strict=True):
+        drawn.paste((*colour, 0 if colour == WHITE else 255), (*place, place[0] + 48, place[1] + 32))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    drawn.save(tmp_path / "photo.HEIC", "HEIF", quality=90, exif=exif.tobytes())
+    picture = load_picture(tmp_path / "photo.HEIC")
+    assert picture.image.size == ((64, 96) if orientation > 4 else (96, 64))
+    assert corners(picture.image) == seen
+    assert [value[0] for value in corners(picture.alpha.convert("RGB"))] == [255 * (c != WHITE) for c in seen]
+
+
+def png_of_size(width: int, height: int, colour_type: int = 0) -> bytes:
+    """A PNG that claims a size and holds next to nothing: 8-bit, grey, or with colour type 2 RGB."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
     )
@@ -90,10 +128,12 @@ def test_a_mask_of_another_size_is_refused_before_it_is_decoded(tmp_path, monkey
 
 
 def test_masks_have_the_pictures_limit(tmp_path):
-    (tmp_path / "mask.png").write_bytes(png_of_size(12_000, 12_000))
+    (tmp_path / "mask.png").write_bytes(png_of_size(12_000, 12_000, colour_type=2))
     # 1e9 bytes at 9 bytes for each pixel: 111 million; 12,000 * 12,000 are 144 million
-    with pytest.raises(InputError, match="has 12000x12000 pixels, and a PNG may have 111 million"):
+    with pytest.raises(InputError, match="has 12000x12000 pixels, and a PNG may have 111 million here"):
         read_mask(tmp_path / "mask.png")
+    with pytest.raises(InputError, match="a PNG may have 77 million here"):  # beside the 4 of its picture
+        open_picture(tmp_path / "mask.png", "mask", held=4)
     (tmp_path / "mask.png").write_bytes(png_of_size(60_000, 60_000))  # beyond Pillow's own limit
     with pytest.raises(InputError, match="has too many pixels"):
         read_mask(tmp_path / "mask.png")
@@ -134,6 +174,16 @@ def test_a_profile_of_other_channels_is_told(tmp_path):
     Image.new("CMYK", (4, 4), (0, 255, 255, 0)).save(tmp_path / "a.tiff", icc_profile=profile)
     picture = load_picture(tmp_path / "a.tiff")
     assert picture.image.getpixel((0, 0)) == (255, 0, 0) and "is of RGB, not of CMYK" in picture.notes[0]
+
+
+def test_lab_has_no_alpha(tmp_path):
+    """Its channels are called L, A and B, and its profile is of what it is converted from."""
+    srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    image = Image.new("RGB", (4, 4), (200, 100, 50))
+    ImageCms.applyTransform(image, ImageCms.buildTransform(srgb, lab, "RGB", "LAB")).save(tmp_path / "a.tiff")
+    picture = load_picture(tmp_path / "a.tiff")
+    assert picture.alpha is None and picture.notes == ()
+    assert np.abs(np.subtract(picture.image.getpixel((0, 0)), (200, 100, 50))).max() <= 2
 
 
 def cmyk_profile() -> bytes:

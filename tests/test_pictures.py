@@ -168,7 +168,7 @@ def test_a_picture_that_would_fill_the_memory(tmp_path, monkeypatch):
     assert "pixels" in refusal(tmp_path / "bomb.png")
     monkeypatch.setattr(opening, "MAX_BYTES", 9 * 10)  # ten pixels of nine bytes
     two_colours().save(tmp_path / "photo.png")
-    assert "has 6x4 pixels, and a PNG may have 0 million: scale it down" in refusal(tmp_path / "photo.png")
+    assert "has 6x4 pixels, and a PNG may have 0 million here: scale it down" in refusal(tmp_path / "photo.png")
 
 
 @pytest.mark.parametrize(

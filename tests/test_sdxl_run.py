@@ -11,22 +11,19 @@ from runs import small_values
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train_script import command_line
+from tinyconcepts import picture_as_trained
 from tinysdxl import WIDTHS
 
 import infer_singleinsert
 import train_singleinsert
-from singleinsert.adapters.base import AdapterOptions
-from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact
 from singleinsert.export import export
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.sampling import sample_images
 
 SEED, STEPS, GUIDANCE = 3, 3, 5.0
-UNET = {"to_q", "to_k", "to_v", "to_out.0"}
-TEXT = {"q_proj", "k_proj", "v_proj", "out_proj"}
+TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +44,8 @@ def artifact(trained):
     return Artifact.load(trained / "zork_artifact.safetensors")
 
 
-def picture_as_trained(folder, artifact):
-    """The picture of the model as training leaves it: our adapters in it, the vectors at the lookups."""
-    model = load_base_model(folder)
-    targets = {part: UNET if part == "unet" else TEXT for part in artifact.lora}
-    options = AdapterOptions({part: tuple(names) for part, names in targets.items()}, 2, 6.0)
-    adapters = LoraAdapters.inject(model.adapted_parts, options, torch.Generator())
-    with torch.no_grad():
-        for key, parameter in adapters.named_parameters():
-            part, path = key.rsplit(".", 1)[0].split(".", 1)
-            weights = artifact.lora[part][path]
-            parameter.copy_(weights.down if key.endswith(".down") else weights.up)
-        prompt = model.tokenize("* face in the snow", {"*": artifact.num_vectors})
-        condition = model.encode(prompt, {"*": artifact.concept.embeddings})
-        negative = model.encode(model.tokenize("", {}), {})
-    generators = [torch.Generator().manual_seed(SEED)]
-    return np.asarray(sample_images(model, condition, negative, generators, steps=STEPS, guidance_scale=GUIDANCE)[0])
+def as_trained(folder, artifact):
+    return np.asarray(picture_as_trained(folder, artifact, 6.0, TEXT, seed=SEED, steps=STEPS, guidance_scale=GUIDANCE))
 
 
 def pipeline_of(folder):
@@ -104,7 +87,7 @@ def test_every_part_has_learnt(artifact):
 
 
 def test_diffusers_draws_the_trained_models_picture(trained, artifact, tiny_sdxl):
-    wanted = picture_as_trained(tiny_sdxl, artifact)
+    wanted = as_trained(tiny_sdxl, artifact)
     pipe = pipeline_of(tiny_sdxl)
     plain = drawn_by(pipe, "face in the snow")
     load_embedding(pipe, trained / "zork.safetensors")
@@ -127,16 +110,16 @@ def test_the_old_rule_for_the_end_of_a_text_is_set_right(trained, artifact, tiny
     load_embedding(pipe, trained / "zork.safetensors")
     pipe.load_lora_weights(str(trained / "zork_lora.safetensors"))
     pipe.text_encoder_2.text_model.eos_token_id = 2
-    assert not np.array_equal(drawn_by(pipe), picture_as_trained(tiny_sdxl, artifact))
+    assert not np.array_equal(drawn_by(pipe), as_trained(tiny_sdxl, artifact))
     pipe.text_encoder_2.text_model.eos_token_id = pipe.tokenizer_2.eos_token_id
-    assert np.array_equal(drawn_by(pipe), picture_as_trained(tiny_sdxl, artifact))
+    assert np.array_equal(drawn_by(pipe), as_trained(tiny_sdxl, artifact))
 
 
 @pytest.mark.parametrize(
     "name", ["zork_artifact.safetensors", "zork.safetensors", "zork_diffusers", "zork_bundle.safetensors"]
 )
 def test_our_own_loader_draws_it_from_every_file(name, trained, artifact, tiny_sdxl):
-    wanted = picture_as_trained(tiny_sdxl, artifact)
+    wanted = as_trained(tiny_sdxl, artifact)
     model = load_base_model(tiny_sdxl)
     before = {key: tensor.clone() for part in model.parts.values() for key, tensor in part.state_dict().items()}
     pipeline = ConceptPipeline(model, [load_concept(trained / name)])
@@ -158,7 +141,7 @@ def test_the_inference_script_draws_it(trained, artifact, tiny_sdxl, tmp_path):
     )  # fmt: skip
     assert code == 0
     pictures = sorted(path for path in tmp_path.rglob("*.png") if "attention" not in path.name)
-    assert np.array_equal(np.asarray(Image.open(pictures[0])), picture_as_trained(tiny_sdxl, artifact))
+    assert np.array_equal(np.asarray(Image.open(pictures[0])), as_trained(tiny_sdxl, artifact))
 
 
 def test_layout_of_the_files(trained, artifact):

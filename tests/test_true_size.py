@@ -55,19 +55,26 @@ def photo_and_mask(folder):
     return photo, mask
 
 
-@pytest.mark.slow
-def test_sd15_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_path, monkeypatch):
-    (photo, mask), checkpoint = photo_and_mask(tmp_path), tmp_path / "model.safetensors"
-    write_checkpoint(random_models("sd1"), checkpoint)
+def train_on_astronaut(folder, monkeypatch, checkpoint, preset, name, steps, *more):
+    """The output folder of a run of ``steps`` steps a stage, one sample each."""
+    photo, mask = photo_and_mask(folder)
     gc.collect()
     monkeypatch.setattr(Sampler, "__call__", lambda *_: None)  # drawing pictures is seen at small size
-    out = tmp_path / "out"
-    code = train_singleinsert.main(
-        f"--preset face --pretrained_model_name_or_path {checkpoint} --image {photo} --mask {mask} --output_dir {out} "
-        "--output_name astronaut --stage1_steps 1 --stage2_steps 1 --stage1_batch_size 1 --stage2_batch_size 1 "
-        "--mixed_precision bf16 --gradient_checkpointing --resolution 512".split()
+    out = folder / "out"
+    words = (
+        f"--preset {preset} --pretrained_model_name_or_path {checkpoint} --image {photo} --mask {mask} "
+        f"--output_dir {out} --output_name {name} --stage1_steps {steps} --stage2_steps {steps} --stage1_batch_size 1 "
+        "--stage2_batch_size 1 --mixed_precision bf16 --gradient_checkpointing --resolution 512"
     )
-    assert code == 0
+    assert train_singleinsert.main([*words.split(), *more]) == 0
+    return out
+
+
+@pytest.mark.slow
+def test_sd15_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "model.safetensors"
+    write_checkpoint(random_models("sd1"), checkpoint)
+    out = train_on_astronaut(tmp_path, monkeypatch, checkpoint, "face", "astronaut", 1)
     with safe_open(out / "astronaut.safetensors", framework="np") as file:
         (key,) = file.keys()
         assert file.get_slice(key).get_shape() == [1, 768] and file.get_slice(key).get_dtype() == "F16"
@@ -86,18 +93,10 @@ def test_sd15_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_pa
 
 @pytest.mark.slow
 def test_sdxl_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_path, monkeypatch):
-    (photo, mask), checkpoint = photo_and_mask(tmp_path), tmp_path / "model.safetensors"
+    checkpoint = tmp_path / "model.safetensors"
     write_xl_checkpoint(random_models("sdxl"), checkpoint)
-    gc.collect()
-    monkeypatch.setattr(Sampler, "__call__", lambda *_: None)  # drawing pictures is seen at small size
-    out = tmp_path / "out"
-    code = train_singleinsert.main(
-        f"--preset face+sdxl --pretrained_model_name_or_path {checkpoint} --image {photo} --mask {mask} "
-        f"--output_dir {out} --output_name astronautxy --stage1_steps 2 --stage2_steps 2 --stage1_batch_size 1 "
-        "--stage2_batch_size 1 --mixed_precision bf16 --gradient_checkpointing --resolution 512 --network_dim 4 "
-        "--network_alpha 4".split()
-    )
-    assert code == 0
+    rank = ("--network_dim", "4", "--network_alpha", "4")
+    out = train_on_astronaut(tmp_path, monkeypatch, checkpoint, "face+sdxl", "astronautxy", 2, *rank)
     with safe_open(out / "astronautxy.safetensors", framework="pt") as file:
         found = {key: (tuple(file.get_tensor(key).shape), file.get_tensor(key).dtype) for key in file.keys()}  # noqa: SIM118
     assert found == {"clip_l": ((1, 768), torch.float16), "clip_g": ((1, 1280), torch.float16)}

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tinymodels import CONCEPT_WIDTH, hashed
 
 from singleinsert.adapters.base import AdapterOptions
@@ -14,6 +15,7 @@ from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
+from singleinsert.models.sampling import sample_images
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -28,6 +30,26 @@ def inject_lora(model: Family, name: str, rank: int, alpha: float, text_targets=
         for key, parameter in adapters.named_parameters():
             parameter.copy_(0.3 * hashed(tuple(parameter.shape), zlib.crc32(f"{name}.{key}".encode())))
     return adapters
+
+
+def picture_as_trained(
+    folder: Path, artifact: Artifact, alpha: float, text_targets=TEXT_TARGETS, *, seed: int, **sampling
+) -> Image.Image:
+    """A picture of the model as training leaves it: our adapters in it, the concept's vectors at the lookups."""
+    model = load_base_model(folder)
+    weights = artifact.lora
+    targets = {part: UNET_TARGETS if part == model.denoiser_part else text_targets for part in weights}
+    rank = next(iter(next(iter(weights.values())).values())).down.shape[0]
+    adapters = LoraAdapters.inject(model.adapted_parts, AdapterOptions(targets, rank, alpha), torch.Generator())
+    with torch.no_grad():
+        for key, parameter in adapters.named_parameters():
+            part, path = key.rsplit(".", 1)[0].split(".", 1)
+            matrices = weights[part][path]
+            parameter.copy_(matrices.down if key.endswith(".down") else matrices.up)
+        prompt = model.tokenize("* face in the snow", {"*": artifact.num_vectors})
+        condition = model.encode(prompt, {"*": artifact.concept.embeddings})
+        negative = model.encode(model.tokenize("", {}), {})
+    return sample_images(model, condition, negative, [torch.Generator().manual_seed(seed)], **sampling)[0]
 
 
 def make_scene(

@@ -49,8 +49,8 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
     from singleinsert.data.captions import CAPTION_SUFFIX
-    from singleinsert.data.pictures import Picture, load_picture
-    from singleinsert.masks import check_mask, mask_from_file
+    from singleinsert.data.pictures import load_picture
+    from singleinsert.masks.files import check_mask, read_mask
     from singleinsert.models.bundled import place_of_model
     from singleinsert.models.loading import check_folder
     from singleinsert.models.single_file import check_checkpoint
@@ -60,14 +60,13 @@ def check_inputs(job: Job) -> list[Problem]:
     found: list[Problem] = []
 
     def pictures() -> None:
-        shown: dict[str, Picture] = {}
+        sizes: dict[str, tuple[int, int]] = {}
         for key, path in input_paths(job.settings):
             kind, place = key.split("/")
             if kind == "image" and path.suffix.lower() != CAPTION_SUFFIX:
-                shown[place] = load_picture(path)
+                sizes[place] = load_picture(path).image.size
             elif kind in ("mask", "beside"):
-                picture = shown[place] if len(data.class_word) == 1 else shown["0"]
-                check_mask(mask_from_file(path, picture), f"mask {path}")
+                check_mask(read_mask(path, sizes[place if len(data.class_word) == 1 else "0"]), f"mask {path}")
 
     def model() -> None:
         folder = Path(place_of_model(source))

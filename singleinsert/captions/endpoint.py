@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from singleinsert.captions.ask import RefusedError, first_option, shrink, without_thoughts
-from singleinsert.errors import InputError, SingleInsertError
+from singleinsert.errors import InputError, SingleInsertError, one_line
 
 TRIES, LONGEST_WAIT = 5, 60.0
 FIRST_TIMEOUT, TIMEOUT = 600.0, 120.0
@@ -31,6 +31,9 @@ FIRST_TIMEOUT, TIMEOUT = 600.0, 120.0
 
 MAX_TOKENS, TOKENS_TO_THINK = 1024, 4096
 """Head room for models that think before they answer; where it was not enough, it is raised once."""
+
+LONGEST_REPLY = 200
+"""Characters of a server's words that an error repeats."""
 
 KEYS = ("SINGLEINSERT_API_KEY", "OPENAI_API_KEY")
 """Environment variables that hold the key, the first that is set: not every server is to see the one for OpenAI."""
@@ -225,7 +228,9 @@ class Endpoint:
             content = " ".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
         answer = without_thoughts(str(content or ""))
         if refusal or finish == "content_filter":
-            raise RefusedError(f"{self.name} declined to answer: {_one_line(str(refusal or answer)) or finish}")
+            raise RefusedError(
+                f"{self.name} declined to answer: {one_line(str(refusal or answer), LONGEST_REPLY) or finish}"
+            )
         return answer, finish == "length"
 
 
@@ -261,11 +266,7 @@ def _message(text: str) -> str:
         text = error["message"] if isinstance(error, dict) else str(error)
     except (ValueError, KeyError, TypeError):
         pass
-    return _one_line(str(text)) or "no text"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
+    return one_line(str(text), LONGEST_REPLY) or "no text"
 
 
 def _seconds(value: str | None) -> float | None:

@@ -24,11 +24,12 @@ HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 INSTALL_HEIF = "pip install pillow-heif"
 
 MAX_BYTES = 1e9
-"""Of memory that reading a picture may take at its height: the file's decoder, the picture, and one copy of it."""
+"""Of memory that a picture may take at its height, from the file's decoder to the square that trains."""
 BYTES_PER_PIXEL = {"AVIF": 18, "HEIF": 18, "JPEG2000": 26, "TIFF": 12, "PSD": 14, "WEBP": 17}
 """Where a decoder holds more than Pillow's own, beside the picture: measured, and rounded up."""
-COMMON_BYTES_PER_PIXEL, WITH_ALPHA = 9, 11
-"""Pillow keeps colours in four bytes: the picture, a copy, and a byte or two of alpha. 111 and 90 million pixels."""
+COMMON_BYTES_PER_PIXEL, WITH_ALPHA, GREY = 9, 11, 3
+"""Pillow keeps colours in four bytes: the picture, a copy, and a byte or two of alpha. 111 and 90 million pixels. Of
+grey, which only a mask stays: the picture, a copy turned upright, and one on the way."""
 PROGRESSIVE = 11
 """A progressive JPEG's coefficients are all held, two bytes each."""
 
@@ -56,12 +57,16 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def open_picture(path: str | Path, what: str = "picture", size: tuple[int, int] | None = None) -> Image.Image:
+def open_picture(
+    path: str | Path, what: str = "picture", size: tuple[int, int] | None = None, *, held: int = 0, later: int = 0
+) -> Image.Image:
     """Read a picture file whole: the first frame, turned upright as the camera noted it (EXIF), in the file's own mode.
 
     Args:
         what: how errors call it, "picture" or "mask".
         size: (width, height) that it must have, looked at in the file's header before anything is decoded.
+        held: bytes for each pixel that the caller holds meanwhile: a mask's picture.
+        later: bytes for each pixel that the caller will hold once it is read, if those are more than reading takes.
 
     Raises:
         InputError: missing, a folder, not a picture, damaged or cut short, of too many pixels or another size. One
@@ -72,7 +77,7 @@ def open_picture(path: str | Path, what: str = "picture", size: tuple[int, int] 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are judged below, by our own limit; the rest names source files
             with Image.open(path, formats=formats()) as file:
-                _check_size(file, path, what, size)
+                _check_size(file, path, what, size, max(_bytes_per_pixel(file, what) + held, later))
                 file.load()
                 image = _upright(file)
     except InputError:
@@ -121,24 +126,30 @@ def _unidentified(path: Path, what: str) -> str:
     return f"{what} {path} is not a picture that can be read: save it as PNG or JPEG"
 
 
-def _check_size(file: Image.Image, path: Path, what: str, size: tuple[int, int] | None) -> None:
+def _check_size(file: Image.Image, path: Path, what: str, size: tuple[int, int] | None, bytes_per_pixel: int) -> None:
     if size is not None and file.size not in (size, size[::-1]):  # turned by EXIF is looked at once it is turned
         raise InputError(size_message(path, what, file.size, size))
-    most = int(MAX_BYTES / _bytes_per_pixel(file))
+    most = int(MAX_BYTES / bytes_per_pixel)
     if file.width * file.height > most:
         raise InputError(
             f"{what} {path} has {file.width}x{file.height} pixels, and a {file.format} may have {most / 1e6:.0f} "
-            "million: scale it down, 4096 a side is plenty"
+            "million here: scale it down, 4096 a side is plenty"
         )
 
 
-def _bytes_per_pixel(file: Image.Image) -> int:
+def _bytes_per_pixel(file: Image.Image, what: str) -> int:
     if file.format in BYTES_PER_PIXEL:
         return BYTES_PER_PIXEL[file.format]
     if "progressive" in file.info:
         return PROGRESSIVE
-    has_alpha = "transparency" in file.info or file.mode in ("RGBA", "LA", "PA")
-    return WITH_ALPHA if has_alpha else COMMON_BYTES_PER_PIXEL
+    if what == "mask" and file.mode in ("1", "L") and not has_alpha(file):
+        return GREY
+    return WITH_ALPHA if has_alpha(file) else COMMON_BYTES_PER_PIXEL
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a file says how opaque its pixels are. (LAB has a channel called A, too.)"""
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La")
 
 
 def size_message(path: Path, what: str, found: tuple[int, int], wanted: tuple[int, int]) -> str:

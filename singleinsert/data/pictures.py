@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from singleinsert.data.opening import open_picture, strips, to_8_bits, to_srgb
+from singleinsert.data.opening import has_alpha, open_picture, strips, to_8_bits, to_srgb
 from singleinsert.errors import InputError
 
 CropMode = Literal["mask", "zoom", "center", "pad"]
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Square:
-    """A square part of a picture, at the picture's own scale.
+    """A square part of a picture, at the picture's own scale, or at LARGEST_SQUARE where it is larger.
 
     Attributes:
         image: mode "RGB", as wide as high. mask: mode "L" of the same size, or None.
@@ -50,13 +50,20 @@ class Square:
     box: Box
 
 
-def load_picture(path: str | Path) -> Picture:
+LARGEST_SQUARE = 4096
+"""Pixels a side of what is cut out of a picture: as many as anything trains at."""
+
+
+def load_picture(path: str | Path, later: int = 0) -> Picture:
     """Read a picture. Of an animation or a multi-page file, the first frame; colours by the file's ICC profile.
+
+    Args:
+        later: bytes for each pixel that the caller will hold.
 
     Raises:
         InputError: as of :func:`singleinsert.data.opening.open_picture`.
     """
-    image, alpha, note = split_alpha(open_picture(path))
+    image, alpha, note = split_alpha(open_picture(path, later=later))
     return Picture(image, alpha, Path(path), (note,) if note else ())
 
 
@@ -67,9 +74,11 @@ def split_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | None, st
         image = to_8_bits(image)
     if image.mode in ("RGBa", "La"):  # colours multiplied by alpha
         image = image.convert(image.mode.upper())
-    if "A" in image.getbands() or "transparency" in info:
+    if has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
+    if image.mode == "LAB":
+        info = {}  # of its profile Pillow has made RGB already
     if image.mode not in ("RGB", "L", "CMYK"):
         image = image.convert("RGB")
     image.info = info
@@ -142,11 +151,21 @@ def _start(middle: float, side: int, length: int) -> int:
 
 def _cut(image: Image.Image, box: Box, fill: Literal["edge", "constant"]) -> Image.Image:
     left, top, right, bottom = box
-    inside = image.crop((max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height)))
-    before, after = (max(-top, 0), max(-left, 0)), (max(bottom - image.height, 0), max(right - image.width, 0))
-    if not any(before + after):
+    part = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
+    side = min(right - left, LARGEST_SQUARE)
+    scale = side / (right - left)
+    # where the part lies within the square
+    x, y, x_end, y_end = (
+        round((edge - start) * scale) for edge, start in zip(part, (left, top, left, top), strict=True)
+    )
+    if scale == 1:
+        inside = image.crop(part)
+    else:  # without a copy of the part at its own scale
+        filter = Image.Resampling.BOX if image.mode == "L" else Image.Resampling.LANCZOS
+        inside = image.resize((max(1, x_end - x), max(1, y_end - y)), filter, box=part)
+    if inside.size == (side, side):
         return inside
-    widths = [(before[0], after[0]), (before[1], after[1])] + [(0, 0)] * (len(image.getbands()) > 1)
+    widths = [(y, side - inside.height - y), (x, side - inside.width - x)] + [(0, 0)] * (len(image.getbands()) > 1)
     return Image.fromarray(np.pad(np.asarray(inside), widths, mode=fill))
 
 

@@ -110,6 +110,11 @@ def clip_box(box: Box, size: tuple[int, int]) -> Box:
     return (left, top, right, bottom)
 
 
+def scale_box(box: Box, across: float, down: float) -> Box:
+    """The box in a picture that is so much wider and higher."""
+    return (box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+
+
 def drop_overlapping(boxes: Sequence[Box], scores: Sequence[float], limit: float = 0.8) -> list[int]:
     """Indices to keep, best score first: of boxes that overlap by more than `limit` the best stays (NMS)."""
     kept: list[int] = []

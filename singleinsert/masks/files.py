@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageChops
 
-from singleinsert.data.opening import open_picture, strips, to_8_bits
+from singleinsert.data.opening import has_alpha, open_picture, strips, to_8_bits
 from singleinsert.data.pictures import HALF, Picture, solid
 from singleinsert.errors import InputError
 
@@ -33,7 +33,8 @@ def mask_from_file(path: str | Path, picture: Picture) -> Image.Image:
     Raises:
         InputError: missing, unreadable, coloured (the photo itself was given), or of another size.
     """
-    return read_mask(Path(path), picture.image.size)
+    held = 4 if picture.alpha is None else 5
+    return _to_grey(open_picture(path, "mask", picture.image.size, held=held), Path(path))
 
 
 def read_mask(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
@@ -45,7 +46,7 @@ def _to_grey(image: Image.Image, path: Path) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return to_8_bits(image, whites=(1.0, 255.0, 65535.0))
     alpha = None
-    if "A" in image.getbands() or "transparency" in image.info:
+    if has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         image = image.convert("RGB")

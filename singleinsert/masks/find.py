@@ -16,9 +16,9 @@ from singleinsert.data.folders import MASK_END, mask_in, mask_of
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import InputError
 from singleinsert.masks.backends import Backends
-from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Box, Candidate, Point, Segmenter
+from singleinsert.masks.candidates import GIVE_A_MASK, THRESHOLD, Box, Candidate, Point, Segmenter, scale_box
 from singleinsert.masks.cascade import FaceCascade, is_face
-from singleinsert.masks.cleanup import Cleanup, clean, cut_away, pad_and_feather, union
+from singleinsert.masks.cleanup import Cleanup, clean, cut_away, enlarged, pad_and_feather, reduced, union
 from singleinsert.masks.files import (
     check_mask,
     has_alpha_mask,
@@ -27,7 +27,8 @@ from singleinsert.masks.files import (
     read_mask,
 )
 from singleinsert.masks.grabcut import GrabCut
-from singleinsert.masks.overlay import overlay
+from singleinsert.masks.overlay import overlay, shown_size
+from singleinsert.names import LONGEST_FILE_NAME
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,9 @@ class MaskResult:
 
     Attributes:
         mask: mode "L", the picture's size, 255 on the subject.
-        picture: what it belongs to.
-        candidates: everything that was found, best first; empty for a mask file and the alpha channel.
+        picture: what it belongs to; its pixels may be fewer than the mask's, see :meth:`without_pixels`.
+        candidates: everything that was found, best first, with masks of the size at which it was looked for; empty
+            for a mask file and the alpha channel.
         chosen: places in `candidates` that became the mask.
         source: where the mask came from, in words.
         share: covered share of the picture in (0, 1).
@@ -58,6 +60,13 @@ class MaskResult:
         """The mask over the picture, with boxes, scores and a caption that says the share."""
         caption = f"mask from {self.source}: {self.share:.1%} of the picture"
         return overlay(self.picture.image, self.mask, self.candidates, self.chosen, caption)
+
+    def without_pixels(self) -> MaskResult:
+        """The same, of the picture only what :meth:`overlay` draws: for runs, which keep it to the end."""
+        small, image = shown_size(self.mask.size), self.picture.image
+        if max(image.size) <= max(small):
+            return self
+        return replace(self, picture=replace(self.picture, image=image.resize(small, Image.Resampling.BOX), alpha=None))
 
     def lines(self) -> list[str]:
         """What was found and taken, for the log."""
@@ -132,8 +141,14 @@ def find_mask(
     words, notes = prompt or class_word, [*picture.notes]
     own = backends or Backends(backend, threshold=threshold, detector=detector, segmenter=segmenter, device=device)
     try:
-        tool, image = own.get(words, pointed=pointed, notes=notes), picture.image
-        candidates = [tool.outline(image, region, dots)] if pointed else tool.find(image, words)
+        tool, image = own.get(words, pointed=pointed, notes=notes), reduced(picture.image)
+        across, down = (a / b for a, b in zip(picture.image.size, image.size, strict=True))
+        if pointed:
+            dots = [(x / across, y / down, on) for x, y, on in dots]
+            candidates = [tool.outline(image, region and scale_box(region, 1 / across, 1 / down), dots)]
+        else:
+            candidates = tool.find(image, words)
+        candidates = [replace(each, box=scale_box(each.box, across, down)) for each in candidates]
         parts = _parts(tool, image, subtract, notes) if candidates else []
     finally:
         if backends is None:
@@ -146,7 +161,7 @@ def find_mask(
         )
     finished = [_finish(candidate.mask, parts, cleanup) for candidate in candidates]
     chosen = _choose(finished, words, mask_index, merge, notes)
-    mask = union([finished[index] for index in chosen])
+    mask = enlarged(union([finished[index] for index in chosen]), picture.image.size)
     share = check_mask(mask, f"the mask of {words} in {picture.path}")
     return MaskResult(mask, picture, tuple(candidates), chosen, tool.name, share, tuple(notes))
 
@@ -301,7 +316,10 @@ def place_of(picture: Path) -> Path:
 
 
 def refuse_second(picture: Path) -> None:
-    """InputError where the picture has a mask under another name than the one that is written."""
+    """InputError where no mask can be written beside the picture: it has one under another name, or its name is so long
+    that no file system holds its mask's."""
+    if len(f"{picture.stem}{MASK_END}_overlay.png".encode()) > LONGEST_FILE_NAME:
+        raise InputError(f"the mask of {picture} would have a longer name than files can have: rename the picture")
     there, target = mask_of(picture), picture.with_name(f"{picture.stem}{MASK_END}.png")
     if there is not None and there != target and not (target.exists() and target.samefile(there)):
         raise InputError(f"{there} is the mask of {picture.name} already: move it away, or two would be there")

@@ -31,7 +31,7 @@ def overlay(
     """The picture with all but the subject darkened, the mask's edge drawn, and every candidate's box and score.
 
     Args:
-        image: RGB. mask: mode "L", the same size.
+        image: RGB, as it is or reduced. mask: mode "L", the picture's size.
         candidates: their boxes are drawn with index and score; those of `chosen` in green.
         caption: a line below the picture.
 
@@ -39,9 +39,8 @@ def overlay(
         RGB, the picture's size (enlarged to 384 pixels at least, reduced to 2048 at most) and, with a caption, a bar
         below it.
     """
-    scale: float = max(1, -(-LEAST_SIDE // max(image.size)))
-    scale = min(scale, MOST_SIDE / max(image.size)) if max(image.size) > MOST_SIDE else scale
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    size = shown_size(mask.size)
+    scale = max(size) / max(mask.size)
     filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
     large, large_mask = image.resize(size, filter).convert("RGB"), mask.resize(size, filter)
     dark = Image.blend(large, Image.new("RGB", size, (20, 20, 30)), 0.65)
@@ -55,6 +54,13 @@ def overlay(
         draw.rectangle((box[0], box[1], max(box[0], box[2] - 1), max(box[1], box[3] - 1)), outline=colour, width=line)
         _label(draw, (box[0], box[1]), f"{index}: {candidate.score_text}", colour, font, size)
     return captioned(out, caption) if caption else out
+
+
+def shown_size(size: tuple[int, int]) -> tuple[int, int]:
+    """At which a picture of that (width, height) is drawn: a multiple of it, or MOST_SIDE at the longer side."""
+    longest = max(size)
+    scale = MOST_SIDE / longest if longest > MOST_SIDE else -(-LEAST_SIDE // longest)
+    return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
 
 
 def _edge(mask: Image.Image, width: int) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -361,8 +362,9 @@ class Loop:
     def _bar(self, stage: Stage) -> Any:
         from tqdm.auto import tqdm
 
-        # a word that is given, even False, would win over TQDM_DISABLE
-        hidden = {} if self.run.accelerator.is_local_main_process else {"disable": True}
+        # a word that is given, even False, would win over TQDM_DISABLE; in a file a bar is a line for every step
+        shown = self.run.accelerator.is_local_main_process and sys.stderr.isatty()
+        hidden = {} if shown else {"disable": True}
         return tqdm(total=stage.steps, initial=self.step, desc=stage.name, dynamic_ncols=True, **hidden)
 
 

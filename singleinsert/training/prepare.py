@@ -1,4 +1,4 @@
-"""From settings to what trains: pictures with subjects, masks and descriptions, and what the model makes of them."""
+"""From settings to what trains: pictures with their subjects, masks and descriptions."""
 
 from __future__ import annotations
 
@@ -14,19 +14,15 @@ from singleinsert.captions.describe import describe, of_user
 from singleinsert.captions.form import clip_room
 from singleinsert.captions.tied import whole_picture, without_tied
 from singleinsert.captions.words import STYLES
-from singleinsert.concepts import Concept, build_concept
 from singleinsert.config import Settings
 from singleinsert.data.captions import with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.folders import list_folder
 from singleinsert.data.pictures import (
     Picture,
-    area_resample,
     crop_to_square,
     cut_mask,
-    image_to_tensor,
     load_picture,
-    mask_to_tensor,
 )
 from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture, name_handles
 from singleinsert.errors import ConfigError, InputError
@@ -34,11 +30,8 @@ from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, sha
 from singleinsert.masks.cleanup import union
 from singleinsert.masks.collection import INDEX, disjoint, load_masks
 from singleinsert.masks.find import wants_search
-from singleinsert.models.family import Family
-from singleinsert.training.prompting import OneSubject, Prompting, Shown, UnionSampling, Words, one_subject_in_each
-from singleinsert.training.seeds import named_generator
-from singleinsert.training.step import EncodedPicture
-from singleinsert.training.texts import ConceptSet
+from singleinsert.models.trigger import check_triggers
+from singleinsert.training.prompting import Shown, one_subject_in_each
 
 
 @dataclass(frozen=True)
@@ -75,20 +68,10 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     check_handles(handles, settings)
     found: list[MaskResult] = []
     pictures: list[TrainingPicture] = []
-    for number, path in enumerate(paths):
-        picture = load_picture(path)
-        masks = find_masks_of(picture, handles, settings, number, len(paths))
-        for result in masks.values():
-            for line in result.lines():
-                say(line)
-        text = ""
-        if len(handles) == 1:
-            text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
-            masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
-        found += masks.values()
-        pictures.append(cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings))
-        pictures[-1] = replace(pictures[-1], description=text)
-        say(_learning_from(pictures[-1], path if len(paths) > 1 else None))
+    for number in range(len(paths)):
+        picture, masks = prepare_picture(paths, number, handles, settings, say)
+        pictures.append(picture)
+        found += masks
     if data.learn_background:
         handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
     shown: list[Shown] = []
@@ -97,6 +80,30 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         if len(handles) > FEW:
             say(f"{len(handles)} concepts share the steps: for as many looks at each as {FEW} have, raise stageN.steps")
     return Material(handles, tuple(pictures), tuple(found), tuple(shown))
+
+
+def prepare_picture(
+    paths: Sequence[Path], number: int, handles: Sequence[Handle], settings: Settings, say: Callable[[str], None]
+) -> tuple[TrainingPicture, list[MaskResult]]:
+    """The ``number``-th picture's square with its subjects, and their masks; of the whole picture nothing is kept."""
+    count = len(handles)
+    picture = load_picture(paths[number], SEVERAL_MASKS[0] + SEVERAL_MASKS[1] * count if count > 1 else 0)
+    masks = find_masks_of(picture, handles, settings, number, len(paths))
+    for result in masks.values():
+        for line in result.lines():
+            say(line)
+    text = ""
+    if count == 1:
+        text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
+        masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
+    square = cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings)
+    say(_learning_from(square, paths[number] if len(paths) > 1 else None))
+    return replace(square, description=text), [result.without_pixels() for result in masks.values()]
+
+
+SEVERAL_MASKS = (9, 2)
+"""Bytes for each pixel of a picture of several concepts: it and a mask that is being read; each mask as it was found
+and cut apart from the others."""
 
 
 def picture_paths(given: Sequence[str]) -> list[Path]:
@@ -151,14 +158,16 @@ def _mask_named(given: Sequence[str], number: int, pictures: int) -> str | None:
 
 
 def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
-    """ConfigError where names and class words do not go together; before anything is looked for."""
+    """ConfigError where names and class words do not go together, InputError where no client could call the concepts by
+    their names; before anything is looked for."""
     data = settings.data
     if data.handles and len(data.handles) != len(data.class_word):
         raise ConfigError(
             f"data.handles names {len(data.handles)} concepts, data.class_word has {len(data.class_word)}"
         )
-    names = [handle.name.lower() for handle in handles] + [BACKGROUND] * data.learn_background
-    if double := next((name for name in names if names.count(name) > 1), None):
+    names = [handle.name for handle in handles] + [BACKGROUND] * data.learn_background
+    small = [name.lower() for name in names]
+    if double := next((name for name in small if small.count(name) > 1), None):
         raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
     masked = any(stage.objective != "full_image" for stage in settings.stages.values())
     if (styles := STYLES.intersection(data.class_word)) and (masked or len(handles) > 1):
@@ -170,6 +179,8 @@ def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
         raise ConfigError(
             f"{len(handles) + data.learn_background} concepts of one picture: at most {MOST} can be told apart"
         )
+    if len(names) > 1:
+        check_triggers([settings.name + name for name in names])
 
 
 MOST = 8
@@ -285,37 +296,6 @@ def _learning_from(picture: TrainingPicture, path: Path | None) -> str:
     return f"learning from {pixels} of {of}: {shares}"
 
 
-# what the model makes of it
-
-
-def encode_pictures(material: Material, model: Family, resolution: int, device: Any) -> tuple[EncodedPicture, ...]:
-    """Latents and masks of every picture; the autoencoder comes to where the text encoders are, and then goes."""
-    model.autoencoder.to(model.text_device)  # where this model has trained before, it was put away
-    encoded = []
-    for picture in material.pictures:
-        latents = model.encode_picture(image_to_tensor(picture.image, resolution)).to(device)
-        fine = {subject.handle: mask_to_tensor(subject.mask, resolution) for subject in picture.subjects}
-        size = (latents.mean.shape[-2], latents.mean.shape[-1])
-        masks = {name: area_resample(mask, size).to(device) for name, mask in fine.items()}
-        encoded.append(EncodedPicture(latents, masks, picture.frame, fine))
-    model.autoencoder.to("cpu")
-    return tuple(encoded)
-
-
-def make_prompting(settings: Settings, material: Material) -> Prompting:
-    """How the run's method talks to the model: one concept, or random subsets of several."""
-    data = settings.data
-    if one_subject_in_each(material.pictures):
-        descriptions = tuple(picture.description for picture in material.pictures)
-        words = Words(data.prompt, data.class_prompt, settings.caption.mode)
-        return OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
-    scene = settings.scene
-    return UnionSampling(
-        settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,
-        scene.phrase, scene.prompt, scene.joiner,
-    )  # fmt: skip
-
-
 def expand_scene(settings: Settings, pictures: Sequence[TrainingPicture]) -> tuple[list[TrainingPicture], list[Shown]]:
     """The pictures of a scene with those that are made out of them, each with how often and how it is drawn."""
     scene, seed = settings.scene, settings.run.seed
@@ -333,52 +313,3 @@ def expand_scene(settings: Settings, pictures: Sequence[TrainingPicture]) -> tup
     share = scene.mix_share if mixes else 0.0
     shown = [Shown(picture.handles, (1 - share) / len(originals)) for picture in originals]
     return originals + mixes, shown + [Shown(picture.handles, share / len(mixes), whole=True) for picture in mixes]
-
-
-def make_concepts(settings: Settings, model: Family, material: Material, say: Callable[[str], None]) -> ConceptSet:
-    """A concept for each handle, from generators named after the run's seed; each sees the pictures that show it."""
-    return ConceptSet(
-        {handle.name: _make_concept(settings, model, material, handle, say) for handle in material.handles}
-    )
-
-
-def _make_concept(
-    settings: Settings, model: Family, material: Material, handle: Handle, say: Callable[[str], None]
-) -> Concept:
-    section, single = settings.concept, len(material.handles) == 1
-    word = model.word_embeddings(handle.class_word) if section.residual else None
-    if word is not None and section.init_std > (scale := float(next(iter(word.values())).std())):
-        say(
-            f"note: a residual of concept.init_std {section.init_std:g} starts far from '{handle.class_word}', whose "
-            f"embedding has {scale:.2g}: 0.02 starts beside it"
-        )
-    return build_concept(
-        section.type,
-        placeholder=handle.placeholder,
-        num_vectors=section.num_vectors,
-        widths=model.embedding_widths,
-        class_embedding=None if word is None else {part: vectors.cpu() for part, vectors in word.items()},
-        pixels=_views_of(material, handle, section.image_size),
-        generator=named_generator(settings.run.seed, "concept", *(() if single else (handle.name,))),
-        init_std=section.init_std,
-        clip_model=section.clip_model,
-        patch_size=section.patch_size,
-        hidden_size=section.hidden_size,
-        num_hidden_layers=section.num_hidden_layers,
-        num_attention_heads=section.num_attention_heads,
-    )
-
-
-def _views_of(material: Material, handle: Handle, size: int) -> Any:
-    """(P, 3, S, S): what an image encoder sees of a concept. A single one is shown whole pictures, as in the paper; one
-    of several its own part, on grey."""
-    import torch
-
-    views = []
-    for picture in material.pictures:
-        for subject in picture.subjects:
-            if subject.handle == handle.name:
-                grey = Image.new("RGB", picture.image.size, (128, 128, 128))
-                alone = Image.composite(picture.image, grey, subject.mask)
-                views.append(image_to_tensor(picture.image if len(picture.subjects) == 1 else alone, size))
-    return torch.cat(views)

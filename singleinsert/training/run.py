@@ -23,7 +23,7 @@ from singleinsert.masks import write_mask
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.trigger import check_triggers, common_word_note
+from singleinsert.models.trigger import common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
 from singleinsert.training.checkpoint import (
     check_place,
@@ -35,11 +35,12 @@ from singleinsert.training.checkpoint import (
     not_reached,
 )
 from singleinsert.training.class_pictures import make_prior
+from singleinsert.training.encode import encode_pictures, make_concepts, make_prompting
 from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
 from singleinsert.training.look import look_after
 from singleinsert.training.loop import Loop, Run
-from singleinsert.training.prepare import Material, encode_pictures, find_material, make_concepts, make_prompting
+from singleinsert.training.prepare import Material, find_material
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
 from singleinsert.training.samples import Sampler
 from singleinsert.training.signals import Interrupted
@@ -107,8 +108,6 @@ def _train(
     settings = described_before(settings, files)
     material = find_material(settings, watch.line)
     settings = with_descriptions(settings, material)
-    if len(material.handles) > 1:
-        check_triggers([settings.name + handle.name for handle in material.handles])
     checkpoint = _checkpoint_to_resume(settings, files, watch)
     if accelerator.is_main_process:
         held.enter_context(files.claimed(bool(settings.run.resume_from_checkpoint), checkpoint))
