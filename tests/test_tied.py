@@ -10,7 +10,8 @@ from singleinsert.config import Settings, load_settings
 from singleinsert.config.load import from_values, to_values
 from singleinsert.errors import ConfigError
 from singleinsert.masks.mini import MiniSegmenter
-from singleinsert.training.prepare import find_material, make_prompting
+from singleinsert.training.encode import make_prompting
+from singleinsert.training.prepare import find_material
 from testbed.world.features import EDITS
 from testbed.world.scene import Instance, Scene, draw
 

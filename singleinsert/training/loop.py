@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.prior import Prior
-from singleinsert.training.progress import LossLog
+from singleinsert.training.progress import LossLog, ProgressLines
 from singleinsert.training.prompting import Prompting, StepPrompt
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.signals import Interrupted, StopSignal
@@ -362,8 +363,10 @@ class Loop:
     def _bar(self, stage: Stage) -> Any:
         from tqdm.auto import tqdm
 
-        # a word that is given, even False, would win over TQDM_DISABLE; in a file a bar is a line for every step
-        shown = self.run.accelerator.is_local_main_process and sys.stderr.isatty()
+        shown = self.run.accelerator.is_local_main_process
+        if shown and not sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ:
+            return ProgressLines(stage.name, self.step, stage.steps)
+        # a word that is given, even False, would win over TQDM_DISABLE
         hidden = {} if shown else {"disable": True}
         return tqdm(total=stage.steps, initial=self.step, desc=stage.name, dynamic_ncols=True, **hidden)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,28 @@ class LossLog:
                 table.writerows(self.rows)
 
         write_atomically(path, fill)
+
+
+class ProgressLines:
+    """In place of a bar where standard error is a file, in which a bar would be a line for each step: ten a stage."""
+
+    def __init__(self, name: str, step: int, steps: int) -> None:
+        self.name, self.step, self.steps = name, step, steps
+        self._tenths = 10 * step // steps
+
+    def __enter__(self) -> ProgressLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self) -> None:
+        self.step += 1
+
+    def set_postfix(self, losses: Mapping[str, str]) -> None:
+        """Write a line where another tenth is done; ``losses`` as they are shown."""
+        if (tenths := 10 * self.step // self.steps) > self._tenths:
+            self._tenths = tenths
+            shown = ", ".join(f"{name}={value}" for name, value in losses.items())
+            share = 100 * self.step // self.steps
+            print(f"{self.name}: {share}% {self.step}/{self.steps} {shown}", file=sys.stderr, flush=True)
