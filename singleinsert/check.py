@@ -90,8 +90,8 @@ def look_at(
 ) -> Looked:
     """What came back of ``material`` in new pictures; their latents are left in ``drawn``, by prompt."""
     from singleinsert.data.subject import BACKGROUND
-    from singleinsert.training.look import Looked, advice_for, look, passes_of_one, references_of
     from singleinsert.training.encode import encode_pictures
+    from singleinsert.training.look import Looked, advice_for, look, passes_of_one, references_of
 
     guidance = settings.sample.guidance_scale if args.guidance_scale is None else args.guidance_scale
     model, size = pipeline.model, settings.data.resolution
