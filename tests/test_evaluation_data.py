@@ -114,7 +114,11 @@ def test_every_set_of_methods_goes_with_every_preset(name, preset):
 def test_table_2_has_the_papers_seven_rows():
     """Stage II stands on the paper's stage I in all of its rows; the losses are those of the row."""
     found = load_methods("table2")
-    assert [m.label for m in found.methods][:3] == ["baseline", "+ L_fg", "+ L_fg, L_bg"] and len(found.methods) == 7
+    assert [m.label for m in found.methods][:3] == [
+        "baseline",
+        "+ foreground loss",
+        "+ foreground, background",
+    ] and len(found.methods) == 7
     assert all(tuple(m.paper) == PAPER for m in found.methods)
     base = load_settings("paper")
     rows = [m.applied(base, "paper") for m in found.methods]

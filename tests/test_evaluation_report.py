@@ -14,9 +14,10 @@ import pytest
 from evaluations import made_up
 from PIL import Image
 
+from singleinsert.evaluate.bootstrap import bootstrap
 from singleinsert.evaluate.report import Figure, write_report
 from singleinsert.evaluate.report.plots import scatter
-from singleinsert.evaluate.table import summarise
+from singleinsert.evaluate.table import best, summarise
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,29 @@ def test_the_page_needs_nothing_else(report):
     assert "{concept} in the &lt;snow&gt; &amp; ice" in text
     for column in results.columns:
         assert column in text
-    assert "ours obeys" in text and "holds" in text and "paper 0.900" in text
+    assert "ours obeys" in text and "holds" in text
     files = {path.name for path in page.parent.glob("*.png")}
     assert files == {"table.png", "scatter.png", "samples-anna.png", "samples-rex.png", "attention-anna.png"}
     assert (page.parent.parent / "summary.csv").read_text().startswith("method,label,column,mean,low,high")
+
+
+def test_the_papers_values_stand_beside_ours_where_model_and_backbones_are_the_papers(tmp_path):
+    from singleinsert.config import load_settings
+    from singleinsert.evaluate.protocol import load_protocol, to_values
+
+    results, load = made_up(tmp_path)
+    facts = {"base_model": load_settings("paper").model.pretrained_model_name_or_path,
+             "protocol": to_values(load_protocol("paper"))}  # fmt: skip
+    like, other = (replace(results, facts=results.facts | facts | more) for more in ({}, {"base_model": "mini-sd"}))
+    assert "paper 0.900" in write_report(like, tmp_path, load).read_text(encoding="utf-8")
+    assert "paper 0.900" not in write_report(other, tmp_path, load).read_text(encoding="utf-8")
+
+
+def test_too_few_concepts_have_no_interval_and_one_row_is_not_the_best():
+    three, two = bootstrap([0.1, 0.2, 0.3]), bootstrap([0.1, 0.2])
+    assert re.fullmatch(r"0\.1\d\d to 0\.\d{3}", three.ends) and two.ends == ""
+    assert best({"a": {"ESR": three}}, "ESR") is None
+    assert best({"a": {"ESR": three}, "b": {"ESR": two}}, "ESR") == "a"
 
 
 def test_the_sample_sheet_shows_each_picture_in_its_place(report):

@@ -9,6 +9,8 @@ import numpy as np
 
 RESAMPLES = 5000
 LEVEL = 0.95
+FEWEST = 3
+"""Values under which an interval says nothing: of two, each resampling gives one of three means."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class Interval:
     low: float
     high: float
     count: int
+
+    @property
+    def ends(self) -> str:
+        """ "0.101 to 0.202"; "" of too few values."""
+        return f"{self.low:.3f} to {self.high:.3f}" if self.count >= FEWEST else ""
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:

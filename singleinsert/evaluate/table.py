@@ -124,9 +124,20 @@ def full_label(method: Mapping[str, Any]) -> str:
 
 
 def best(summary: Summary, column: str) -> str | None:
-    """The method with the best mean of a column."""
+    """The method with the best mean of a column; None where there is nothing to be better than."""
     rows = {method: cells[column].mean for method, cells in summary.items() if column in cells}
-    return max(rows, key=lambda method: rows[method] * COLUMNS[column].better) if rows else None
+    return max(rows, key=lambda method: rows[method] * COLUMNS[column].better) if len(rows) > 1 else None
+
+
+def is_like_the_papers(results: Results) -> bool:
+    """Do base model and backbones stand where the paper's do, so that its values can stand beside ours?"""
+    from singleinsert.config import load_settings
+    from singleinsert.evaluate.protocol import PAPER, load_protocol
+
+    papers, ours = load_protocol(PAPER), results.facts.get("protocol", {})
+    model = load_settings(PAPER).model.pretrained_model_name_or_path
+    same = all(ours.get(name) == getattr(papers, name) for name in ("clip", "dino", "lpips"))
+    return same and results.facts.get("base_model") == model
 
 
 def measured_trade_off(results: Results) -> tuple[str, str] | None:
@@ -153,7 +164,7 @@ def markdown(results: Results, summary: Summary, columns: Sequence[str] | None =
             cell = summary[method["name"]].get(column)
             text = "" if cell is None else f"{cell.mean:.3f}"
             text = f"**{text}**" if text and winners[column] == method["name"] else text
-            cells.append(text + ("" if cell is None else f"<br><sub>{cell.low:.3f} to {cell.high:.3f}</sub>"))
+            cells.append(text + (f"<br><sub>{cell.ends}</sub>" if cell is not None and cell.ends else ""))
         lines.append(f"| {full_label(method)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

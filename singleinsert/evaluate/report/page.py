@@ -17,10 +17,10 @@ from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.report.figure import Figure
 from singleinsert.evaluate.report.scenes import prompts_shown, scene_sections
 from singleinsert.evaluate.results import Results
-from singleinsert.evaluate.table import Summary, agreement, best, check_claims, full_label
+from singleinsert.evaluate.table import Summary, agreement, best, check_claims, full_label, is_like_the_papers
 
 HERE = Path(__file__).resolve().parent
-TILE = 160
+TILE = 224
 """Largest side of a picture in the page."""
 QUALITY = 85
 
@@ -66,6 +66,7 @@ def _line(results: Results) -> str:
 
 def _table(results: Results, summary: Summary) -> str:
     winners = {column: best(summary, column) for column in results.columns}
+    papers = is_like_the_papers(results)
     head = "".join(
         f'<th title="{escape(COLUMNS[c].says)}">{c} <span>{COLUMNS[c].arrow}</span></th>' for c in results.columns
     )
@@ -75,8 +76,12 @@ def _table(results: Results, summary: Summary) -> str:
             span = len(results.columns) + 1
             rows.append(f'<tr class="group"><th colspan="{span}">{escape(method["group"])}</th></tr>')
         group = method["group"]
-        cells = [_cell(summary[method["name"]].get(c), winners[c] == method["name"], method["paper"].get(c))
-                 for c in results.columns]  # fmt: skip
+        cells = [
+            _cell(
+                summary[method["name"]].get(c), winners[c] == method["name"], method["paper"].get(c) if papers else None
+            )
+            for c in results.columns
+        ]
         note = f' title="{escape(method["note"])}"' if method["note"] else ""
         rows.append(f"<tr><th{note}>{escape(method['label'])}</th>{''.join(cells)}</tr>")
     body = "".join(rows)
@@ -91,7 +96,7 @@ def _wide(table: str) -> str:
 def _cell(cell: Any, is_best: bool, paper: float | None) -> str:
     if cell is None:
         return "<td></td>"
-    small = f"<small>{cell.low:.3f} to {cell.high:.3f}</small>"
+    small = f"<small>{cell.ends}</small>" if cell.ends else ""
     small += f'<small class="paper">paper {paper:.3f}</small>' if paper is not None else ""
     return f'<td class="{"best" if is_best else ""}">{cell.mean:.3f}{small}</td>'
 
@@ -100,8 +105,8 @@ def _legend(results: Results) -> str:
     what = "scenes" if results.of_scenes else "concepts"
     says = "".join(f"<dt>{c} {COLUMNS[c].arrow}</dt><dd>{escape(COLUMNS[c].says)}</dd>" for c in results.columns)
     return (
-        f"<p>Means over {what}; below them the interval that holds 95 % of the means of as many {what} drawn again "
-        f"with repetition. The best of a column is marked.</p><dl>{says}</dl>"
+        f"<p>Means over {what}; below them, from three {what} on, the interval that holds 95 % of the means of as many "
+        f"{what} drawn again with repetition. The best of a column is marked.</p><dl>{says}</dl>"
     )
 
 

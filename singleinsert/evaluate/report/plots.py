@@ -44,8 +44,10 @@ def scatter(results: Results, summary: Summary) -> Figure | None:
     numbered = len(rows) > len(COLORS)  # colours come again: a number says which dot is whose
     for k, (i, method) in enumerate(rows):
         a, b = cells[k]
-        figure.line(place(a.low, b.mean), place(a.high, b.mean), color=color_of(i))
-        figure.line(place(a.mean, b.low), place(a.mean, b.high), color=color_of(i))
+        if a.ends:
+            figure.line(place(a.low, b.mean), place(a.high, b.mean), color=color_of(i))
+        if b.ends:
+            figure.line(place(a.mean, b.low), place(a.mean, b.high), color=color_of(i))
         label = f"{k + 1}  {full_label(method)}" if numbered else full_label(method)
         if numbered:
             x_at, y_at = place(a.mean, b.mean)

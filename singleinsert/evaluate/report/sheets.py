@@ -18,7 +18,7 @@ from singleinsert.evaluate.report.scenes import prompts_shown
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import Summary, best, full_label
 
-TILE, GAP, MARGIN, LABEL, CAPTION = 112, 8, 20, 190, 56
+TILE, GAP, MARGIN, LABEL, CAPTION = 160, 8, 20, 190, 56
 SPREAD = 24
 """Between two groups of columns."""
 
@@ -41,9 +41,8 @@ def table_sheet(results: Results, summary: Summary) -> Image.Image:
             if cell is not None:
                 middle, color = left + wide * (k + 0.5), "#0b5fd0" if winners[column] == method["name"] else INK
                 figure.text((middle, y + 3), f"{cell.mean:.3f}", size=16, color=color, anchor="middle")
-                figure.text(
-                    (middle, y + 21), f"{cell.low:.3f} to {cell.high:.3f}", size=11, color=SOFT, anchor="middle"
-                )
+                if cell.ends:
+                    figure.text((middle, y + 21), cell.ends, size=11, color=SOFT, anchor="middle")
     return figure.png(2)
 
 
