@@ -17,9 +17,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from singleinsert.cli import inference_parser, run_script
+from singleinsert.cli import Command, inference_parser, print_next, run_script
 from singleinsert.inference.schedulers import SCHEDULERS
-from singleinsert.specs import check_concept
+from singleinsert.specs import check_concept, located, split_weight
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,6 +67,15 @@ def run(args: argparse.Namespace) -> None:
         columns = args.num_images
         grid = [images[start : start + columns] for start in range(0, len(images), columns)]
         print(folder.save_grid(grid, rows))
+    if concepts:
+        print_next(*next_commands(args))
+
+
+def next_commands(args: argparse.Namespace) -> list[Command]:
+    """What is worth a look after these pictures: where the concept acts, or its files for other programs."""
+    concept = args.concept[0]
+    looked: list[Command] = [] if args.attention_maps else [("infer", *args.words, "--attention_maps")]
+    return [*looked, ("export", located(split_weight(concept)[0]), "--format", "bundle", "diffusers")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

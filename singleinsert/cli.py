@@ -9,6 +9,7 @@ import argparse
 import difflib
 import errno
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -68,7 +69,28 @@ def training_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The command line of train_singleinsert.py; ``description`` is the script's docstring."""
     parser = _parser(description)
     add_flags(parser)
+    parser.add_argument(
+        "--check", action="store_true", help="print what can be said of the run before it begins, and train nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="the same as JSON")
     return parser
+
+
+Command = Sequence[str | int | Path]
+"""Words of a command line, the first of them one of ``python -m singleinsert``'s commands."""
+
+
+def print_next(*commands: Command, leave_out: str = "") -> None:
+    """Say what there is to do next: whole command lines, as they can be typed.
+
+    Args:
+        leave_out: a flag of this command that is no part of the next one.
+    """
+    installed = Path(sys.argv[0]).stem.lower() == "singleinsert"
+    program = ["singleinsert"] if installed else ["python", "-m", "singleinsert"]
+    for place, command in enumerate(commands):
+        words = [str(word) for word in command if not (leave_out and word == leave_out)]
+        print("next: " if place == 0 else "or:   ", shlex.join([*program, *words]), sep="", flush=True)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -220,7 +242,7 @@ class Parser(argparse.ArgumentParser):
 def run_script(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None = None
 ) -> int:
-    """Parse, run, and turn what a user can mend into one line on stderr.
+    """Parse, run, and turn what a user can mend into one line on stderr. ``run`` finds the words as ``args.words``.
 
     Returns the exit code: what ``run`` returns, or 0; the error's own, mostly 2; 2 for a full or forbidden disk; 130
     after Ctrl-C.
@@ -231,6 +253,7 @@ def run_script(
             if problem := _unusable(word):
                 return _fail(f"argument {word[:80]!r} {problem}", 2)
         args = parser.parse_args(words)
+        args.words = words
         try:
             return run(args) or 0
         except SingleInsertError as problem:

@@ -24,6 +24,8 @@ BUNDLED_MODELS = ("mini-sd", "mini-scenes")
 
 STAGES = ("stage1", "stage2")
 """The stages of a run in their order, as the settings and every file call them."""
+BEFORE = "before"
+"""In the place of a stage: what the frozen model draws for the class words alone."""
 STAGE_TITLES = {"stage1": "Stage I", "stage2": "Stage II"}
 ROLE_TITLES = {"concept": "concept", "denoiser": "denoiser", "text": "text encoder"}
 WEIGHT_ROLES = frozenset({"denoiser", "text"})

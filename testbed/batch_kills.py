@@ -65,7 +65,7 @@ class Worker:
                 continue
             if record["state"] == "running" and record["pid"] == self.process.pid:
                 name = path.stem.rpartition(".")[0]
-                begun = (self.out / ".batch/work" / path.stem / "logs" / name / "losses.csv").exists()
+                begun = (self.out / ".batch/work" / path.stem / "logs" / name / "events.jsonl").exists()
                 return TRAINING if begun else LOADING
         return BEFORE
 

@@ -15,10 +15,11 @@ from singleinsert.artifact import Artifact
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.store import FolderStore, UrlStore
-from singleinsert.batch.worker import LOW_MEMORY, LogWatch, Task, Worker, out_of_memory, read_inputs
+from singleinsert.batch.worker import LOW_MEMORY, LogWatch, Task, Worker, read_inputs
 from singleinsert.config import load_settings
 from singleinsert.models.loading import load_base_model
 from singleinsert.training import run as training
+from singleinsert.training.memory import out_of_memory
 from singleinsert.training.signals import Interrupted
 
 # what each job changes in the state that a process keeps: precision, accumulation, the switch, trackers, targets

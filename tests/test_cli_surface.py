@@ -21,7 +21,7 @@ from singleinsert.errors import ConfigError, InputError
 ROOT = Path(__file__).parents[1]
 
 TRAINING = """
-    --help --version --preset --config_file --set --low_vram --scene_words --mask_only
+    --help --version --preset --config_file --set --low_vram --scene_words --mask_only --check --json
     --pretrained_model_name_or_path --revision --variant
     --image --mask --mask_index --box --class_word --describe --learn_background --placeholder_token --resolution
     --output_dir --output_name --seed

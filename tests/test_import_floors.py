@@ -33,8 +33,9 @@ FLOORS = (
     ("training",),
     ("export", "inference", "metrics", "work"),
     ("insert", "edit", "check"),
-    ("hosts", "batch", "ui"),
+    ("hosts", "batch"),
     ("hooks", "evaluate"),
+    ("ui",),
     ("__main__",),
 )
 """Parts of the package from the ground up. A part imports from lower lines and from itself."""

@@ -62,11 +62,13 @@ def test_what_a_run_leaves_behind(whole):
     assert artifact.embedding.shape == (1, CONCEPT_WIDTH) and artifact.base.family == "sd1"
     assert set(artifact.lora) == {"unet", "text_encoder"}
     assert artifact.metadata["steps"] == {"stage1": 3, "stage2": 3}
-    name, mask, square, first, *_ = whole.lines
+    name, mask, square, loading, first, *_ = whole.lines
     assert name.startswith("note: 'pic' is a word") and "covers 25.6% of the picture" in mask
     assert square.endswith("32.1% of them subject") and "first step done" in first
+    assert loading.startswith("loading ")
     samples = sorted(path.name for path in (out / "samples").iterdir())
     steps = [("stage1", 2), ("stage1", 3), ("stage2", 2), ("stage2", 3)]
+    steps.insert(0, ("before", 0))  # what the frozen model draws
     assert samples == [f"pic_{stage}_{step:06d}_{i:02d}.png" for stage, step in steps for i in range(2)]
     assert Image.open(out / "samples" / samples[0]).size == (32, 32) == whole.result.preview.size
     assert Image.open(out / "pic_mask.png").mode == "L"
@@ -386,4 +388,4 @@ def test_other_models_concepts_and_stages(make_tiny_sd, tmp_path):
     assert artifact.embedding.shape == (3, CONCEPT_WIDTH)
     assert torch.equal(artifact.embedding[0], artifact.embedding[2])
     assert set(table(settings)[0]) == {"stage", "step", "learning_rate", "loss", "full_image"}
-    assert len(list((settings.output_dir / "samples").iterdir())) == 2
+    assert len(list((settings.output_dir / "samples").iterdir())) == 4  # two before, two after

@@ -3,6 +3,7 @@
     python -m singleinsert.batch photos --preset face              photos/face/*.jpg, photos/cat/*.png: class by folder
     python -m singleinsert.batch jobs.toml --dry_run               check everything, print the plan, train nothing
     accelerate launch -m singleinsert.batch jobs.csv               every GPU of this machine takes from one queue
+    python -m singleinsert.batch work --watch                      stay, and do what appears in work/queue
     python -m singleinsert.batch jobs.toml --ray                   every GPU of a Ray cluster, or of a local one
 A machine without a GPU, in a minute or two:
     python -m singleinsert.batch examples --preset mini --class_word face --stage1_steps 2 --stage2_steps 2
@@ -12,13 +13,15 @@ The same command again does what is missing or failed. Formats and clusters are 
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, print_next, run_script
 from singleinsert.errors import ConfigError, InputError, SingleInsertError, first_line
 from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
@@ -47,10 +50,16 @@ def batch_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument(
-        "jobs", type=path_argument, metavar="JOBS", help="a .toml or .csv file, or a folder of pictures"
+        "jobs",
+        type=path_argument,
+        metavar="JOBS",
+        help="a .toml or .csv file, a folder of pictures, or a folder that holds lists in queue/",
     )
     own = parser.add_argument_group("the batch")
     own.add_argument("--dry_run", action="store_true", help="check everything, print the plan, train nothing")
+    own.add_argument("--json", action="store_true", help="with --dry_run: the plan as JSON")
+    own.add_argument("--watch", nargs="?", type=float, const=math.inf, metavar="SECONDS",
+                     help="stay for jobs that appear; SECONDS: leave after so long without any")  # fmt: skip
     own.add_argument("--no_wait", action="store_true", help="leave when the others have the last jobs (Slurm arrays)")
     own.add_argument("--results", default="", metavar="URL", help="put concepts there (s3://..., by fsspec)")
     own.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster; no address: a local one")
@@ -67,27 +76,35 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag} belongs to one job: write it there" + MASKS_OF_ALL * (flag == "mask"))
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
-    from singleinsert.batch.jobs import HIDDEN, read_jobs
+    from singleinsert.batch.growing import read_queue
+    from singleinsert.batch.jobs import HIDDEN, QUEUE
     from singleinsert.batch.plan import check_folder_to_write
     from singleinsert.batch.store import open_store
     from singleinsert.work.queue import Queue
 
-    folder = user_path(args.output_dir or Path("output") / args.jobs.resolve().stem)
+    if args.watch is not None and not args.jobs.suffix and not any_pictures(args.jobs):
+        (args.jobs / QUEUE).mkdir(parents=True, exist_ok=True)
+    own_folder = args.jobs if (args.jobs / QUEUE).is_dir() else Path("output") / args.jobs.resolve().stem
+    folder = user_path(args.output_dir or own_folder)
     check_folder_to_write(folder)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
-    jobs, problems = read_jobs(
-        args.jobs, folder, preset=args.preset or "", config_file=args.config_file, flags=flags
-    )  # fmt: skip
+    options = {"preset": args.preset or "", "config_file": args.config_file, "flags": flags}
+    read = read_queue(args.jobs, folder, options)
+    prefix = f"{rank}: " if processes > 1 else ""
+    if args.watch is not None:
+        watch(args, read, folder, prefix)
+        return
+    jobs, problems = read()
     store = open_store(folder, args.results)
     queue = Queue(folder / HIDDEN / "state", [job.name for job in jobs])
     problems += look(jobs, queue, store, folder)
     if args.dry_run:
-        dry_run(jobs, problems, queue, folder, args.jobs, max(processes, args.workers))
+        dry_run(jobs, problems, queue, folder, args, max(processes, args.workers))
         return
     if problems:
         print(*problems, sep="\n", file=sys.stderr)
         raise ConfigError(f"{_count(problems)} with what is asked, nothing was started (--dry_run looks closer)")
-    work(args, jobs, queue, store, folder, prefix=f"{rank}: " if processes > 1 else "")
+    work(args, jobs, queue, store, folder, prefix)
 
 
 def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]:
@@ -100,23 +117,77 @@ def look(jobs: list[Job], queue: Queue, store: Store, folder: Path) -> list[str]
     return conflicts(jobs, records, folder)
 
 
-def dry_run(jobs: list[Job], problems: list[str], queue: Queue, folder: Path, source: Path, workers: int) -> None:
+def dry_run(
+    jobs: list[Job], problems: list[str], queue: Queue, folder: Path, args: argparse.Namespace, workers: int
+) -> None:
     """Print the plan, then every problem. ConfigError where there is one."""
     from singleinsert.batch.jobs import a_line_each
-    from singleinsert.batch.plan import check_disk, check_inputs, mask_notes, model_notes, plan_lines
+    from singleinsert.batch.plan import check_disk, check_inputs, mask_notes, model_notes, plan_lines, plan_rows
 
     states = queue.states()
-    print(f"{len(jobs)} jobs into {folder}:", *plan_lines(jobs, states), sep="\n")
     problems = problems + a_line_each(problem for job in jobs for problem in check_inputs(job))
     left = [job for job in jobs if states[job.name].state != "done"]
     line, enough = check_disk(left, workers, folder)
-    print(line, *notes(jobs, left, folder, source), *model_notes(left), *mask_notes(left), sep="\n")
+    said = [*notes(jobs, left, folder, args.jobs), *model_notes(left), *mask_notes(left)]
     if not enough:
         problems.append(f"{line}: make room, or lower adapter.network_dim")
+    if args.json:
+        plan = {"folder": str(folder), "jobs": plan_rows(jobs, states), "disk": line, "notes": said,
+                "problems": problems}  # fmt: skip
+        print(json.dumps(plan, indent=1))
+    else:
+        print(f"{len(jobs)} jobs into {folder}:", *plan_lines(jobs, states), line, *said, sep="\n")
     if problems:
-        print(*problems, sep="\n", file=sys.stderr)
+        if not args.json:
+            print(*problems, sep="\n", file=sys.stderr)
         raise ConfigError(f"{_count(problems)} found")
-    print("no problems found")
+    if not args.json:
+        print("no problems found")
+        print_next(("batch", *args.words), leave_out="--dry_run")
+
+
+def any_pictures(folder: Path) -> bool:
+    """Does a folder hold photos, itself or in its folders, so that it is a batch of them?"""
+    from singleinsert.data.folders import list_folder
+
+    if not folder.is_dir():
+        return False
+    here = list_folder(folder)
+    return bool(here.pictures) or any(list_folder(inner).pictures for inner in here.folders)
+
+
+def watch(args: argparse.Namespace, read: Callable[[], tuple[list[Job], list[str]]], folder: Path, prefix: str) -> None:
+    """Stay for the jobs that appear in the list."""
+    if args.ray is not None or args.dry_run or args.no_wait:
+        raise ConfigError("--watch does not go with --ray, --dry_run or --no_wait")
+    from singleinsert.batch.drawing import Drawing
+    from singleinsert.batch.growing import Growing, worker_mark
+    from singleinsert.batch.jobs import HIDDEN
+    from singleinsert.batch.local import stay
+    from singleinsert.batch.report import Report
+    from singleinsert.batch.store import open_store
+    from singleinsert.work.queue import Queue
+
+    def say(line: str) -> None:
+        print(prefix + line, flush=True)
+
+    store = open_store(folder, args.results)
+    queue = Queue(folder / HIDDEN / "state", [], again=False)
+    growing = Growing(args.jobs, read, queue, store, folder, say)
+    report = Report(args.jobs.resolve().name, [], queue, store)
+
+    def write_report(jobs: Sequence[Job]) -> None:
+        report.jobs = jobs
+        try:
+            report.write()
+        except Exception as problem:  # such as a network's; no job is worth less for it
+            say(f"index.html and results.csv were not written: {first_line(problem)}")
+
+    say(f"watching {args.jobs} into {folder}; Ctrl-C saves the job in hand and ends")
+    with worker_mark(folder):
+        stay(growing, queue, store, folder / HIDDEN / "work", idle=args.watch, say=say, report=write_report,
+             between=Drawing(folder, say))  # fmt: skip
+    say(f"nothing to do for {args.watch:g} s: leaving")
 
 
 def _count(problems: list[str]) -> str:
@@ -186,7 +257,10 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     say(f"{progress_line(states, 1)}: {args.results or folder}/index.html")
     if failed := counts(states)[FAILED]:
         names = ", ".join(name for name, state in states.items() if state.state == FAILED)
+        print_next(("batch", *args.words))
         raise BatchFailed(f"{failed} failed ({names}): reasons in results.csv, logs in {folder / HIDDEN / 'state'}")
+    if done := [name for name, state in states.items() if state.state == DONE]:
+        print_next(("infer", "--concept", folder / done[0], "--prompt", "{concept} in the snow", "--num_images", 4))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

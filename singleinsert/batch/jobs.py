@@ -29,6 +29,8 @@ REPORTS = ("index.html", "results.csv")
 """What a batch writes beside its concepts."""
 HIDDEN = ".batch"
 """In a batch's folder: states of the jobs, and what is being worked on."""
+QUEUE, PAUSED = "queue", "paused"
+"""A folder of lists of jobs, which may grow, and the file in it that lets workers take no more of them."""
 
 Values = dict[str, Any]
 Problem = tuple[str, str]
@@ -80,9 +82,10 @@ def read_jobs(
     jobs: list[Job] = []
     problems: list[Problem] = []
     names: dict[str, str] = {}
+    from_folder = source.is_dir() and not (source / QUEUE).is_dir()
     for asked in _asked(source, problems):
         try:
-            job = _job(asked, output_dir, preset, config_file, flags or {}, from_folder=source.is_dir())
+            job = _job(asked, output_dir, preset, config_file, flags or {}, from_folder)
             other = names.setdefault(job.name.lower(), asked.where)  # file systems and WebUIs overlook case
             if other != asked.where:
                 raise ConfigError(f"its name {job.name} is that of {other}: set name")
@@ -124,6 +127,9 @@ def _job(
 def _asked(source: Path, problems: list[Problem]) -> Iterator[Asked]:
     if not source.exists():
         raise InputError(f"{source}: not found; {KINDS}")
+    if (source / QUEUE).is_dir():
+        yield from _from_queue(source / QUEUE, problems)
+        return
     if source.is_dir():
         rows, where = _from_folder(source, problems), ""
     elif source.suffix.lower() == ".csv":
@@ -137,6 +143,23 @@ def _asked(source: Path, problems: list[Problem]) -> Iterator[Asked]:
             yield _one(f"{where}{label}", layers, parse, source)
         except ConfigError as problem:
             problems.append((f"{where}{label}", str(problem)))
+
+
+def _from_queue(folder: Path, problems: list[Problem]) -> Iterator[Asked]:
+    """The jobs of every list in ``folder``, the oldest file's first. One that cannot be read is a problem."""
+    lists = [path for path in folder.glob("*.*") if path.suffix.lower() in (".toml", ".csv") and path.name[0] != "."]
+    for path in sorted(lists, key=_age):
+        try:
+            yield from _asked(path, problems)
+        except (ConfigError, InputError) as problem:
+            problems.append((QUEUE, str(problem)))
+
+
+def _age(path: Path) -> tuple[int, str]:
+    try:
+        return path.stat().st_mtime_ns, path.name
+    except OSError:  # taken away a moment ago
+        return 0, path.name
 
 
 def _one(where: str, layers: Iterable[Values], parse: Parse | None, source: Path) -> Asked:
@@ -153,6 +176,12 @@ def _one(where: str, layers: Iterable[Values], parse: Parse | None, source: Path
     values |= {key: _paths(values[key], source) for key in PATHS if values.get(key)}
     file = _path(own["config_file"], source) if "config_file" in own else ""
     return Asked(where, own.get("preset", ""), file, values)
+
+
+def flat_keys(job: Mapping[str, Any]) -> Values:
+    """A job of a TOML list as ``{"section.key": value}``, its own keys (name, preset, config_file) beside them."""
+    own = {key: value for key, value in job.items() if key in OWN_KEYS}
+    return own | dict(_keys({key: value for key, value in job.items() if key not in OWN_KEYS}))
 
 
 def _text(key: str, value: Any) -> str:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from singleinsert.batch.growing import Growing
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.progress import counts, progress_line
 from singleinsert.batch.store import Store
 from singleinsert.batch.worker import INPUTS_END, Outcome, Task, Worker
 from singleinsert.errors import first_line
-from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, Claim, Queue
+from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, STOPPED, Claim, Queue
 
 AGAIN = "stopped: start the same batch again to go on"
 POLL = 2.0
@@ -41,8 +43,7 @@ def work_off(
     worker, told = Worker(), False
     with stopped_by_signals():
         while True:
-            claim = queue.claim(lambda name: worker.prefers(by_name[name].settings))
-            if claim is None:
+            if not do_next(worker, by_name, queue, store, folder, say, report):
                 if queue.settled() or not wait:
                     return
                 if not told:
@@ -50,12 +51,56 @@ def work_off(
                 told = True
                 time.sleep(POLL)
                 continue
-            job, outcome = by_name[claim.name], finished_before(claim, store)
-            if outcome is None:
-                say(f"{job.name}: begins")
-                outcome = _do(worker, job, claim, queue, store, folder)
-            settle(outcome, claim, queue, folder, say)
-            report()
+
+
+def stay(
+    growing: Growing, queue: Queue, store: Store, folder: Path, *, idle: float, say: Callable[[str], None],
+    report: Callable[[Sequence[Job]], object], between: Callable[[Worker], bool] = lambda worker: False,
+) -> None:  # fmt: skip
+    """Do the jobs of a list that grows, and wait for more.
+
+    Args:
+        idle: seconds without anything to do after which to leave. report: called with the jobs after each of them.
+        between: other work of this process, before each job; False where there was none.
+
+    Raises:
+        As :func:`work_off`.
+    """
+    worker, last, shown = Worker(), time.monotonic(), False
+    with stopped_by_signals():
+        while True:
+            growing.look()
+            did = between(worker)
+            if not growing.paused:
+                write_report = partial(report, list(growing.jobs.values()))
+                did |= do_next(worker, growing.jobs, queue, store, folder, say, write_report)
+            if did:
+                last, shown = time.monotonic(), False
+                continue
+            if not shown:
+                say("waiting for jobs")
+                shown = True
+            if time.monotonic() - last >= idle:
+                return
+            time.sleep(min(POLL, idle) if idle else POLL)
+
+
+def do_next(
+    worker: Worker, jobs: Mapping[str, Job], queue: Queue, store: Store, folder: Path, say: Callable[[str], None],
+    report: Report,
+) -> bool:  # fmt: skip
+    """Take the next job and do it; False where there is none now."""
+    claim = queue.claim(lambda name: worker.prefers(jobs[name].settings))
+    if claim is None:
+        return False
+    outcome = finished_before(claim, store)
+    if outcome is None:
+        say(f"{claim.name}: begins")
+        report()
+        outcome = _do(worker, jobs[claim.name], claim, queue, store, folder)
+    settle(outcome, claim, queue, folder, say)
+    report()
+    return True
 
 
 def _do(worker: Worker, job: Job, claim: Claim, queue: Queue, store: Store, folder: Path) -> Outcome:
@@ -64,6 +109,8 @@ def _do(worker: Worker, job: Job, claim: Claim, queue: Queue, store: Store, fold
     try:
         return worker.do(Task(job.name, job.settings, work_folder(folder, claim)), store)
     except Interrupted as stop:  # the run's own words are of one run, and not of a batch
+        if stop.by_request:
+            return Outcome(STOPPED, "stopped, its state is saved")
         queue.finish(claim, QUEUED, "stopped")
         raise Interrupted(stop.exit_code - 128, AGAIN) from stop
     except BaseException as stop:
@@ -72,7 +119,7 @@ def _do(worker: Worker, job: Job, claim: Claim, queue: Queue, store: Store, fold
 
 
 def work_folder(folder: Path, claim: Claim) -> Path:
-    """A folder for this try, with the last one's samples and checkpoints: copies, for its holder may be slow, not dead.
+    """A folder for this try, with the last one's samples, logs and checkpoints: copies, for its holder may be slow.
 
     The checkpoints come last and at once, so that a try with checkpoints has all that belongs to them.
     """
@@ -82,8 +129,9 @@ def work_folder(folder: Path, claim: Claim) -> Path:
     for attempt in range(claim.attempt - 1, 0, -1):
         left = folder / f"{claim.name}.{attempt:03d}"
         if (left / "checkpoints").is_dir():
-            if (left / "samples").is_dir():
-                shutil.copytree(left / "samples", mine / "samples", dirs_exist_ok=True, ignore=half_written)
+            for part in ("samples", "logs"):
+                if (left / part).is_dir():
+                    shutil.copytree(left / part, mine / part, dirs_exist_ok=True, ignore=half_written)
             shutil.copytree(left / "checkpoints", mine / "copying", ignore=half_written)
             (mine / "copying").rename(mine / "checkpoints")
             break

@@ -13,8 +13,7 @@ from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, input_paths, plain_values, read_inputs
 from singleinsert.data.folders import some
-from singleinsert.errors import InputError, ModelError, SingleInsertError
-from singleinsert.terms import BUNDLED_MODELS
+from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.work.queue import DONE, FAILED, State
 
 LORA_MB_PER_RANK = 1.6
@@ -51,9 +50,7 @@ def check_inputs(job: Job) -> list[Problem]:
     from singleinsert.data.captions import CAPTION_SUFFIX
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks.files import check_mask, read_mask
-    from singleinsert.models.bundled import place_of_model
-    from singleinsert.models.loading import check_folder
-    from singleinsert.models.single_file import check_checkpoint
+    from singleinsert.models.presence import check_source
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
@@ -69,15 +66,7 @@ def check_inputs(job: Job) -> list[Problem]:
                 check_mask(read_mask(path, sizes[place if len(data.class_word) == 1 else "0"]), f"mask {path}")
 
     def model() -> None:
-        folder = Path(place_of_model(source))
-        if folder.is_dir():
-            check_folder(folder, job.settings.model.variant or None)
-        elif folder.is_file():
-            check_checkpoint(folder)
-        elif not looks_like_hub_id(source):
-            raise ModelError(f"no model folder {source}: give a diffusers folder, a .safetensors file or a hub id")
-        elif not is_cached(source) and hub_is_off():
-            raise ModelError(f"{source} is not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it")
+        check_source(source, job.settings.model.variant or None)
 
     for check in (pictures, model, lambda: stages_of(job.settings)):
         try:
@@ -87,38 +76,17 @@ def check_inputs(job: Job) -> list[Problem]:
     return found
 
 
-def looks_like_hub_id(source: str) -> bool:
-    """Whether a model that is neither file nor folder may be one of the hub's, OWNER/NAME."""
-    return source.count("/") == 1 and not source.startswith((".", "/", "~")) and "\\" not in source
-
-
-def is_cached(source: str) -> bool:
-    """Whether the hub's model was fetched before."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return isinstance(try_to_load_from_cache(source, "model_index.json"), str)
-    except HFValidationError:
-        return False
-
-
-def hub_is_off() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
 def model_notes(jobs: Sequence[Job]) -> list[str]:
     """What a user should know of the base models that the jobs load: several, or one that is still to be fetched."""
+    from singleinsert.models.presence import is_to_fetch
+
     found = []
     models = Counter(job.settings.model.pretrained_model_name_or_path for job in jobs)
     if len(models) > 1:
         names = ", ".join(f"{name} ({count} of the jobs)" for name, count in models.items())
         found.append(f"note: {len(models)} base models will be loaded, one after the other: {names}")
     for name in models:
-        of_the_hub = name not in BUNDLED_MODELS and not Path(name).exists() and looks_like_hub_id(name)
-        if of_the_hub and not is_cached(name) and not hub_is_off():
+        if is_to_fetch(name):
             found.append(f"note: {name} is not on this machine: it will be fetched from the hub, some gigabytes")
     return found
 
@@ -188,6 +156,20 @@ def check_disk(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[str, bo
     there = nearest_parent(folder)
     need, free = megabytes(jobs, workers), shutil.disk_usage(there).free / 1e6
     return f"disk: up to {need:,.0f} MB needed in {folder}, {free:,.0f} MB free", free > need
+
+
+def plan_rows(jobs: Sequence[Job], states: Mapping[str, State]) -> list[dict[str, Any]]:
+    """What will happen to each job, as plain data."""
+    return [
+        {
+            "name": job.name, "state": states[job.name].state, "class_word": list(job.settings.data.class_word),
+            "preset": job.preset, "base_model": job.settings.model.pretrained_model_name_or_path,
+            "steps": {name: stage.steps for name, stage in job.settings.stages.items()},
+            "resolution": job.settings.data.resolution, "image": list(job.settings.data.image),
+            "mask": mask_words(job), "where": job.where,
+        }
+        for job in jobs
+    ]  # fmt: skip
 
 
 def plan_lines(jobs: Sequence[Job], states: Mapping[str, State]) -> list[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 
-from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, State
+from singleinsert.training.progress import duration
+from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, STOPPED, State
 
 
 def counts(states: Mapping[str, State]) -> dict[str, int]:
-    return {kind: sum(s.state == kind for s in states.values()) for kind in (DONE, FAILED, RUNNING, QUEUED)}
+    return {kind: sum(s.state == kind for s in states.values()) for kind in (DONE, FAILED, STOPPED, RUNNING, QUEUED)}
 
 
 def time_left(states: Mapping[str, State], workers: int) -> float | None:
@@ -25,16 +26,8 @@ def progress_line(states: Mapping[str, State], workers: int) -> str:
     """``"5 of 12 done, 1 failed, 2 running, about 6 min left"``."""
     number = counts(states)
     parts = [f"{number[DONE]} of {len(states)} done"]
-    parts += [f"{number[kind]} {kind}" for kind in (FAILED, RUNNING) if number[kind]]
+    parts += [f"{number[kind]} {kind}" for kind in (FAILED, STOPPED, RUNNING) if number[kind]]
     left = time_left(states, workers)
     if left and number[QUEUED] + number[RUNNING]:
         parts.append(f"about {duration(left)} left")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``"40 s"``, ``"6 min"``, ``"3 h 20 min"``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import shutil
@@ -136,6 +135,8 @@ class Worker:
         try:
             return self._train(task, task.settings, say)
         except Exception as problem:
+            from singleinsert.training.memory import out_of_memory
+
             if not out_of_memory(problem):
                 raise
             say(f"out of memory ({first_line(problem)}): once more with {LOW_MEMORY}")
@@ -176,7 +177,7 @@ class Worker:
             "base": trained.artifact.base.name,
             "mask_share": metadata["mask_share"],
             "losses": metadata["losses"],
-            "curve": loss_curve(files.losses),
+            "curve": loss_curve(files.logs),
             "low_memory": sparing,
             "finished": round(time.time()),
             "seconds": round(time.time() - started, 1),
@@ -196,22 +197,6 @@ def source_key(settings: Settings) -> tuple[Any, ...]:
     """What a loaded model depends on, besides precision and device."""
     values = to_values(settings)
     return (*vars(settings.model).values(), *(values[key] for key in sorted(keys_declared("loaded"))))
-
-
-def out_of_memory(problem: BaseException | None) -> bool:
-    """Did memory run out, on a device or here, at the root of it?"""
-    import torch
-    from accelerate.utils.memory import should_reduce_batch_size
-
-    while problem is not None:
-        if isinstance(problem, MemoryError | torch.OutOfMemoryError):
-            return True
-        if isinstance(problem, RuntimeError) and (
-            should_reduce_batch_size(problem) or "No executable batch size found" in str(problem)
-        ):
-            return True
-        problem = problem.__cause__
-    return False
 
 
 def plain_values(settings: Settings) -> dict[str, Any]:
@@ -279,9 +264,10 @@ def digest_of(inputs: dict[str, bytes]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(inputs[key]).digest() for key in sorted(inputs))).hexdigest()[:16]
 
 
-def loss_curve(path: Path) -> list[float]:
-    """The loss over all steps, thinned to what a small drawing shows."""
-    with path.open(newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+def loss_curve(logs: Path) -> list[float]:
+    """The loss over all steps of the run whose logs these are, thinned to what a small drawing shows."""
+    from singleinsert.training.events import loss_rows, read_events
+
+    losses = [float(row["loss"]) for row in loss_rows(read_events(logs))]
     stride = max(1, len(losses) // CURVE_POINTS)
     return [round(sum(part) / len(part), 6) for i in range(0, len(losses), stride) if (part := losses[i : i + stride])]

@@ -344,7 +344,9 @@ class RunSettings:
 class SampleSettings:
     """Pictures drawn during training and for the final sheet."""
 
-    steps_interval: int = setting(0, "steps between samples; 0: at the end of each stage", minimum=0)
+    steps_interval: int = setting(
+        0, "steps between samples; 0: the first prompt after a third of each stage, and all at its end", minimum=0
+    )
     prompts: tuple[str, ...] = setting(
         ("{concept}", "{concept} in the snow", "{concept} on the beach", "a painting of {concept}"),
         "prompts of the sheet; {concept} is placeholder and class word, * the placeholder alone", several=True,

@@ -131,6 +131,27 @@ def presets_folder() -> Path:
     return installed if installed.is_dir() else package.parent / "presets"
 
 
+def examples_folder() -> Path:
+    """Likewise, of the pictures of the bundled models' worlds."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "examples"
+    return installed if installed.is_dir() else package.parent / "examples"
+
+
+def with_bundled_photo(settings: Settings) -> Settings | None:
+    """The settings of a run that names no picture with the bundled face and a name; None where one is named, or the
+    base model is none to try it with."""
+    data, run = settings.data, settings.run
+    if (
+        data.image
+        or settings.model.pretrained_model_name_or_path != "mini-sd"
+        or data.class_word not in ((), ("face",))
+    ):
+        return None
+    face = replace(data, image=(str(examples_folder() / "face.png"),), class_word=("face",))
+    return replace(settings, data=face, run=replace(run, output_name=run.output_name or "mexyz"))
+
+
 def preset_names() -> list[str]:
     """Names that ``--preset`` takes."""
     return sorted(path.stem for path in presets_folder().glob("*.toml"))

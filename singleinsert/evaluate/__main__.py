@@ -18,18 +18,22 @@ The same command again continues where it was interrupted. Formats and columns a
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, run_script
+from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, print_next, run_script
 from singleinsert.errors import ConfigError
 from singleinsert.evaluate.study.command import add_command, run_study
 from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
+
+if TYPE_CHECKING:
+    from singleinsert.evaluate.plan import Plan
 
 OF_ONE_CONCEPT = (
     "image", "mask", "mask_index", "box", "class_word", "output_name", "resume_from_checkpoint", "mask_only",
@@ -89,6 +93,7 @@ def _add_own(group: Any, methods: str | None) -> None:
         help=f"{', '.join(set_names())}, or a .toml file{default}",
     )  # fmt: skip
     group.add_argument("--dry_run", action="store_true", help="say what would be done, and about how long it takes")
+    group.add_argument("--json", action="store_true", help="with --dry_run: the plan as JSON, inputs checked")
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
     group.add_argument("--only", default="", metavar="NAME,...", help="only these concepts")
     group.add_argument(
@@ -161,7 +166,7 @@ def evaluate(args: argparse.Namespace) -> None:
     def say(line: str) -> None:
         print(prefix + line, flush=True)
 
-    for line in left_out(protocol.concepts):
+    for line in [] if args.json else left_out(protocol.concepts):
         say(f"note: {line}")
     of_scenes = plan.concepts[0].is_scene
     if of_scenes != (args.command == SCENES):
@@ -169,6 +174,8 @@ def evaluate(args: argparse.Namespace) -> None:
             f"{protocol.concepts} holds {'scenes' if of_scenes else 'single concepts'}: the command for them is "
             f"{SCENES if of_scenes else 'run'}"
         )
+    if args.json:
+        return plan_as_json(plan, folder)
     what = "scenes" if of_scenes else "concepts"
     say(f"{len(plan.concepts)} {what}, {len(plan.methods.methods)} methods, into {folder}")
     runner = Runner(
@@ -177,12 +184,38 @@ def evaluate(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if args.dry_run:
         runner.estimate()
+        print_next(("evaluate", *args.words), leave_out="--dry_run")
         return
     try:
         runner.run()
     finally:
         write_results(runner, folder, time.perf_counter() - started, processes, say)
     runner.clear()
+
+
+def plan_as_json(plan: Plan, folder: Path) -> None:
+    """Print what would be trained and drawn. ConfigError where a picture, mask or base model cannot be used."""
+    from singleinsert.batch.jobs import Job, a_line_each
+    from singleinsert.batch.plan import check_inputs, model_notes
+
+    jobs = [Job(concept.name, concept.any_settings, plan.preset, concept.name) for concept in plan.concepts]
+    problems = a_line_each(problem for job in jobs for problem in check_inputs(job))
+    methods = [method.name for method in plan.methods.methods]
+    concepts = [
+        {
+            "name": c.name,
+            "class_word": list(c.any_settings.data.class_word),
+            "prompts": len(c.prompts),
+            "seeds": c.seeds,
+        }
+        for c in plan.concepts
+    ]
+    pictures = sum(len(concept.asked(method)) for concept in plan.concepts for method in concept.settings)
+    facts = {"folder": str(folder), "methods": methods, "concepts": concepts, "trainings": plan.units,
+             "pictures": pictures, "notes": model_notes(jobs), "problems": problems}  # fmt: skip
+    print(json.dumps(facts, indent=1))
+    if problems:
+        raise ConfigError("; ".join(problems))
 
 
 def write_results(runner: Any, folder: Path, seconds: float, processes: int, say: Any) -> None:
@@ -206,6 +239,7 @@ def write_results(runner: Any, folder: Path, seconds: float, processes: int, say
         return
     results.save(folder)
     say(f"{report(folder)}")
+    print_next(("evaluate", "report", folder))
 
 
 def report(folder: Path) -> Path:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from singleinsert.cli import Parser, path_argument, run_script
+from singleinsert.cli import Parser, path_argument, print_next, run_script
 from singleinsert.export import FORMATS
 
 
@@ -63,6 +63,9 @@ def run(args: argparse.Namespace) -> None:
         preview=preview, trigger_word=args.trigger_word, overwrite=args.overwrite,
     ):  # fmt: skip
         print(path)
+    where = args.output_dir or folder
+    print_next(("infer", "--concept", where, "--prompt", "{concept} in the snow", "--num_images", 4, "--grid"))
+    print("into A1111, Forge or ComfyUI: docs/clients.md says which file goes where")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

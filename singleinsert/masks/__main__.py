@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from singleinsert.cli import run_script
+from singleinsert.cli import Command, print_next, run_script
 from singleinsert.config import Settings
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks.arguments import build_parser, settings_of
@@ -38,7 +38,11 @@ def find(args: argparse.Namespace, settings: Settings, options: dict[str, Any]) 
     if beside:
         refuse_second(picture.path)
     result = find_mask(picture, words[0], beside=False, **options)
-    print(*result.lines(), *write_mask(result, folder, picture.path.stem, args.overwrite), sep="\n")
+    written = write_mask(result, folder, picture.path.stem, args.overwrite)
+    print(*result.lines(), *written, sep="\n")
+    given: tuple[str | Path, ...] = () if beside else ("--mask", written[0])
+    learn: Command = ("train", "--image", picture.path, "--class_word", words[0], *given)
+    print_next(("masks", "edit", "--image", picture.path, *given), learn)
     return 0
 
 
@@ -68,6 +72,8 @@ def _find_several(
     save_masks(masks, target)
     write_atomically(target / "overlay.png", masks.sheet(picture).save)
     print(target)
+    learn: Command = ("train", "--image", picture.path, "--mask", target)
+    print_next((*learn, *(word for name in named for word in ("--class_word", named[name].split("|")[0]))))
     return 0
 
 

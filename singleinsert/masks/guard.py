@@ -7,7 +7,7 @@ that name, in Host). Both are refused here, before the page's framework sees the
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,19 +46,28 @@ def is_local(headers: list[tuple[bytes, bytes]]) -> bool:
     Args:
         headers: names in lower case, and values.
     """
-    hosts = [value for name, value in headers if name == b"host"]
+    return trusts(headers, TRUSTED)
+
+
+def trusts(
+    headers: Sequence[tuple[bytes, bytes]], hosts: Collection[str], schemes: Collection[str] = ("http",)
+) -> bool:
+    """As :func:`is_local`, of a server that answers under the names ``hosts``, without ports."""
+    named = [value for name, value in headers if name == b"host"]
     origins = [value for name, value in headers if name == b"origin"]
     # a page that was opened by a link sends no Origin; "null" is what a sandboxed or local file's page sends
-    ports = {_trusted_port(address) for address in (*(b"http://" + host for host in hosts), *origins)}
-    return len(hosts) == 1 and len(ports) == 1 and None not in ports
+    scheme = next(iter(schemes)).encode()
+    addresses = (*(scheme + b"://" + host for host in named), *origins)
+    ports = {_trusted_port(address, hosts, schemes) for address in addresses}
+    return len(named) == 1 and len(ports) == 1 and None not in ports
 
 
-def _trusted_port(address: bytes) -> int | None:
-    """The port of http://HOST:PORT where HOST is this machine; None for any other address."""
+def _trusted_port(address: bytes, hosts: Collection[str], schemes: Collection[str]) -> int | None:
+    """The port of SCHEME://HOST:PORT where HOST is one of ``hosts``; None for any other address."""
     try:
         parts = urlsplit(address.decode("ascii"))
-        port = parts.port or 80
+        port = parts.port or {"https": 443}.get(parts.scheme, 80)
     except ValueError:
         return None
-    plain = parts.scheme == "http" and parts.username is None and not (parts.path or parts.query or parts.fragment)
-    return port if plain and parts.hostname in TRUSTED else None
+    plain = parts.scheme in schemes and parts.username is None and not (parts.path or parts.query or parts.fragment)
+    return port if plain and parts.hostname in hosts else None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from singleinsert.atomic import write_text
 from singleinsert.config import Settings
@@ -100,3 +102,11 @@ def _check_processes(settings: Settings, processes: int) -> None:
             )
     if settings.run.offload and processes > 1:
         raise ConfigError("run.offload is for one GPU that is short of memory: leave it out, or launch one process")
+
+
+def sum_gradients(accelerator: Any, parameters: Sequence[nn.Parameter]) -> None:
+    """Sum the gradients over all processes, in one message. Each loss was divided by the global batch already."""
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
+    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)

@@ -90,9 +90,13 @@ def not_reached(state: dict[str, Any]) -> set[str]:
     """Sections of the settings that say nothing of a checkpoint yet: those of the stages after its own, and the
     adapter's while there is none. A run that differs in these alone can go on from it."""
     begun = [name for name in STAGES if state["identity"].get(f"{name}.steps")][: state["stage"] + 1]
-    adapted = any(not name.startswith("concept.") for name in state["parameters"])
     later = STAGES[STAGES.index(begun[-1]) + 1 :] if begun else ()
-    return {*later} | (set() if adapted else {"adapter"})
+    return {*later} | (set() if has_adapters(state) else {"adapter"})
+
+
+def has_adapters(state: dict[str, Any]) -> bool:
+    """Does a checkpoint's state hold changes of the model's weights?"""
+    return any(not name.startswith("concept.") for name in state["parameters"])
 
 
 def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any], free: Collection[str] = ()) -> None:

@@ -49,10 +49,6 @@ class RunFiles:
         return self.folder / "logs" / self.name
 
     @property
-    def losses(self) -> Path:
-        return self.logs / "losses.csv"
-
-    @property
     def wandb_id(self) -> Path:
         return self.logs / "wandb_id"
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +15,15 @@ from singleinsert.adapters.base import NO_ADAPTERS, Adapters
 from singleinsert.config import Settings
 from singleinsert.errors import ConfigError, ModelError, first_line
 from singleinsert.models.family import Family
-from singleinsert.terms import WEIGHT_ROLES
+from singleinsert.terms import BEFORE, WEIGHT_ROLES
+from singleinsert.training.accelerator import sum_gradients
 from singleinsert.training.bank import TeacherBank
-from singleinsert.training.checkpoint import save_checkpoint
+from singleinsert.training.checkpoint import has_adapters, save_checkpoint
 from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.prior import Prior
-from singleinsert.training.progress import LossLog, ProgressLines
+from singleinsert.training.progress import LossLog, RunBar, TimeLeft
 from singleinsert.training.prompting import Prompting, StepPrompt
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.signals import Interrupted, StopSignal
@@ -33,12 +32,20 @@ from singleinsert.training.stages import (
     adapter_options,
     build_lr_scheduler,
     build_optimizer,
+    first_sample_step,
     parts_trained,
+    step_cost,
     wants_bank,
 )
 from singleinsert.training.step import EncodedPicture, training_step
 from singleinsert.training.texts import ConceptSet, PromptBook, StepConditions
 from singleinsert.training.watch import Watch
+
+
+class Sample(Protocol):
+    """Draws the run's sample prompts, or the first alone; those of the stage "before" without the concepts."""
+
+    def __call__(self, stage: str, step: int, first_only: bool = False) -> None: ...
 
 
 @dataclass
@@ -70,14 +77,14 @@ class Loop:
 
     Attributes:
         adapters: what changes the model's weights, once a stage has wanted it.
-        losses: the table of losses so far.
+        losses: the losses so far.
         on_first_step: called once, after the first optimiser step.
     """
 
     def __init__(
         self,
         run: Run,
-        sample: Callable[[str, int], None],
+        sample: Sample,
         state: dict[str, Any] | None = None,
         on_first_step: Callable[[], None] = lambda: None,
     ) -> None:
@@ -90,7 +97,9 @@ class Loop:
             stage.name: Sampling.of_stage(stage.settings, self._batch(stage), run.model.schedule)
             for stage in run.stages
         }
-        self.micro_batch = MicroBatch(run.settings.run.micro_batch_size, run.accelerator.device, run.watch.line)
+        size, watch = run.settings.run.micro_batch_size, run.watch
+        self.micro_batch = MicroBatch(size, run.accelerator.device, watch.line, watch.out_of_memory)
+        self.finished_early = False
         self.bank = self._build_bank()
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
@@ -103,32 +112,57 @@ class Loop:
             Interrupted: Ctrl-C or SIGTERM; the state is saved.
             SingleInsertError: the training diverged.
         """
-        with StopSignal() as stop:
+        stages = self.run.stages
+        time_left = TimeLeft({s.name: s.steps for s in stages}, {s.name: step_cost(s) for s in stages})
+        bar = RunBar(time_left, self.global_step, self.run.accelerator.is_local_main_process)
+        with StopSignal() as stop, bar:
             while self.stage_index < len(self.run.stages):
-                self._run_stage(self.run.stages[self.stage_index], stop)
+                self._run_stage(self.run.stages[self.stage_index], stop, bar)
                 self.stage_index, self.step = self.stage_index + 1, 0
 
-    def _run_stage(self, stage: Stage, stop: StopSignal) -> None:
+    def _run_stage(self, stage: Stage, stop: StopSignal, bar: RunBar) -> None:
         self._prepare(stage)
         settings = self.run.settings
-        with self._bar(stage) as bar:
-            while self.step < stage.steps:
-                self._optimiser_step(stage)
-                self.step += 1
-                self.on_first_step()
-                self.on_first_step = _nothing
-                bar.update()
-                if self.losses.due or self.step == stage.steps:
-                    bar.set_postfix({name: f"{value:.4f}" for name, value in self.losses.flush().items()})
-                if _due(settings.run.checkpointing_steps, self.global_step):
-                    self.save()
-                self._leave_if_asked(stop)
-                wanted = _due(settings.sample.steps_interval, self.step) or self._asked_for_samples()
-                if wanted and self.step < stage.steps:  # the last step's are drawn in any case
-                    self.sample(stage.name, self.step)
+        while self.step < stage.steps:
+            self._optimiser_step(stage)
+            self.step += 1
+            self.on_first_step()
+            self.on_first_step = lambda: None
+            bar.step(stage.name, self.step, self.losses.flush(wait=self.step < stage.steps))
+            if _due(settings.run.checkpointing_steps, self.global_step):
+                self.save()
+            self._leave_if_asked(stop)
+            if self._asked(self.run.watch.asked_to_finish()):
+                stage = self._end_here(stage)
+            self._sample_if_due(stage)
+            bar.rest()
         self._release()
-        self.sample(stage.name, stage.steps)
+        self._draw_samples(stage.name, stage.steps)
+        bar.rest()
         self._leave_if_asked(stop)
+
+    def _end_here(self, stage: Stage) -> Stage:
+        """Let the run consist of what it has done: its last stage, which is returned, ends at this step."""
+        self.losses.flush()
+        ended = replace(stage, settings=replace(stage.settings, steps=self.step))
+        self.finished_early = ended != stage or len(self.run.stages) > self.stage_index + 1
+        self.run.stages = [*self.run.stages[: self.stage_index], ended]
+        return ended
+
+    def _sample_if_due(self, stage: Stage) -> None:
+        interval, asked = self.run.settings.sample.steps_interval, self._asked(self.run.watch.asked_for_samples())
+        if self.step >= stage.steps:
+            return  # the last step's are drawn in any case, by who calls
+        if asked or _due(interval, self.step):
+            self._draw_samples(stage.name, self.step)
+        elif not interval and self.step == first_sample_step(stage):
+            self._draw_samples(stage.name, self.step, first_only=True)
+
+    def _draw_samples(self, stage: str, step: int, first_only: bool = False) -> None:
+        """Samples; before the first of them, what the frozen model draws."""
+        with self.adapters.disabled():
+            self.sample(BEFORE, 0)
+        self.sample(stage, step, first_only)
 
     def _tell(self, row: dict[str, Any]) -> None:
         steps = {stage.name: stage.steps for stage in self.run.stages}
@@ -237,7 +271,7 @@ class Loop:
     def _prepare(self, stage: Stage) -> None:
         """Let exactly what ``stage`` names require gradients, with an optimiser of its own."""
         restored, self._restored = self._restored, None
-        if stage.trains & WEIGHT_ROLES or (restored and _has_adapters(restored)):
+        if stage.trains & WEIGHT_ROLES or (restored and has_adapters(restored)):
             self._inject()
         for parameter in (*self.run.concepts.parameters(), *(p for _, p in self.adapters.named_parameters())):
             parameter.requires_grad_(False)
@@ -311,7 +345,6 @@ class Loop:
             }
             limit = run.settings.run.checkpoints_total_limit
             path = save_checkpoint(run.files.checkpoints, self.global_step, state, limit)
-            self.losses.write(run.files.losses)
             run.watch.checkpoint(path)
         run.accelerator.wait_for_everyone()
 
@@ -351,41 +384,16 @@ class Loop:
                 received,
                 f"interrupted after {self.run.stages[self.stage_index].name} step {self.step}, state saved in "
                 f"{self.run.files.checkpoints}; go on: {self.run.files.resume_command}",
+                by_request=not stop.received,
             )
 
-    def _asked_for_samples(self) -> bool:
-        """All processes draw together, though the main one alone is asked."""
-        asked, accelerator = self.run.watch.asked_for_samples(), self.run.accelerator
+    def _asked(self, told: bool) -> bool:
+        """Of any process: all do it together, though the main one alone is asked."""
+        accelerator = self.run.accelerator
         if accelerator.num_processes > 1:
-            asked = bool(accelerator.gather(torch.tensor([int(asked)], device=accelerator.device)).max())
-        return asked
-
-    def _bar(self, stage: Stage) -> Any:
-        from tqdm.auto import tqdm
-
-        shown = self.run.accelerator.is_local_main_process
-        if shown and not sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ:
-            return ProgressLines(stage.name, self.step, stage.steps)
-        # a word that is given, even False, would win over TQDM_DISABLE
-        hidden = {} if shown else {"disable": True}
-        return tqdm(total=stage.steps, initial=self.step, desc=stage.name, dynamic_ncols=True, **hidden)
-
-
-def sum_gradients(accelerator: Any, parameters: Sequence[nn.Parameter]) -> None:
-    """Sum the gradients over all processes, in one message. Each loss was divided by the global batch already."""
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = accelerator.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "sum")
-    for parameter, gradient in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = gradient.view_as(parameter)
+            told = bool(accelerator.gather(torch.tensor([int(told)], device=accelerator.device)).max())
+        return told
 
 
 def _due(interval: int, step: int) -> bool:
     return interval > 0 and step % interval == 0
-
-
-def _has_adapters(state: dict[str, Any]) -> bool:
-    return any(not name.startswith("concept.") for name in state["parameters"])
-
-
-def _nothing() -> None:
-    pass

@@ -18,8 +18,11 @@ class MicroBatch:
     with as many as fit. Where memory runs out all the same, half as many are tried.
     """
 
-    def __init__(self, asked: int, device: torch.device, say: Callable[[str], None]) -> None:
-        self.device, self._say = device, say
+    def __init__(
+        self, asked: int, device: torch.device, say: Callable[[str], None],
+        say_out_of_memory: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.device, self._say, self._say_out_of_memory = device, say, say_out_of_memory or say
         self._measures = asked == 0 and device.type == "cuda"
         self._size: int | None = asked or None
         self._probe: int | None = None
@@ -71,6 +74,21 @@ class MicroBatch:
                 "programs that use the GPU"
             ) from error
         self._size = self._given // 2
-        self._say(f"out of memory with {self._given} samples at a time: going on with {self._size}")
+        self._say_out_of_memory(f"out of memory with {self._given} samples at a time: going on with {self._size}")
         clear_device_cache()
         return True
+
+
+def out_of_memory(problem: BaseException | None) -> bool:
+    """Did memory run out, on a device or here, at the root of it?"""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    while problem is not None:
+        if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(problem, RuntimeError) and (
+            should_reduce_batch_size(problem) or "No executable batch size found" in str(problem)
+        ):
+            return True
+        problem = problem.__cause__
+    return False

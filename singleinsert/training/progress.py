@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import csv
 import math
+import os
 import sys
+import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from singleinsert.atomic import write_atomically
 from singleinsert.errors import SingleInsertError
 
 INTERVAL = 10  # steps between two looks at the device; on the CPU a look costs nothing
@@ -42,16 +41,17 @@ class LossLog:
         row = {"stage": stage, "step": step, "learning_rate": learning_rate}
         self._pending.append((row, list(terms), torch.stack(list(terms.values()))))
 
-    @property
-    def due(self) -> bool:
-        return len(self._pending) >= self.interval
-
-    def flush(self) -> dict[str, float]:
+    def flush(self, wait: bool = False) -> dict[str, float]:
         """Read what is pending, tell the trackers, and return the last step's terms.
+
+        Args:
+            wait: until enough is pending; {} while it is not.
 
         Raises:
             SingleInsertError: a loss is not a number.
         """
+        if wait and len(self._pending) < self.interval:
+            return {}
         if self._pending:
             values = torch.cat([tensor for _, _, tensor in self._pending])
             if self.accelerator.num_processes > 1:
@@ -75,39 +75,82 @@ class LossLog:
         self.accelerator.log(values, step=len(self.rows))
         self.on_row(row)
 
-    def write(self, path: Path) -> None:
-        """The whole table as CSV."""
-        columns = list(dict.fromkeys(key for row in self.rows for key in row))
 
-        def fill(target: Path) -> None:
-            with target.open("w", newline="") as file:
-                table = csv.DictWriter(file, columns)
-                table.writeheader()
-                table.writerows(self.rows)
+class TimeLeft:
+    """How long a run still takes: the steps to come, of all stages, at the speed of those that were made.
 
-        write_atomically(path, fill)
+    Args:
+        steps: of each stage, by name. costs: what a step of each costs, against the others'.
+    """
+
+    def __init__(self, steps: Mapping[str, int], costs: Mapping[str, float]) -> None:
+        self.steps, self.costs = dict(steps), dict(costs)
+        self._seconds = self._cost = 0.0
+
+    def add(self, stage: str, seconds: float) -> None:
+        """A step of ``stage`` took so long."""
+        self._seconds += seconds
+        self._cost += self.costs.get(stage, 1.0)
+
+    def seconds(self, stage: str, step: int) -> float | None:
+        """From after the ``step``-th step of ``stage``; None where no step was timed."""
+        if not self._cost or stage not in self.steps:
+            return None
+        names = list(self.steps)
+        later = names[names.index(stage) + 1 :]
+        left = (self.steps[stage] - step) * self.costs.get(stage, 1.0)
+        left += sum(self.steps[name] * self.costs.get(name, 1.0) for name in later)
+        return left * self._seconds / self._cost
 
 
-class ProgressLines:
-    """In place of a bar where standard error is a file, in which a bar would be a line for each step: ten a stage."""
+class RunBar:
+    """A bar in the terminal for all stages of a run, with one time left. Where standard error is a file, in which a bar
+    would be a line for each step, ten lines a stage."""
 
-    def __init__(self, name: str, step: int, steps: int) -> None:
-        self.name, self.step, self.steps = name, step, steps
-        self._tenths = 10 * step // steps
+    def __init__(self, time_left: TimeLeft, first: int, shown: bool) -> None:
+        """``first``: steps that were made before. ``shown``: is this the process that shows it?"""
+        from tqdm.auto import tqdm
 
-    def __enter__(self) -> ProgressLines:
+        self._in_lines = shown and not sys.stderr.isatty() and "TQDM_DISABLE" not in os.environ
+        # a word that is given, even False, would win over TQDM_DISABLE
+        hidden = {} if shown and not self._in_lines else {"disable": True}
+        self.time_left, self._terms = time_left, dict[str, float]()
+        self._bar = tqdm(
+            total=sum(time_left.steps.values()), initial=first, dynamic_ncols=True,
+            bar_format="{desc}{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}", **hidden,
+        )  # fmt: skip
+        self.rest()
+
+    def __enter__(self) -> RunBar:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
 
-    def update(self) -> None:
-        self.step += 1
+    def rest(self) -> None:
+        """What took time since the last step, such as drawing, was no step."""
+        self._since = time.perf_counter()
 
-    def set_postfix(self, losses: Mapping[str, str]) -> None:
-        """Write a line where another tenth is done; ``losses`` as they are shown."""
-        if (tenths := 10 * self.step // self.steps) > self._tenths:
-            self._tenths = tenths
-            shown = ", ".join(f"{name}={value}" for name, value in losses.items())
-            share = 100 * self.step // self.steps
-            print(f"{self.name}: {share}% {self.step}/{self.steps} {shown}", file=sys.stderr, flush=True)
+    def step(self, stage: str, step: int, terms: Mapping[str, float]) -> None:
+        """The ``step``-th step of ``stage`` was made; ``terms``: its losses, where they were read."""
+        self.time_left.add(stage, time.perf_counter() - self._since)
+        self.rest()
+        left = self.time_left.seconds(stage, step)
+        self._terms = dict(terms) or self._terms
+        losses = ", ".join(f"{name}={value:.4f}" for name, value in self._terms.items())
+        told = f"about {duration(left)} left" if left else ""
+        of = self.time_left.steps[stage]
+        if self._in_lines and 10 * step // of > 10 * (step - 1) // of:
+            line = f"{stage}: {100 * step // of}% {step}/{of} {losses}" + (f", {told}" if told else "")
+            print(line, file=sys.stderr, flush=True)
+        self._bar.set_description(stage, refresh=False)
+        self._bar.set_postfix_str(", ".join(filter(None, (told, losses))), refresh=False)
+        self._bar.update()
+
+
+def duration(seconds: float) -> str:
+    """``"40 s"``, ``"6 min"``, ``"3 h 20 min"``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -83,7 +83,6 @@ def write_results(
     first = rows[-1].pictures[0] if rows[-1].pictures else None
     preview = first or shown.image.resize((run.settings.data.resolution,) * 2)
     if run.accelerator.is_main_process:
-        loop.losses.write(run.files.losses)
         artifact.save(run.files.artifact)
         marked = [subject for subject in shown.subjects if subject.handle != BACKGROUND]
         mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)

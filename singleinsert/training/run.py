@@ -38,13 +38,15 @@ from singleinsert.training.class_pictures import make_prior
 from singleinsert.training.encode import encode_pictures, make_concepts, make_prompting
 from singleinsert.training.events import EventLog
 from singleinsert.training.files import RunFiles
+from singleinsert.training.forecast import likeness_of
 from singleinsert.training.look import look_after
 from singleinsert.training.loop import Loop, Run
+from singleinsert.training.memory import out_of_memory
 from singleinsert.training.prepare import Material, find_material
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
 from singleinsert.training.samples import Sampler
 from singleinsert.training.signals import Interrupted
-from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, wants_bank
+from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, step_cost, wants_bank
 from singleinsert.training.switches import set_switches
 from singleinsert.training.texts import PromptBook
 from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch, Watches
@@ -109,10 +111,40 @@ def _train(
     material = find_material(settings, watch.line)
     settings = with_descriptions(settings, material)
     checkpoint = _checkpoint_to_resume(settings, files, watch)
+    events = None
     if accelerator.is_main_process:
         held.enter_context(files.claimed(bool(settings.run.resume_from_checkpoint), checkpoint))
+        events = EventLog(files.logs)
+        watch = Watches(watch, events)
     accelerator.wait_for_everyone()  # before one begins to write there, all have looked
+    try:
+        return _train_there(settings, accelerator, files, stages, material, checkpoint, load, started, watch, events)
+    except BaseException as problem:
+        if isinstance(problem, Interrupted):
+            # all processes, after the same step; one that leaves with its group open may be aborted
+            accelerator.state.destroy_process_group()
+        if events is not None:
+            _tell_end(events, problem)
+        raise
 
+
+def _tell_end(events: EventLog, problem: BaseException) -> None:
+    if isinstance(problem, Interrupted):
+        events.interrupted(first_line(problem))
+    else:
+        events.failed(first_line(problem), out_of_memory(problem))
+
+
+def _train_there(
+    settings: Settings, accelerator: Any, files: RunFiles, stages: list[Stage], material: Material,
+    checkpoint: Path | None, load: Callable[[Settings, Any], Family] | None, started: float, watch: Watch,
+    events: EventLog | None,
+) -> Trained:  # fmt: skip
+    """The run in its place, from the model to the results."""
+    source = settings.model.pretrained_model_name_or_path
+    watch.line(f"loading {source}")
+    if events is not None:
+        events.loading(source)
     model = (load or load_model)(settings, accelerator)
     model.check_trainable()
     # now, and not when a stage begins
@@ -124,11 +156,11 @@ def _train(
     run = assemble(settings, accelerator, files, stages, model, material, watch)
     state = None if checkpoint is None else _read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
-    events = EventLog(files.logs) if accelerator.is_main_process else None
     if events is not None:
-        _write_beginning(run, material)
-        events.begin({stage.name: stage.steps for stage in stages}, str(checkpoint or ""))
-        run.watch = Watches(watch, events)
+        _write_beginning(run, material, events)
+        costs = {stage.name: step_cost(stage) for stage in stages}
+        steps, before = {stage.name: stage.steps for stage in stages}, state["losses"] if state else ()
+        events.begin(steps, str(checkpoint or ""), costs, before, likeness_of(settings))
     start_trackers(accelerator, settings, files)
     loop = Loop(
         run,
@@ -142,15 +174,7 @@ def _train(
         artifact = build_artifact(run, loop, material, looked)
         preview = write_results(run, loop, artifact, sampler, material, looked)
         if events is not None:
-            events.done(files.artifact)
-    except BaseException as problem:
-        if events is not None:
-            ended = events.interrupted if isinstance(problem, Interrupted) else events.failed
-            ended(first_line(problem))
-        if isinstance(problem, Interrupted):
-            # all processes, after the same step; one that leaves with its group open may be aborted
-            accelerator.state.destroy_process_group()
-        raise
+            events.done(files.artifact, loop.finished_early)
     finally:
         loop.adapters.eject()
         for tracker in accelerator.trackers:
@@ -263,8 +287,10 @@ def _read_state(checkpoint: Path, run: Run) -> dict[str, Any]:
     return state
 
 
-def _write_beginning(run: Run, material: Material) -> None:
+def _write_beginning(run: Run, material: Material, events: EventLog) -> None:
     """The masks and the resolved settings: what a user may look at while the run goes on."""
+    words = [handle.class_word for handle in material.handles]
     for place, found in enumerate(material.found):
-        write_mask(found, run.files.folder, run.files.mask_name(place, len(material.found)))
+        file, _ = write_mask(found, run.files.folder, run.files.mask_name(place, len(material.found)))
+        events.mask(str(file), words[place % len(words)], found.share, found.source, found.notes)
     write_text(run.files.config, resolved(run.settings))

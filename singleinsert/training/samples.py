@@ -16,6 +16,7 @@ from singleinsert.data.prompts import fill
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
+from singleinsert.terms import BEFORE
 from singleinsert.training.loop import Run
 
 Wanted = TypeVar("Wanted")
@@ -28,49 +29,60 @@ class Sampler:
     """Draws the config's sample prompts and writes them to the run's folder of samples.
 
     Attributes:
-        prompts: the prompts as written, with the placeholders in.
+        prompts: the prompts as written, with the placeholders in. before: the same without the concepts.
     """
 
     def __init__(self, run: Run, handles: Sequence[Handle]) -> None:
         self.run, self.settings = run, run.settings.sample
         self.prompts = sample_prompts(self.settings.prompts, handles)
+        self.before = [without_concepts(prompt, handles) for prompt in self.prompts]
         # every prompt is tokenised now: one that cannot be is an error before training, not after an hour of it
-        for prompt in (*self.prompts, ""):
+        for prompt in (*self.prompts, *self.before, ""):
             run.book.prompt(prompt)
 
     @torch.no_grad()
-    def __call__(self, stage: str, step: int) -> None:
-        """Draw every prompt, on the main process, and show the pictures to the trackers."""
-        run = self.run
-        if self.prompts and run.accelerator.is_main_process:
-            pictures = self._draw()
-            paths = [run.files.sample(stage, step, index) for index in range(len(pictures))]
+    def __call__(self, stage: str, step: int, first_only: bool = False) -> None:
+        """Draw every prompt, or the first, on the main process, and show the pictures to the trackers.
+
+        Those of the stage "before", the frozen model's, are drawn once in a run, whose adapters must be off.
+        """
+        run, repeats = self.run, self.settings.images_per_prompt
+        prompts = (self.before if stage == BEFORE else self.prompts)[: 1 if first_only else None]
+        if prompts and run.accelerator.is_main_process:
+            paths = [run.files.sample(stage, step, index) for index in range(len(prompts) * repeats)]
+            if stage == BEFORE and all(path.is_file() for path in paths):
+                return
+            pictures = self._draw(prompts)
             for picture, path in zip(pictures, paths, strict=True):
                 save_png(picture, path)
             self._track(stage, step, pictures)
-            repeats = self.settings.images_per_prompt
-            run.watch.pictures(stage, step, [prompt for prompt in self.prompts for _ in range(repeats)], paths)
+            seeds = [self.settings.seed + i for _ in prompts for i in range(repeats)]
+            run.watch.pictures(stage, step, [prompt for prompt in prompts for _ in range(repeats)], paths, seeds)
         run.accelerator.wait_for_everyone()
 
-    def _draw(self) -> list[Image.Image]:
+    def _draw(self, prompts: Sequence[str]) -> list[Image.Image]:
         """``images_per_prompt`` pictures of each prompt, prompt after prompt."""
+        from tqdm.auto import tqdm
+
         run, model = self.run, self.run.model
         vectors = run.concepts.vectors()
         *conditions, empty = (
-            model.encode(run.book.prompt(prompt), vectors).to(model.device, model.dtype)
-            for prompt in (*self.prompts, "")
+            model.encode(run.book.prompt(prompt), vectors).to(model.device, model.dtype) for prompt in (*prompts, "")
         )
         wanted = [(condition, i) for condition in conditions for i in range(self.settings.images_per_prompt)]
 
         def draw(part: Sequence[tuple[Condition, int]]) -> Tensor:
-            return draw_latents(
+            latents = draw_latents(
                 model, [condition for condition, _ in part], empty, [self.settings.seed + i for _, i in part],
                 steps=self.settings.num_inference_steps, guidance_scale=self.settings.guidance_scale,
                 size=run.settings.data.resolution,
             )  # fmt: skip
+            bar.update(len(part))
+            return latents
 
         offload = run.settings.run.offload
-        return draw_in_chunks(draw, wanted, offload, lambda parts: decode_pictures(model, parts, offload))
+        with tqdm(total=len(wanted), desc="samples", unit="picture", leave=False, dynamic_ncols=True) as bar:
+            return draw_in_chunks(draw, wanted, offload, lambda parts: decode_pictures(model, parts, offload))
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
         images: dict[str, Any] = {f"{stage}/samples": np.stack([np.asarray(picture) for picture in pictures])}
@@ -143,6 +155,14 @@ def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[
         else:
             prompts.append(template.replace("{concept}", " and ".join(phrases[name] for name in names)))
     return prompts
+
+
+def without_concepts(prompt: str, handles: Sequence[Handle]) -> str:
+    """A sample prompt as the frozen model is asked: each concept is one of its class."""
+    for handle in handles:
+        prompt = prompt.replace(f"{handle.placeholder} {handle.class_word}", handle.class_word)
+        prompt = prompt.replace(handle.placeholder, handle.class_word)
+    return prompt
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

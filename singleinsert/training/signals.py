@@ -18,11 +18,16 @@ def launched_by_accelerate() -> bool:
 
 
 class Interrupted(SingleInsertError):
-    """The run was asked to stop and has saved its state. ``exit_code`` is 128 + the signal, as shells have it."""
+    """The run was asked to stop and has saved its state.
 
-    def __init__(self, signum: int, message: str) -> None:
+    Attributes:
+        exit_code: 128 + the signal, as shells have it. by_request: not this process was told, by a signal, but the run,
+            by its stop file.
+    """
+
+    def __init__(self, signum: int, message: str, by_request: bool = False) -> None:
         super().__init__(message)
-        self.exit_code = 128 + signum
+        self.exit_code, self.by_request = 128 + signum, by_request
 
 
 def stopping_signals() -> list[signal.Signals]:

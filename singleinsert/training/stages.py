@@ -81,6 +81,26 @@ def _refuse_without_effect(stage: Stage) -> None:
             )
 
 
+WEIGHTS_COST = 1.4
+"""Of a sample where weights train, against one where the concept alone does: docs/cost.md's count of a run."""
+
+
+def step_cost(stage: Stage) -> float:
+    """What an optimiser step of ``stage`` costs, against those of other stages."""
+    return stage.settings.batch_size * (WEIGHTS_COST if stage.trains & WEIGHT_ROLES else 1.0)
+
+
+EARLY = 3
+"""After one in so many of a stage's steps, a first picture of what it learns."""
+SHORT = 10
+"""A stage of fewer steps has its first picture at its end."""
+
+
+def first_sample_step(stage: Stage) -> int:
+    """After which step a first picture is drawn where no interval is asked for; 0: none before the end."""
+    return -(-stage.steps // EARLY) if stage.steps >= SHORT else 0
+
+
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
     """Does the first stage keep the frozen model's predictions for a later one?"""
     first, *later = stages

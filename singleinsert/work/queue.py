@@ -19,8 +19,8 @@ from typing import Any
 from singleinsert.atomic import remove_unfinished, write_text
 from singleinsert.claims import STALE, Heart, holder, make_exclusively, process_lives, read_object
 
-QUEUED, RUNNING, DONE, FAILED = "queued", "running", "done", "failed"
-ENDED = (QUEUED, DONE, FAILED)
+QUEUED, RUNNING, DONE, FAILED, STOPPED = "queued", "running", "done", "failed", "stopped"
+ENDED = (QUEUED, DONE, FAILED, STOPPED)
 """What the text of a try that is over says; any other text is taken for one that runs, or was edited by hand."""
 LOST_LIMIT = 3
 """So many workers in a row that a job may take down with it; then it has failed."""
@@ -53,20 +53,22 @@ class Claim:
 class Queue:
     """The jobs of a batch.
 
-    Failures from before this object was made are to be tried again; what fails later has failed.
+    Failures from before this object was made, and jobs that were stopped before, are to be tried again; what fails or
+    is stopped later is left.
 
     Args:
         folder: where the states are kept, made with the first of them.
         names: the jobs, in the order in which they are wanted.
+        again: False: no job is tried again unless :meth:`ask_again` asks for it.
 
     Attributes:
         missing: jobs that are done and whose results were taken away since; to be set by who knows.
     """
 
-    def __init__(self, folder: Path, names: Iterable[str]) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], again: bool = True) -> None:
         self.folder, self.names = folder, list(names)
         self.missing: set[str] = set()
-        self._before = self._attempts()
+        self._before = self._attempts() if again else {}
         self._seen: dict[Path, tuple[int, float]] = {}
         self._heart = Heart()
 
@@ -90,6 +92,19 @@ class Queue:
                 return claim
         return None
 
+    def claim_this(self, name: str) -> Claim | None:
+        """The job of that name, whatever its state; None where another process is quicker."""
+        return self._take(name, self._attempts().get(name, 0) + 1)
+
+    def ask_again(self, name: str) -> bool:
+        """Let a job that failed or was stopped be taken again; False where it is queued, running or done, or another
+        process was quicker."""
+        state = self.states()[name]
+        if state.state not in (FAILED, STOPPED):
+            return False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return make_exclusively(self._path(name, state.attempt + 1), time.time(), state=QUEUED)
+
     def settled(self) -> bool:
         """Is nothing left to do, nor being done?"""
         return not any(s.state == RUNNING or self._wanted(name, s) for name, s in self.states().items())
@@ -108,7 +123,7 @@ class Queue:
         """Is the job to be done, and free?"""
         old = state.attempt <= self._before.get(name, 0)
         lost = state.state == DONE and name in self.missing  # one that runs has no results yet, and is not lost
-        return state.state == QUEUED or (old and (state.state == FAILED or lost))
+        return state.state == QUEUED or (old and (state.state in (FAILED, STOPPED) or lost))
 
     def _state(self, name: str, attempt: int) -> State:
         if attempt == 0:

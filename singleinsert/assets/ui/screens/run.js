@@ -1,0 +1,95 @@
+// A run: where it stands, its curve with the samples on it, and what it can be asked.
+import { ask, copier, doing, duration, every, get, go, h, part, percent, pill, say } from "../base.js";
+import { chart, History, legend, strip } from "../curve.js";
+import { tabs } from "../tabs.js";
+import { describeState } from "./concepts.js";
+
+const ASKED = { stop: "it stops after this step", finish: "it ends after this step, with its result", sample: "pictures come after this step" };
+const LIVES = ["running", "loading", "queued"];
+
+export async function show(place, { name }, signal) {
+  const history = new History(), at = `runs/${part(name)}`;
+  const head = h("div", { class: "row" }), bar = h("progress", { max: 1, value: 0, "aria-label": "steps done" }), told = h("p", { id: "told", role: "status" });
+  const reason = h("div", { id: "reason" }), buttons = h("div", { class: "row", id: "buttons" }), curve = h("div", { id: "curve" }), key = h("div"), samples = h("div", { id: "samples" });
+  const log = h("pre", { id: "log" }), facts = h("small", {});
+  let next = 0, drawn = "", shown = "";
+  const post = (path, body = {}) => ask("POST", `${at}/${path}`, body);
+  const button = (id, text, work, kind = "") => h("button", { type: "button", id, class: kind, onclick: doing(work) }, text);
+  const request = (kind, text, style) => button(kind, text, async () => { await post(`ask/${kind}`); say(ASKED[kind]); }, style);
+  const mend = fix => button(`fix-${fix.id}`, fix.label, async () => {
+    if (fix.does === "again") await post("resume");
+    else if (fix.does === "new") go("/new");
+    else if (fix.does === "draft") go(`/new/${(await post("again", { draft: true })).draft}/${fix.screen}`);
+    else go(`/runs/${part((await post("again", { fix: fix.id })).name)}`);
+  }, fix === shownFixes[0] ? "primary" : "");
+  let shownFixes = [];
+  const remove = () => button("delete", "Delete", async () => {
+    if (!confirm(`Delete ${name} with its photo and everything it has made?`)) return;
+    await ask("DELETE", at);
+    go("/");
+  }, "quiet danger");
+  const again = (text, body, kind) => button("longer", text, async () => {
+    const found = await post("again", body);
+    go(found.draft ? `/new/${found.draft}/train` : `/runs/${part(found.name)}`);
+  }, kind);
+
+  const buttonsFor = run => {
+    shownFixes = run.fixes;
+    if (run.state === "running") return [request("sample", "Draw now"), request("finish", "Stop and keep what it has learnt", "primary"), request("stop", "Stop")];
+    if (run.state === "done") {
+      return [h("a", { class: "button primary", id: "to-try", href: `/runs/${part(name)}/try` }, "Try it"), h("a", { class: "button", id: "to-get", href: `/runs/${part(name)}/get` }, "Get the files"),
+        run.own ? again("Go on longer: train it with 50 steps more", { longer: true }) : null, run.own ? again("Change and train again", { draft: true }) : null, remove()];
+    }
+    if (run.state === "failed" || run.state === "stopped") return [...run.fixes.map(mend), remove()];
+    return [remove()];
+  };
+  const update = run => {
+    const text = JSON.stringify([run.state, run.reason, run.fixes, run.own]);
+    if (text !== shown) {
+      shown = text;
+      buttons.replaceChildren(...buttonsFor(run).filter(Boolean));
+      reason.replaceChildren(...(run.reason ? [h("p", { class: run.state === "failed" ? "bad" : "look" }, run.reason)] : []));
+      if (run.state === "failed") reason.append(h("div", {}, copier(() => report(run), "Copy a report")));
+    }
+    head.replaceChildren(pill(run.state, describeState(run)), facts);
+    facts.textContent = [run.class_word, run.base, run.mask_share ? `mask ${percent(run.mask_share)}` : ""].filter(Boolean).join(" \u00b7 ");
+    bar.max = run.steps || 1;
+    bar.value = run.state === "done" ? bar.max : run.done_steps;
+    bar.hidden = !LIVES.includes(run.state) && run.state !== "done";
+    const parts = [];
+    if (run.state === "loading") parts.push(run.loading ? `loading ${run.loading}: the first time takes longest` : "a worker takes it: loading the base model");
+    else if (run.state === "queued") parts.push(run.place ? `waits: ${run.place - 1} before it` : "waits");
+    else if (run.stage) parts.push(`${run.stage === "stage1" ? "stage I" : "stage II"}, step ${run.step} of ${run.stages[run.stage]}`);
+    if (run.state === "running" && run.seconds_left) parts.push(`about ${duration(run.seconds_left)} left`);
+    if (run.state === "done" && run.seconds) parts.push(`took ${duration(run.seconds)}`);
+    for (const each of run.asked) parts.push(ASKED[each]);
+    told.textContent = parts.join(" \u00b7 ");
+  };
+  const report = run => [`${name}: ${run.state}: ${run.reason}`, ...log.textContent.split("\n").slice(-30)].join("\n");
+  const redraw = run => {
+    const mark = `${history.rows.length} ${history.samples.map(each => each.step + each.stage).join()} ${history.rows.at(-1)?.at}`;
+    if (mark === drawn) return;
+    drawn = mark;
+    curve.replaceChildren(chart(name, history));
+    key.replaceChildren(legend(history));
+    samples.replaceChildren(strip(name, history, run.source ? `/api/${at}/source` : ""));
+  };
+  const round = async () => {
+    const run = await get(`${at}?after=${next}`);
+    if (signal.aborted) return;
+    if (run.after < next) history.clear();
+    next = run.next;
+    history.take(run.events);
+    update(run);
+    redraw(run);
+    if (details.open || run.state === "failed") log.textContent = (await get(`${at}/log`)).lines.join("\n");
+  };
+  const details = h("details", { class: "card", ontoggle: () => { if (details.open) round().catch(problem => say(problem.message)); } }, h("summary", {}, "What it says"), log);
+  await round();
+  place.replaceChildren(tabs(name, ""), h("h1", {}, name), h("div", { class: "card stack" }, head, bar, told, reason, buttons),
+    h("div", { class: "card" }, h("h2", {}, "Loss"), curve, key), h("div", { class: "card" }, h("h2", {}, "Samples"),
+      h("p", { class: "soft" }, "The same seed in each row: what changes was learnt."), samples), details);
+  every(1000, signal, round, problem => {
+    if (problem.status === 404) place.replaceChildren(h("h1", {}, name), h("p", {}, problem.message), h("a", { href: "/" }, "To the concepts"));
+  });
+}
