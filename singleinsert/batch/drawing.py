@@ -6,6 +6,8 @@ can make, writes ``00.png``, ``01.png``, ... as they come, and says in ``status.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,7 +40,8 @@ class Wish:
         concepts: names of folders beside the queue, the first one's base model is drawn with.
         base: a row more, of what the base model draws where the concepts are only of their class.
         attention: of each picture also where the concepts and their words act.
-        edit: more words of ``infer`` for an edit of a photo (``--edit ...``); the rest does then not count.
+        edit: more words of ``infer`` for an edit of a photo (``--edit ...``). check: nothing is drawn for its own sake,
+            but the first concept looked at, as ``check`` does; its words are then the status's reason.
     """
 
     concepts: tuple[str, ...]
@@ -50,10 +53,11 @@ class Wish:
     steps: int = 50
     guidance_scale: float = 7.5
     edit: tuple[str, ...] = field(default=())
+    check: bool = False
 
     @property
     def count(self) -> int:
-        return len(self.seeds) * (len(self.strengths) + self.base)
+        return 1 if self.check else len(self.seeds) * (len(self.strengths) + self.base)
 
 
 def read_wish(told: Mapping[str, Any]) -> Wish:
@@ -120,6 +124,9 @@ class Drawing:
             wish = read_wish(told)
             self.say(f"drawing for {', '.join(wish.concepts)}: {wish.prompt}")
             write_status(place, "drawing", 0, wish.count)
+            if wish.check:
+                write_status(place, "done", 1, 1, check(self.folder, place, wish, worker))
+                return
             if wish.edit:
                 edit(self.folder, place, wish, worker)
             else:
@@ -223,3 +230,15 @@ def edit(folder: Path, place: Path, wish: Wish, worker: Worker) -> None:
     pictures = sorted(path for path in drawn.glob("*.png") if not path.name.startswith("edit-"))
     for number, path in enumerate(pictures):
         path.rename(place / f"{number:02d}.png")
+
+
+def check(folder: Path, place: Path, wish: Wish, worker: Worker) -> str:
+    """Look whether the first concept has taken more with it than the subject; what was said, and ``00.png``."""
+    from singleinsert.check import parser, run
+
+    worker.model.forget()
+    said = io.StringIO()
+    words = [str(folder / wish.concepts[0]), "--num_images", str(len(wish.seeds)), "--grid", str(place / "00.png")]
+    with contextlib.redirect_stdout(said):
+        run(parser().parse_args(words))
+    return said.getvalue().strip()

@@ -17,7 +17,19 @@ from singleinsert.work.queue import DONE
 if TYPE_CHECKING:
     from singleinsert.ui.api import Api
 
-SHOWN = ("begun", "step", "samples", "checkpoint", "out_of_memory", "done", "failed", "interrupted", "mask")
+SHOWN = (
+    "begun",
+    "step",
+    "samples",
+    "checkpoint",
+    "out_of_memory",
+    "done",
+    "failed",
+    "interrupted",
+    "mask",
+    "looked",
+    "line",
+)
 MOST_EVENTS = 5000
 """Of one answer; the page asks for the rest."""
 LONGER = 50

@@ -51,7 +51,9 @@ export async function show(place, { name }, signal) {
       reason.replaceChildren(...(run.reason ? [h("p", { class: run.state === "failed" ? "bad" : "look" }, run.reason)] : []));
       if (run.state === "failed") reason.append(h("div", {}, copier(() => report(run), "Copy a report")));
     }
-    head.replaceChildren(pill(run.state, describeState(run)), facts);
+    const stands = describeState(run);
+    if (head.dataset.stands !== stands) head.replaceChildren(pill(run.state, stands), facts);
+    head.dataset.stands = stands;
     facts.textContent = [run.class_word, run.base, run.mask_share ? `mask ${percent(run.mask_share)}` : ""].filter(Boolean).join(" \u00b7 ");
     bar.max = run.steps || 1;
     bar.value = run.state === "done" ? bar.max : run.done_steps;

@@ -13,8 +13,9 @@ export async function show(place, { name }, signal) {
   const ideas = [...new Set([...run.prompts, ...IDEAS])].slice(0, 9);
   const second = h("select", { id: "second", class: "wide", onchange: () => { if (second.value) prompt.value = `{${name}} and {${second.value}}`; } }, h("option", { value: "" }, "none"), others.map(each => h("option", { value: each.name }, `${each.name} (${each.class_word})`)));
   const number = (id, label, value, facts) => [h("label", { for: id }, label), h("input", { type: "number", id, value: String(value), ...facts })];
-  const strengths = choice("strengths", [["1", "1"], ["0.6,1", "0.6 and 1"], ["0.4,0.7,1", "0.4, 0.7, 1"], ["0.5,1,1.3", "0.5, 1, 1.3"]], "1", value => { chosen = value; });
-  let chosen = "1";
+  const weaker = new URLSearchParams(location.search).get("strength");
+  let chosen = weaker && /^[0-9.]+$/.test(weaker) ? `${weaker},1` : "1";
+  const strengths = choice("strengths", [["1", "1"], ["0.6,1", "0.6 and 1"], ["0.4,0.7,1", "0.4, 0.7, 1"], ["0.5,1,1.3", "0.5, 1, 1.3"], ["0.7,1", "0.7 and 1"]], chosen, value => { chosen = value; });
   const base = h("input", { type: "checkbox", id: "with-base", checked: true }), attention = h("input", { type: "checkbox", id: "with-maps" });
   const result = h("div", { id: "result", class: "stack" }, h("p", { class: "soft" }, "Pictures come here. A worker draws them between two trainings."));
   const field = id => Number(document.getElementById(id).value);
