@@ -309,3 +309,21 @@ def test_the_command_line_takes_a_scene(scene, tmp_path, monkeypatch, capsys):
     text = Image.open(next(Path("output/pictures").glob("*.png"))).text["parameters"]
     assert text.startswith("kitchencatty cat beside kitchenmuggy mug <lora:kitchen_lora:1>\n")
     assert capsys.readouterr().err.count("error") == 0
+
+
+def test_a_scene_and_a_concept_trained_apart(scene, tiny_sd, tmp_path, monkeypatch):
+    """Two LoRAs, each with its own weight, in one prompt; the scene's weight is one for all of its concepts."""
+    from PIL import Image
+
+    from infer_singleinsert import main
+
+    monkeypatch.chdir(tmp_path)
+    scene.save(Path("output/kitchen/kitchen_artifact.safetensors"))
+    make_concept(tiny_sd, "hatxy", class_word="hat").save(Path("output/hatxy/hatxy_artifact.safetensors"))
+    flags = ["--concept", "kitchen:0.8", "--concept", "hatxy:0.5", "--num_inference_steps", "2"]
+    assert main([*flags, "--prompt", "{catty} wearing {hatxy} beside <muggy>", "--width", "32", "--height", "32"]) == 0
+    with Image.open(next(Path("output/pictures").glob("*.png"))) as picture:
+        text = picture.text["parameters"].splitlines()[0]
+    assert (
+        text == "kitchencatty cat wearing hatxy hat beside kitchenmuggy <lora:kitchen_lora:0.8> <lora:hatxy_lora:0.5>"
+    )

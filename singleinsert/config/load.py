@@ -316,10 +316,16 @@ def check_together(settings: Settings) -> None:
     if len(data.class_word) > 1 and any(stage.prior_weight for stage in settings.stages.values()):
         raise ConfigError("prior_weight is for one class word: the class pictures show one class")
     templates = {"data.prompt": [data.prompt], "data.class_prompt": [data.class_prompt]}
-    templates |= {"prior.prompt": [settings.prior.prompt]}
-    for key, texts in (templates | {"sample.prompts": settings.sample.prompts}).items():
+    templates |= {"prior.prompt": [settings.prior.prompt], "scene.phrase": [settings.scene.phrase]}
+    if len(data.class_word) + data.learn_background < 2:  # of several, their names stand in braces too
+        templates |= {"sample.prompts": list(settings.sample.prompts)}
+    for key, texts in templates.items():
         for text in texts:
             _check_braces(key, text)
+    if not names_the_concept(settings.scene.phrase, ""):
+        raise ConfigError(f"scene.phrase {settings.scene.phrase!r} does not hold {{placeholder}}: no concept is named")
+    if "{concepts}" not in settings.scene.prompt:
+        raise ConfigError(f"scene.prompt {settings.scene.prompt!r} does not hold {{concepts}}: no concept is named")
     if not settings.stages:
         raise ConfigError(f"{' and '.join(f'{name}.steps' for name in STAGES)} are both 0: there is nothing to train")
     for name, stage in settings.stages.items():

@@ -75,6 +75,9 @@ class Handle:
     placeholder: str
 
 
+BACKGROUND_HANDLE = Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>")
+
+
 def name_handles(class_words: Sequence[str], names: Sequence[str], placeholder: str) -> tuple[Handle, ...]:
     """The concepts of a run, in the order of their class words.
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageChops
 
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.data.folders import SET_OF_MASKS
-from singleinsert.data.pictures import Picture
+from singleinsert.data.pictures import Picture, solid
 from singleinsert.errors import InputError, shown
 from singleinsert.masks.backends import Backends
 from singleinsert.masks.cleanup import cut_away, union
@@ -213,6 +213,11 @@ def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:
     cut: dict[str, Image.Image] = {}
     for name in smallest_first:
         cut[name] = cut_away(masks[name], [cut[other] for other in taken])
+        if taken and not solid(cut[name]).getbbox():
+            raise InputError(
+                f"the mask of {name} is covered wholly by {' and '.join(taken)}: paint them apart, or let both have "
+                "what they share with --set data.overlap=keep"
+            )
         if taken:
             check_mask(cut[name], f"the mask of {name} without {', '.join(taken)}")
         taken.append(name)

@@ -145,7 +145,7 @@ class MiniSegmenter:
         known = [w for w in prompt.lower().replace(".", " ").split() if w in self._net.words]
         if not known:
             raise InputError(
-                f"mini-sd's segmenter has no word for {prompt!r}, only {', '.join(self._net.words)}: "
+                f"the miniature's segmenter has no word for {prompt!r}, only {', '.join(self._net.words)}: "
                 f"{GIVE_A_MASK}, or take another mask.backend"
             )
         with torch.no_grad():

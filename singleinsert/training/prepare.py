@@ -24,13 +24,21 @@ from singleinsert.data.pictures import (
     cut_mask,
     load_picture,
 )
-from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture, name_handles
-from singleinsert.errors import ConfigError, InputError
+from singleinsert.data.subject import (
+    BACKGROUND,
+    BACKGROUND_HANDLE,
+    Frame,
+    Handle,
+    Subject,
+    TrainingPicture,
+)
+from singleinsert.errors import InputError
 from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, share_of
+from singleinsert.masks.candidates import GIVE_A_MASK
 from singleinsert.masks.cleanup import union
 from singleinsert.masks.collection import INDEX, disjoint, load_masks
 from singleinsert.masks.find import wants_search
-from singleinsert.models.trigger import check_triggers
+from singleinsert.training.handles import find_handles
 from singleinsert.training.prompting import Shown, one_subject_in_each
 
 
@@ -64,8 +72,7 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     paths = picture_paths(data.image)
     for line in left_out_lines(data.image):
         say(line)
-    handles = name_handles(data.class_word, data.handles, data.placeholder_token)
-    check_handles(handles, settings)
+    handles = find_handles(settings)
     found: list[MaskResult] = []
     pictures: list[TrainingPicture] = []
     for number in range(len(paths)):
@@ -73,7 +80,7 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         pictures.append(picture)
         found += masks
     if data.learn_background:
-        handles = (*handles, Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>"))
+        handles = (*handles, BACKGROUND_HANDLE)
     shown: list[Shown] = []
     if not one_subject_in_each(pictures):
         pictures, shown = expand_scene(settings, pictures)
@@ -157,34 +164,7 @@ def _mask_named(given: Sequence[str], number: int, pictures: int) -> str | None:
     return None if not given else given[number] if len(given) == pictures else given[0]
 
 
-def check_handles(handles: Sequence[Handle], settings: Settings) -> None:
-    """ConfigError where names and class words do not go together, InputError where no client could call the concepts by
-    their names; before anything is looked for."""
-    data = settings.data
-    if data.handles and len(data.handles) != len(data.class_word):
-        raise ConfigError(
-            f"data.handles names {len(data.handles)} concepts, data.class_word has {len(data.class_word)}"
-        )
-    names = [handle.name for handle in handles] + [BACKGROUND] * data.learn_background
-    small = [name.lower() for name in names]
-    if double := next((name for name in small if small.count(name) > 1), None):
-        raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
-    masked = any(stage.objective != "full_image" for stage in settings.stages.values())
-    if (styles := STYLES.intersection(data.class_word)) and (masked or len(handles) > 1):
-        raise ConfigError(
-            f"class word {min(styles)}: a style has no mask, so that it is learnt alone and with objective "
-            "full_image (--config_file presets/full_image.toml)"
-        )
-    if len(handles) > 1 and len(handles) + data.learn_background > MOST:
-        raise ConfigError(
-            f"{len(handles) + data.learn_background} concepts of one picture: at most {MOST} can be told apart"
-        )
-    if len(names) > 1:
-        check_triggers([settings.name + name for name in names])
-
-
-MOST = 8
-"""Concepts of one run."""
+MASK_FOR_EACH = "give a mask for each class word, in their order, with --mask FILE (in a list of jobs: data.mask)"
 FEW = 4
 """More than these see little of each other in the paper's number of steps (its section 5)."""
 
@@ -217,7 +197,10 @@ def find_masks_of(
         if not given and words.count(handle.class_word) > 1:  # two cats: the best, and the next best
             own["mask_index"] = words[:i].count(handle.class_word)
         named = given[i] if given else None  # a mask beside the picture would be all concepts' at once
-        results[handle.name] = find_mask(picture, handle.class_word, file=named, beside=False, **own)
+        try:
+            results[handle.name] = find_mask(picture, handle.class_word, file=named, beside=False, **own)
+        except InputError as problem:  # it speaks of a single concept's flags
+            raise InputError(str(problem).replace(GIVE_A_MASK, MASK_FOR_EACH)) from problem
     return results
 
 

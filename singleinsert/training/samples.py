@@ -12,11 +12,11 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert.atomic import write_atomically
-from singleinsert.data.prompts import fill
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 from singleinsert.terms import BEFORE
+from singleinsert.training.handles import sample_prompts
 from singleinsert.training.loop import Run
 
 Wanted = TypeVar("Wanted")
@@ -132,29 +132,6 @@ def draw_latents(
         Condition.concatenate(conditions), empty, [torch.Generator().manual_seed(seed) for seed in seeds],
         steps=steps, guidance_scale=guidance_scale, height=size, width=size,
     )  # fmt: skip
-
-
-def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:
-    """The prompts of a run's samples. Of several concepts ``{name}`` is one of them, and ``{concept}`` stands for each
-    alone, for every pair, and for all together."""
-    if len(handles) == 1:
-        return [fill(prompt, handles[0].placeholder, handles[0].class_word) for prompt in templates]
-    phrases = {handle.name: f"{handle.placeholder} {handle.class_word}" for handle in handles}
-    names = list(phrases)
-    groups = [[name] for name in names] + [[a, b] for i, a in enumerate(names) for b in names[i + 1 :]]
-    groups += [names] if len(names) > 2 else []
-    prompts: list[str] = []
-    for template in templates:
-        named = [name for name in names if f"{{{name}}}" in template]
-        for name in named:
-            template = template.replace(f"{{{name}}}", phrases[name])
-        if named or "{concept}" not in template:
-            prompts.append(template)
-        elif template.strip() == "{concept}":
-            prompts += ["a photo of " + " and ".join(phrases[name] for name in group) for group in groups]
-        else:
-            prompts.append(template.replace("{concept}", " and ".join(phrases[name] for name in names)))
-    return prompts
 
 
 def without_concepts(prompt: str, handles: Sequence[Handle]) -> str:

@@ -1,0 +1,92 @@
+"""What a run's concepts are called, and what its samples' prompts call them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from singleinsert.captions.words import STYLES
+from singleinsert.config import Settings
+from singleinsert.data.prompts import fill
+from singleinsert.data.subject import BACKGROUND_HANDLE, Handle, name_handles
+from singleinsert.errors import ConfigError, InputError
+from singleinsert.models.trigger import check_triggers
+
+MOST = 8
+"""Concepts of one run."""
+
+
+def find_handles(settings: Settings) -> tuple[Handle, ...]:
+    """The concepts that masks are looked for, named; not the background.
+
+    Raises:
+        ConfigError: names, class words and sample prompts do not go together. InputError: no client could call the
+            concepts by their names, or a sample prompt names one that the run does not have.
+    """
+    data = settings.data
+    if data.handles and len(data.handles) != len(data.class_word):
+        raise ConfigError(
+            f"data.handles names {len(data.handles)} concepts, data.class_word has {len(data.class_word)}"
+        )
+    handles = name_handles(data.class_word, data.handles, data.placeholder_token)
+    everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
+    names = [handle.name for handle in everything]
+    small = [name.lower() for name in names]
+    if double := next((name for name in small if small.count(name) > 1), None):
+        raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
+    masked = any(stage.objective != "full_image" for stage in settings.stages.values())
+    if (styles := STYLES.intersection(data.class_word)) and (masked or len(handles) > 1):
+        raise ConfigError(
+            f"class word {min(styles)}: a style has no mask, so that it is learnt alone and with objective "
+            "full_image (--config_file presets/full_image.toml)"
+        )
+    if len(everything) > MOST:
+        raise ConfigError(f"{len(everything)} concepts of one picture: at most {MOST} can be told apart")
+    sample_prompts(settings.sample.prompts, everything)
+    if len(names) > 1:
+        check_triggers([settings.name + name for name in names])
+    return handles
+
+
+def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:
+    """The prompts of a run's samples. Of several concepts ``{name}`` is one of them, and ``{concept}`` stands for each
+    alone, for every pair, and for all together.
+
+    Raises:
+        InputError: a name in {} or <> that is no concept of the run.
+    """
+    if len(handles) == 1:
+        return [fill(prompt, handles[0].placeholder, handles[0].class_word) for prompt in templates]
+    phrases = {handle.name: f"{handle.placeholder} {handle.class_word}" for handle in handles}
+    names = list(phrases)
+    groups = [[name] for name in names] + [[a, b] for i, a in enumerate(names) for b in names[i + 1 :]]
+    groups += [names] if len(names) > 2 else []
+    prompts: list[str] = []
+    for template in templates:
+        template, named = _with_names(template, handles)
+        if named or "{concept}" not in template:
+            prompts.append(template.replace("{concept}", " and ".join(phrases.values())))
+        elif template.strip() == "{concept}":
+            prompts += ["a photo of " + " and ".join(phrases[name] for name in group) for group in groups]
+        else:
+            prompts.append(template.replace("{concept}", " and ".join(phrases[name] for name in names)))
+    return prompts
+
+
+def _with_names(template: str, handles: Sequence[Handle]) -> tuple[str, bool]:
+    """A prompt with placeholder and class word for each ``{name}``, and whether it names any, ``<name>`` too."""
+    known = {handle.name.lower(): handle for handle in handles}
+
+    def by_name(found: re.Match[str]) -> str:
+        handle = known.get(found[0][1:-1].lower())
+        if handle is None and found[0] != "{concept}":
+            raise InputError(
+                f"{found[0]} in the prompt {template!r} names no concept of this run: there are {', '.join(known)}, "
+                "and {concept}"
+            )
+        if handle is None:
+            return found[0]
+        return handle.placeholder if found[0][0] == "<" else f"{handle.placeholder} {handle.class_word}"
+
+    written = re.sub(r"\{[^{}]*\}|<[A-Za-z][^<>]*>", by_name, template)
+    return written, any(handle.placeholder in written for handle in handles)

@@ -1,0 +1,87 @@
+"""What a user may get wrong with several concepts of one picture: one line each, and nothing is written."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import train_singleinsert
+from singleinsert.data.subject import BACKGROUND_HANDLE, name_handles
+from singleinsert.errors import InputError
+from singleinsert.training.handles import sample_prompts
+
+FACE = Path(__file__).parents[1] / "examples" / "face.png"
+SIZE = (64, 64)
+MASKS = {
+    "left": (4, 4, 30, 60), "right": (34, 4, 60, 60), "inner": (10, 10, 24, 50), "empty": (0, 0, 0, 0),
+    "west": (0, 0, 32, 64), "east": (32, 0, *SIZE),
+}  # fmt: skip
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.open(FACE).convert("RGB").resize(SIZE).save("photo.png")
+    for name, box in MASKS.items():
+        mask = Image.new("L", SIZE, 0)
+        mask.paste(255, box)
+        mask.save(f"{name}.png")
+    Image.new("L", (40, 40), 255).save("small.png")
+    return tmp_path
+
+
+PAIR = "--class_word face --class_word cup "
+BOTH = PAIR + "--mask left.png --mask right.png "
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--class_word horse --class_word face", "no word for 'horse', only face, cat, dog"),
+        (PAIR + "--set mask.threshold=1", "no face was found in photo.png"),
+        (PAIR + "--set mask.threshold=1", "give a mask for each class word, in their order, with --mask FILE"),
+        (BOTH + "--set data.handles=anna,Anna", "two concepts are called anna: give each its own name with data.han"),
+        (BOTH + "--set data.handles=anna", "data.handles names 1 concepts, data.class_word has 2"),
+        (
+            "--class_word background --class_word face --learn_background --mask left.png --mask right.png",
+            "two concepts are called background",
+        ),
+        (PAIR + "--mask left.png", "1 masks for 2 class words: give one for each, in their order"),
+        (PAIR + "--mask left.png --mask small.png", "small.png is 40x40 but the picture is 64x64"),
+        (PAIR + "--mask left.png --mask empty.png", "the mask from file empty.png is empty"),
+        (PAIR + "--mask left.png --mask none.png", "--mask none.png: there is no such file"),
+        (PAIR + "--mask left.png --mask left.png", "the mask of cup is covered wholly by face: paint them apart, or"),
+        (
+            PAIR + "--class_word cat --mask left.png --mask west.png --mask left.png",
+            "the mask of cat is covered wholly by face: paint",
+        ),
+        (PAIR + "--learn_background --mask west.png --mask east.png", "the mask of background, cropped to the train"),
+        (BOTH + "--set sample.prompts={dog}", "{dog} in the prompt '{dog}' names no concept of this run: there are fa"),
+        (BOTH + "--set sample.prompts=<dog>", "<dog> in the prompt '<dog>' names no concept of this run"),
+        (BOTH + "--set scene.phrase={class_word}", "does not hold {placeholder}: no concept is named"),
+        (BOTH + "--set scene.prompt=snow", "scene.prompt 'snow' does not hold {concepts}: no concept is named"),
+        (
+            "--class_word a --class_word b --class_word c --class_word d --class_word e --class_word f --class_word g "
+            "--class_word h --learn_background",
+            "9 concepts of one picture: at most 8 can be told apart",
+        ),
+    ],
+)
+def test_bad_input_is_one_line(words, message, here, capsys):
+    before = sorted(here.rglob("*"))
+    common = "--preset scene --pretrained_model_name_or_path mini-scenes --image photo.png --output_name kitchenxy"
+    assert train_singleinsert.main([*common.split(), *words.split()]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert message in line and sorted(here.rglob("*")) == before
+
+
+def test_names_in_sample_prompts():
+    handles = (*name_handles(["cat", "mug"], [], "*"), BACKGROUND_HANDLE)
+    assert sample_prompts(["a {Cat} on <background>", "{concept} in snow"], handles) == [
+        "a <cat> cat on <background>",
+        "<cat> cat and <mug> mug and <background> background in snow",
+    ]
+    assert len(sample_prompts(["{concept}"], handles)) == 3 + 3 + 1
+    assert sample_prompts(["{concept}"], handles[:2])[-1] == "a photo of <cat> cat and <mug> mug"
+    with pytest.raises(InputError, match="{dog} in the prompt 'a {dog}' names no concept of this run: there are cat"):
+        sample_prompts(["a {dog}"], handles)
