@@ -16,6 +16,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "check": ("singleinsert.check", "see whether a background or pose was learnt with a concept"),
     "batch": ("singleinsert.batch.__main__", "learn from many photos"),
     "export": ("singleinsert.export.__main__", "convert what was learnt for A1111, ComfyUI, diffusers"),
+    "merge": ("singleinsert.merge.__main__", "join concepts that were trained apart into one LoRA"),
     "evaluate": ("singleinsert.evaluate.__main__", "compare methods and settings"),
     "config": ("singleinsert.config.__main__", "print every setting"),
 }

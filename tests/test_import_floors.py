@@ -32,7 +32,7 @@ FLOORS = (
     ("locate",),
     ("training",),
     ("export", "inference", "metrics", "work"),
-    ("insert", "edit", "check"),
+    ("insert", "edit", "check", "merge"),
     ("hosts", "batch"),
     ("hooks", "evaluate"),
     ("ui",),

@@ -18,7 +18,7 @@ from tinyconcepts import make_concept, with_embedding
 from singleinsert.artifact import Artifact, BaseInfo
 from singleinsert.export import export
 from singleinsert.export.__main__ import main as export_main
-from singleinsert.inference.setup import _recorded_base
+from singleinsert.inference.setup import recorded_base
 from singleinsert.models.bundled import MINI_SD
 
 ROOT = Path(__file__).parents[1]
@@ -200,7 +200,7 @@ def test_offloading_needs_a_gpu(here, capsys, monkeypatch):
 
 def test_exported_files_of_the_bundled_model_need_no_word_on_where_it_is():
     nowhere = BaseInfo("sd1", "mini-sd", "epsilon", "")
-    assert _recorded_base([Artifact.of_one_concept("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
+    assert recorded_base([Artifact.of_one_concept("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
 
 
 def test_a_model_that_has_moved(here, capsys, tiny_sd):

@@ -1,13 +1,16 @@
 """Runs of several pictures, with captions, of several subjects and of other adapters, through the command line."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from batches import same_to_the_bit
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from runs import QUIET, draw_subject, small_settings, small_values
 from test_train_script import command_line
@@ -16,6 +19,8 @@ import train_singleinsert
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings
 from singleinsert.drawing.sheet import TILE
+from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.loading import load_base_model
 from singleinsert.training import loop
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.run import train
@@ -142,6 +147,7 @@ def test_two_subjects_of_one_picture_both_learn_and_are_exported(tmp_path, capsy
     values = small_values(
         tmp_path, Path("mini-sd"), concept__type="vector", data__resolution=64, stage2__steps=1,
         run__output_name="zorpair", run__checkpointing_steps=1, run__checkpoints_total_limit=0,
+        sample__prompts=["{face} and {cat}"], save__formats=["webui", "diffusers"], save__save_precision="fp32",
     )  # fmt: skip
     del values["data.class_word"], values["data.mask"]
     words = ["--class_word", "face", "--class_word", "cat", "--mask", str(mask), "--mask", str(other)]
@@ -158,8 +164,26 @@ def test_two_subjects_of_one_picture_both_learn_and_are_exported(tmp_path, capsy
         assert torch.equal(concept.embeddings["text_encoder"], last[f"concept.{concept.name}.weight"])
         assert (out / f"{artifact.trigger(concept)}.safetensors").is_file()
     assert {"zorpair_01_mask.png", "zorpair_02_mask.png", "zorpair_lora.safetensors"} <= {p.name for p in out.iterdir()}
+    card = json.loads((out / "zorpair_lora.json").read_text())
+    assert card["example prompts"][0] == "zorpairface face and zorpaircat cat <lora:zorpair_lora:1>"
+    (sample,) = (out / "samples").glob("*stage2*.png")
+    assert np.array_equal(np.asarray(Image.open(sample)), of_diffusers(out))
     # captions and two rows of stages are 716 pixels; where each acts on the source is a third one
     assert Image.open(out / "zorpair_sheet.png").height > 716 + TILE
+
+
+def of_diffusers(out: Path) -> np.ndarray:
+    """The run's last sample, drawn by diffusers' own loaders from what was exported."""
+    pipe = StableDiffusionPipeline.from_pretrained(MINI_SD, safety_checker=None, dtype=torch.float32)
+    pipe.scheduler = DDIMScheduler.from_config(load_base_model(MINI_SD).scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    folder, sample = out / "zorpair_diffusers", load_settings(config_file=out / "zorpair_config.toml").sample
+    pipe.load_textual_inversion([str(folder / f"zorpair{name}.safetensors") for name in ("face", "cat")])
+    pipe.load_lora_weights(str(folder))
+    return np.asarray(
+        pipe("zorpairface face and zorpaircat cat", negative_prompt="", num_inference_steps=sample.num_inference_steps,
+             guidance_scale=sample.guidance_scale, generator=torch.Generator().manual_seed(sample.seed)).images[0]
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "rank"), [("full", 2), ("kv", 64)])

@@ -1,10 +1,14 @@
 """The true sizes: keys, shapes and dtypes hold from a checkpoint file to the exported ones.
 
-SD 1.5: minutes and 10 GB of memory. SDXL: half an hour or more of two cores, 14 to 16 GB of memory and 7 GB of disk.
+SD 1.5: minutes and 10 GB of memory; scenes: the same, for two families. SDXL: half an hour or more of two cores, 14 to
+16 GB of memory and 7 GB of disk.
 """
 
 import gc
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +17,12 @@ from checkpoints import write_checkpoint, write_xl_checkpoint
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
+import infer_singleinsert
 import train_singleinsert
+from singleinsert.drawing.sheet import TILE
+from singleinsert.masks.__main__ import main as masks
 from singleinsert.models.bundled import ASSETS
+from singleinsert.models.vocabulary import clip_tokenizer
 from singleinsert.training.samples import Sampler
 
 
@@ -110,3 +118,63 @@ def test_sdxl_from_a_checkpoint_through_both_stages_to_the_exported_files(tmp_pa
         # the first text encoder's last layer, whose output SDXL does not use
         idle = "lora_te1_text_model_encoder_layers_11_self_attn_{}_proj.lora_up.weight"
         assert still == {idle.format(name) for name in ("q", "k", "v", "out")}
+
+
+def write_random_model(family: str, folder: Path, prediction_type: str) -> None:
+    """A folder in diffusers' layout, one part in memory at a time beside the others' random weights."""
+    shutil.copytree(ASSETS / family, folder)
+    scheduler = folder / "scheduler/scheduler_config.json"
+    scheduler.write_text(json.dumps(json.loads(scheduler.read_text()) | {"prediction_type": prediction_type}))
+    for part, model in random_models(family).items():
+        model.save_pretrained(folder / part)
+    clip_tokenizer(family).save_pretrained(folder / "tokenizer")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "prediction_type", "width"), [("sd1", "epsilon", 768), ("sd2", "v_prediction", 1024)]
+)
+def test_a_photo_of_three_things_is_learnt_exported_and_painted_into_another(
+    family, prediction_type, width, tmp_path, monkeypatch
+):
+    """scikit-image's coffee: cup and spoon by boxes, and what is left of the picture."""
+    from skimage import data
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Sampler, "__call__", lambda *_: None)  # drawing pictures is seen at small size
+    Image.fromarray(data.coffee()).save("coffee.png")
+    write_random_model(family, tmp_path / "model", prediction_type)
+    gc.collect()
+    for word, box in (("cup", "170,15,412,312"), ("spoon", "322,62,430,330")):
+        assert masks(["find", "--image", "coffee.png", "--class_word", word, "--box", box, "--output_dir", word]) == 0
+    code = train_singleinsert.main(
+        "--preset scene --pretrained_model_name_or_path model --image coffee.png --class_word cup --class_word spoon "
+        "--mask cup/coffee_mask.png --mask spoon/coffee_mask.png --learn_background --output_name coffeexy "
+        "--stage1_steps 1 --stage2_steps 1 --stage1_batch_size 1 --stage2_batch_size 1 --mixed_precision bf16 "
+        "--gradient_checkpointing --set scene.mixes=1 --set save.formats=webui,diffusers,bundle".split()
+    )
+    assert code == 0
+    out = Path("output/coffeexy")
+    for name in ("cup", "spoon", "background"):
+        with safe_open(out / f"coffeexy{name}.safetensors", framework="pt") as file:
+            (key,) = file.keys()
+            assert file.get_slice(key).get_shape() == [1, width]
+    with safe_open(out / "coffeexy_lora.safetensors", framework="pt") as file:
+        ups = [key for key in file.keys() if key.endswith(".lora_up.weight")]  # noqa: SIM118
+        assert len(ups) == 128 + 4 * (12 if family == "sd1" else 23)  # blocks of attention, layers of the text encoder
+        assert all(file.get_tensor(key).abs().max() > 0 for key in ups if "attn2_to_k" in key)
+    with safe_open(out / "coffeexy_bundle.safetensors", framework="pt") as file:
+        assert sum(key.startswith("bundle_emb.coffeexy") for key in file.keys()) == 3  # noqa: SIM118
+    assert len(list((out / "coffeexy_diffusers").glob("*.safetensors"))) == 4
+    assert Image.open(out / "coffeexy_sheet.png").height > 716 + TILE  # the heat maps' row
+    photo, mask = photo_and_mask(tmp_path)
+    flags = (
+        f"--concept coffeexy --edit {photo} --edit_mask {mask} --edit_strength 1 --num_inference_steps 2 "
+        "--mixed_precision bf16 --output_dir edited"
+    )
+    assert infer_singleinsert.main([*flags.split(), "--prompt", "a photo of {cup} and {spoon}"]) == 0
+    (edited,) = Path("edited").glob("0*.png")
+    before, after = (np.asarray(Image.open(path).convert("RGB")) for path in (photo, edited))
+    inside = np.asarray(Image.open(mask)) > 0
+    assert np.array_equal(after[~inside], before[~inside])
+    assert np.abs(after[inside].astype(int) - before[inside]).mean() > 5

@@ -50,7 +50,7 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     given = args.pretrained_model_name_or_path
     prediction_type = "auto" if given or not concepts else concepts[0].base.prediction_type
     model = load_base_model(
-        place_of_model(given) if given else _recorded_base(concepts),
+        place_of_model(given) if given else recorded_base(concepts),
         revision=args.revision, variant=args.variant, dtype=DTYPES[args.mixed_precision],
         device="cpu" if args.offload != "none" else device, prediction_type=prediction_type,
     )  # fmt: skip
@@ -65,7 +65,7 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     return model
 
 
-def _recorded_base(concepts: Sequence[Artifact]) -> str | Path:
+def recorded_base(concepts: Sequence[Artifact]) -> str | Path:
     """What to load for the first concept: the recorded source, or the bundled model wherever it is installed."""
     flag = "give one as --pretrained_model_name_or_path"
     if not concepts:
