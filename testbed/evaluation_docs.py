@@ -1,4 +1,4 @@
-"""Writes what `python -m singleinsert.evaluate` has measured into docs/research/ablation.md, pictures too.
+"""Writes what `python -m singleinsert.evaluate` has measured into the research pages, pictures too.
 
 python -m testbed.evaluation_docs output/evaluation/table2         any number of results' folders, into the blocks of
                                                                    their names
@@ -15,29 +15,75 @@ from PIL import Image
 from singleinsert.evaluate.columns import PAPER
 from singleinsert.evaluate.report import FOLDER
 from singleinsert.evaluate.results import Results
-from singleinsert.evaluate.table import agreement, check_claims, markdown, paper_markdown, summarise
+from singleinsert.evaluate.table import (
+    RELATIONS,
+    agreement,
+    check_claims,
+    full_label,
+    markdown,
+    mixing_matrix,
+    on_the_front,
+    paper_markdown,
+    sizes,
+    summarise,
+)
 
 from .docs import IMAGES, RESEARCH, fill_block, save_picture
 
-DOCS = RESEARCH / "ablation.md"
+PAGES = (RESEARCH / "ablation.md", RESEARCH / "scenes.md")
+OF_SCENES = ("prompt", "identity", "looks", "margin", "mixing", "count", "leak", "found", "ESR")
+RATED = ("rated-prompt", "rated-identity")
 SHOWN = (("scatter", "Identity against text alignment"), ("samples-{}", "Samples by method and prompt"),
          ("attention-{}", "Cross-attention of the concept and of its class word"))  # fmt: skip
 
 
 def conditions(results: Results) -> str:
     """What was measured, in a sentence."""
-    facts, sampling = results.facts, results.facts["sampling"]
+    facts = results.facts
     classes: dict[str, int] = {}
     for concept in results.concepts:
         classes[concept["class_word"]] = classes.get(concept["class_word"], 0) + 1
     prompts = {len(concept["prompts"]) for concept in results.concepts}
     of_class = ", ".join(f"{count} {word}" for word, count in classes.items())
+    if results.of_scenes:
+        numbers = [len(concept["handles"]) for concept in results.concepts]
+        of_class = ", ".join(f"{numbers.count(n)} of {n} concepts" for n in sorted({*numbers}))
+        each = {len(c["prompts"]) // (2 ** len(c["handles"]) - 1) for c in results.concepts}
+        pictures = len(results.samples) // len({sample.method for sample in results.samples})
+        return (
+            f"{len(results.concepts)} scenes ({of_class}), {'/'.join(map(str, sorted(each)))} prompts with every "
+            f"subset, {facts['protocol']['seeds']} pictures of each, {pictures} a row; {_drawn(results)} Below each "
+            "mean, its 95 % interval over scenes."
+        )
     return (
         f"{len(results.concepts)} concepts ({of_class}), {'/'.join(map(str, sorted(prompts)))} prompts, "
-        f"{facts['protocol']['seeds']} pictures of each, {sampling['steps']} DDIM steps, guidance "
-        f"{sampling['guidance_scale']:g}; {facts['base_model']} with weights {facts['model_digest'][:8]}, preset "
-        f"{facts['preset']}. Below each mean, its 95 % interval over concepts."
+        f"{facts['protocol']['seeds']} pictures of each, {_drawn(results)} Below each mean, its 95 % interval over "
+        "concepts."
     )
+
+
+def _drawn(results: Results) -> str:
+    facts, sampling = results.facts, results.facts["sampling"]
+    return (
+        f"{sampling['steps']} DDIM steps, guidance {sampling['guidance_scale']:g}; {facts['base_model']} with weights "
+        f"{facts['model_digest'][:8]}, preset {facts['preset']}."
+    )
+
+
+def scene_parts(results: Results) -> list[str]:
+    """What only scenes have: tables by the number of concepts, whose looks, the Pareto front."""
+    parts = []
+    for size, part in sizes(results).items():
+        asked = "One concept" if size == 1 else f"{size} concepts"
+        parts += [f"**{asked} asked for**", markdown(part, summarise(part), OF_SCENES)]
+    labels, matrix = {m["name"]: full_label(m) for m in results.methods}, mixing_matrix(results)
+    lines = ["| similarity of a concept's cut-out to | " + " | ".join(RELATIONS) + " |", "|---|---|---|---|"]
+    for name, cells in matrix.items():
+        shown = [f"{cells[kind].mean:.3f}" if kind in cells else "" for kind in RELATIONS]
+        lines.append(f"| {labels[name]} | {' | '.join(shown)} |")
+    front = ", ".join(labels[name] for name in on_the_front(results, summarise(results)))
+    parts += ["**Whose looks**", "\n".join(lines)]
+    return [*parts, f"**Pareto front** of prompt and identity: {front}."] if front else parts
 
 
 def claims(results: Results) -> str:
@@ -65,9 +111,11 @@ def order(results: Results) -> str:
 
 def block(results: Results, name: str, folder: Path) -> str:
     """The whole block of one set of methods; copies its pictures."""
-    parts = [conditions(results), markdown(results, summarise(results), (*PAPER, "found"))]
+    columns = OF_SCENES if results.of_scenes else (*PAPER, "found")
+    parts = [conditions(results), markdown(results, summarise(results), columns)]
+    parts += scene_parts(results) if results.of_scenes else []
     for heading, text in (
-        ("**The paper's**", paper_markdown(results, PAPER)), ("**Its claims**", claims(results)),
+        ("**The paper's**", paper_markdown(results, (*PAPER, *RATED))), ("**Its claims**", claims(results)),
         ("**Order**", order(results)),
     ):  # fmt: skip
         parts += [heading, text] if text else []
@@ -89,8 +137,12 @@ def main() -> int:
     for folder in parser.parse_args().folders:
         results = Results.load(folder)
         name = folder.resolve().name
-        fill_block(DOCS, name, block(results, name, folder))
-        print(f"{DOCS}: {name}")
+        page = next((page for page in PAGES if f"<!-- {name} -->" in page.read_text()), None)
+        if page is None:
+            print(f"no page has a block {name}: call the folder as its block is called", file=sys.stderr)
+            return 2
+        fill_block(page, name, block(results, name, folder))
+        print(f"{page}: {name}")
     return 0
 
 

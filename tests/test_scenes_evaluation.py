@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -341,8 +340,21 @@ def test_a_command_for_the_other_kind_is_named(done, capsys):
     assert "holds scenes: the command for them is scenes" in capsys.readouterr().err
 
 
-def test_results_of_scenes_are_read_back(done):
-    results = Results.load(done / "out")
-    assert results.of_scenes and results.published[0]["label"] == "another"
-    changed = replace(results, samples=results.samples[:1])
-    assert len(changed.columns) <= len(results.columns)
+def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
+    """The block of the page; and people are asked with class words, not with handles in braces."""
+    from singleinsert.evaluate.study.questions import RATING, make_items
+    from testbed import evaluation_docs
+
+    page = tmp_path / "scenes.md"
+    page.write_text("<!-- out -->\n<!-- /out -->\n")
+    monkeypatch.setattr(evaluation_docs, "PAGES", (page,))
+    monkeypatch.setattr(evaluation_docs, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr("sys.argv", ["evaluation_docs", str(done / "out")])
+    assert evaluation_docs.main() == 0
+    text = page.read_text()
+    assert "1 scenes (1 of 2 concepts), 2 prompts with every subset, 1 pictures of each, 6 a row" in text
+    for heading in ("One concept asked for", "2 concepts asked for", "Whose looks", "Its claims"):
+        assert f"**{heading}**" in text
+    assert "Not run: another. its weights cannot be had" in text and "| another | 3.500 |" in text
+    items = make_items(Results.load(done / "out"), RATING, methods=[], seed="", rater="me", count=0)
+    assert {item.text for item in items} >= {"a photo of a face and a cat in the snow", "a cat"}

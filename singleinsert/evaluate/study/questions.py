@@ -15,6 +15,7 @@ from itertools import combinations
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.evaluate.results import Results
+from singleinsert.evaluate.scene_prompts import with_class_words
 
 RATING, COMPARISON = "rate", "compare"
 QUESTIONS: dict[str, dict[str, str]] = {
@@ -80,6 +81,7 @@ def make_items(results: Results, kind: str, *, methods: Sequence[str], seed: str
                 shown = list(group)
                 random.Random(f"{seed}/{rater}/{place}/{group}").shuffle(shown)
                 text = fill(concept["prompts"][place[1]]["text"], "", concept["class_word"])
+                text = with_class_words(text, concept.get("handles", {}))
                 by_concept[place[0]].append(
                     Item(*_of(place, concept["class_word"]), text, concept["picture"], tuple(shown),
                          tuple(drawn[(*place, method)] for method in shown))
