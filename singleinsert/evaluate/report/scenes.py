@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from singleinsert.evaluate.bootstrap import Interval
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import RELATIONS, full_label, mixing_matrix, on_the_front, sizes, summarise
@@ -62,8 +63,8 @@ def _matrix_table(results: Results) -> str:
     return _table(list(RELATIONS), rows)
 
 
-def _number(cell: Any) -> str:
-    return "" if cell is None else f"{cell.mean:.3f} <small>{cell.low:.3f} to {cell.high:.3f}</small>"
+def _number(cell: Interval | None) -> str:
+    return "" if cell is None else f"{cell.mean:.3f} <small>{cell.ends}</small>"
 
 
 def _table(head: list[str], rows: list[tuple[str, list[str]]]) -> str:
