@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     if args.grid:
         columns = args.num_images
         grid = [images[start : start + columns] for start in range(0, len(images), columns)]
-        print(folder.save_grid(grid, rows))
+        print(folder.save_grid(grid, rows, pipeline))
     if concepts:
         print_next(*next_commands(args))
 

@@ -90,7 +90,8 @@ def print_next(*commands: Command, leave_out: str = "") -> None:
     program = ["singleinsert"] if installed else ["python", "-m", "singleinsert"]
     for place, command in enumerate(commands):
         words = [str(word) for word in command if not (leave_out and word == leave_out)]
-        print("next: " if place == 0 else "or:   ", shlex.join([*program, *words]), sep="", flush=True)
+        line = ("next: " if place == 0 else "or:   ") + shlex.join([*program, *words])
+        print(line, file=sys.stderr, flush=True)  # stdout is for what was made, which scripts read
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

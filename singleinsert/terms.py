@@ -27,6 +27,6 @@ STAGES = ("stage1", "stage2")
 BEFORE = "before"
 """In the place of a stage: what the frozen model draws for the class words alone."""
 STAGE_TITLES = {"stage1": "Stage I", "stage2": "Stage II"}
-ROLE_TITLES = {"concept": "concept", "denoiser": "denoiser", "text": "text encoder"}
+ROLE_TITLES = {"concept": "embedding", "denoiser": "denoiser", "text": "text encoder"}
 WEIGHT_ROLES = frozenset({"denoiser", "text"})
 """What needs an adapter."""

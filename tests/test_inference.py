@@ -249,7 +249,7 @@ def test_what_does_not_fit_is_one_line(anna, hat, tiny_sd, model):
         (ModelError, "does not fit", {"concepts": [other_size]}),
         (InputError, "two concepts are called anna", {"concepts": [anna, hat, dataclasses.replace(hat, name="Anna")]}),
         (InputError, "3 weights for 1 concepts", {"concepts": [anna], "weights": [1, 2, 3]}),
-        (InputError, "scheduler 'dimm' is none of ddim", {"scheduler": "dimm"}),
+        (InputError, "scheduler 'dimm' is none of auto, ddim", {"scheduler": "dimm"}),
         (InputError, "offload 'all' is none of", {"offload": "all"}),
     ]
     for error, message, options in wrong:

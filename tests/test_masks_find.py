@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from photos import astronaut_face, iou, solid, write_photo
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 from singleinsert.config import MaskSettings
 from singleinsert.data.pictures import Picture, load_picture
-from singleinsert.drawing.sheet import EDGE, mask_overlay
+from singleinsert.drawing.masked import EDGE, mask_overlay
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks import find_mask, write_mask
 from singleinsert.masks.backends import BACKENDS, Backends
@@ -21,7 +21,6 @@ from singleinsert.masks.candidates import Candidate, area, bounds, box_iou, clip
 from singleinsert.masks.cascade import FaceCascade, is_face
 from singleinsert.masks.find import parse_box, parse_points
 from singleinsert.masks.grabcut import GrabCut
-from singleinsert.masks.overlay import _edge
 
 
 @pytest.fixture(scope="session")
@@ -324,7 +323,7 @@ def test_what_is_written(photos, tmp_path):
     photo = np.asarray(Image.open(photos / "astronaut.png")).astype(int)
     assert overlay.shape[0] > 512 and overlay.shape[1] == 512, "a caption below"
     assert np.array_equal(overlay[120, 225], photo[120, 225]), "the subject as it is"
-    assert overlay[300, 100].sum() < photo[300, 100].sum() / 2, "the rest darkened"
+    assert np.ptp(overlay[300, 100]) == 0 and overlay[300, 100].min() >= 0.6 * 255, "the rest greyed and paled"
     assert (overlay[90:155, 177] == (60, 255, 60)).all(), "the left side of the detected box"
 
 
@@ -365,9 +364,6 @@ def test_outlines_are_those_of_pils_rank_filters(size):
     """Which take a minute on a photo of 12 megapixels."""
     mask = Image.new("L", size)
     ImageDraw.Draw(mask).ellipse((0, size[1] // 5, size[0] // 2, size[1] - 9), fill=255)
-    line = max(1, max(size) // 400)
-    thin = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(2 * line + 1)))
-    assert _edge(mask, line).tobytes() == thin.tobytes()
     near, picture = max(1, max(size) // 160), Image.new("RGB", size, "teal")
     wide = np.asarray(mask.filter(ImageFilter.MaxFilter(2 * near + 1))) > np.asarray(mask)
     assert np.array_equal((np.asarray(mask_overlay(picture, mask)) == EDGE).all(-1), wide)

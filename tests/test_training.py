@@ -19,12 +19,14 @@ from tinymodels import CONCEPT_WIDTH
 
 from singleinsert.artifact import Artifact
 from singleinsert.config import load_settings, to_toml
-from singleinsert.drawing.sheet import EDGE, TILE, mask_overlay
+from singleinsert.drawing.masked import EDGE, SQUARE, mask_overlay
+from singleinsert.drawing.sheet import TILE
 from singleinsert.drawing.tiles import square_tile
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError
 from singleinsert.training.checkpoint import checkpoints, load_checkpoint
 from singleinsert.training.loop import Loop
 from singleinsert.training.prepare import find_material
+from singleinsert.training.results import as_typed
 from singleinsert.training.run import train
 from singleinsert.training.signals import Interrupted
 
@@ -89,14 +91,27 @@ def test_the_sheet_shows_each_stages_last_samples_in_their_places(whole):
         found = np.argwhere((pixels[: -TILE + 1, : -TILE + 1] == tile[0, 0]).all(-1))
         return next((y, x) for y, x in found if np.array_equal(pixels[y : y + TILE, x : x + TILE], tile))
 
-    samples = [Image.open(out / f"samples/pic_{s}_000003_{i:02d}.png") for s in ("stage1", "stage2") for i in (0, 1)]
-    (y0, x0), (y1, x1), (y2, x2), (y3, x3) = (place(square_tile(sample, TILE)) for sample in samples)
-    assert y0 == y1 < y2 == y3 and x0 == x2 < x1 == x3
-    square = find_material(whole.settings, str).pictures[0]
-    assert (
-        place(square_tile(square.image, TILE)) == (y0, left := place(square_tile(square.image, TILE))[1]) and left < x0
-    )
-    assert place(square_tile(mask_overlay(square.image, square.subjects[0].mask), TILE)) == (y2, left)
+    shown = [("before", 0), ("stage1", 3), ("stage2", 3)]
+    files = [out / f"samples/pic_{stage}_{step:06d}_{i:02d}.png" for stage, step in shown for i in (0, 1)]
+    (y0, x0), (y1, x1), *rest = (place(square_tile(Image.open(file), TILE)) for file in files)
+    (y2, x2), (y3, x3), (y4, x4), (y5, x5) = rest
+    assert y0 == y1 < y2 == y3 < y4 == y5 and x0 == x2 == x4 < x1 == x3 == x5
+    picture = find_material(whole.settings, str).pictures[0]
+    top, left = place(square_tile(picture.image, TILE))
+    assert top == y0 and left < x0
+    assert place(square_tile(mask_overlay(picture.image, picture.subjects[0].mask), TILE)) == (y2, left)
+
+
+def test_prompts_on_the_sheet_are_those_of_the_exported_files(whole):
+    artifact = whole.result.artifact
+    assert as_typed("a photo of * face, 5*3", artifact) == "a photo of pic face, 5*3"
+
+
+def test_the_training_square_is_drawn_on_the_overlay():
+    source, mask = Image.new("RGB", (90, 60), (90, 90, 90)), Image.new("L", (180, 120), 0)
+    shown = np.asarray(mask_overlay(source, mask, (40, 0, 160, 120)))  # of the mask's pixels, twice the picture's
+    assert (shown[10:50, [20, 79]] == SQUARE).all() and (shown[[0, 59], 30:70] == SQUARE).all()
+    assert not (shown[10:50, 30:70] == SQUARE).all(-1).any()
 
 
 def test_the_overlay_pales_what_the_mask_leaves_out():

@@ -52,7 +52,7 @@ class TrainingPicture:
     Attributes:
         image: mode "RGB". subjects: at least one; one is SingleInsert's case.
         description: what it shows besides the subject, with "{concept}" in the subject's place; "" where unknown.
-        source: the file it came from, for messages.
+        source: the file it came from, for messages. square: where it lies there, as left, top, right and bottom.
     """
 
     image: Image.Image
@@ -60,6 +60,7 @@ class TrainingPicture:
     subjects: tuple[Subject, ...]
     description: str = ""
     source: str = ""
+    square: tuple[int, int, int, int] | None = None
 
     @property
     def handles(self) -> tuple[str, ...]:

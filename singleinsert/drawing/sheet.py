@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-from singleinsert.data.pictures import solid
 from singleinsert.drawing.heat import heat_strip
+from singleinsert.drawing.masked import mask_overlay
 from singleinsert.drawing.tiles import INK, PAPER, SOFT, square_tile, wrap, write_lines
 from singleinsert.drawing.typeface import typeface
 
 TILE, GAP, MARGIN, CAPTION_LINES = 224, 14, 36, 4
-EDGE = (255, 72, 66)
 HEAT_CAPTION = "where each concept's embedding acts on the source: its share of the cross-attention"
 LARGEST_SOURCE = 2048
 """Side of the source that is drawn on, in pixels."""
@@ -37,15 +36,17 @@ def make_sheet(
     prompts: Sequence[str],
     rows: Sequence[SheetRow],
     heats: Mapping[str, ArrayLike] | None = None,
+    foot: str = "",
 ) -> Image.Image:
     """Compose the sheet: source and mask on the left, prompts as columns and stages as rows beside them.
 
     Args:
+        subtitle: what a user wants to know, under the title. foot: how it was made, small, at the end.
         heats: {title: (h, w) of shares in [0, 1]}; where each concept acts on the source, as a last row.
     """
     source, mask = _at_most(source, LARGEST_SOURCE), _at_most(mask, LARGEST_SOURCE)
     heats = heats or {}
-    face = typeface(title, subtitle, *prompts, *(row.caption for row in rows), *heats)
+    face = typeface(title, subtitle, foot, *prompts, *(row.caption for row in rows), *heats)
     strip = heat_strip(source, heats, TILE, face) if heats else None
     captions = [wrap(prompt, TILE, face(15), CAPTION_LINES) for prompt in prompts]
     columns, caption_height = max(1, len(prompts)), 8 + 19 * max(2, *map(len, captions), 0)
@@ -54,7 +55,8 @@ def make_sheet(
     width = left + max(columns * (TILE + GAP) - GAP, strip.width if strip else 0) + MARGIN
     top = MARGIN + 76
     heat_top = top + caption_height + max(2, len(rows)) * row_height
-    height = heat_top + (30 + strip.height + GAP if strip else 0) - GAP + MARGIN
+    end = heat_top + (30 + strip.height + GAP if strip else 0) - GAP
+    height = end + (30 if foot else 0) + MARGIN
     sheet = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(sheet)
     pen.text((MARGIN, MARGIN), title, fill=INK, font=face(30))
@@ -64,7 +66,7 @@ def make_sheet(
         y = top + caption_height + i * row_height
         pen.text((MARGIN, y + 4), caption, fill=SOFT, font=face(15))
         sheet.paste(square_tile(shown, TILE), (MARGIN, y + 30))
-    pen.line([(left - GAP - 12, top), (left - GAP - 12, height - MARGIN)], fill="#e3e3e8", width=1)
+    pen.line([(left - GAP - 12, top), (left - GAP - 12, end)], fill="#e3e3e8", width=1)
     for column, lines in enumerate(captions):
         write_lines(pen, (left + column * (TILE + GAP), top + 4), lines, face(15), 19)
     for i, row in enumerate(rows):
@@ -76,6 +78,8 @@ def make_sheet(
     if strip:
         pen.text((left, heat_top + 4), HEAT_CAPTION, fill=SOFT, font=face(15))
         sheet.paste(strip, (left, heat_top + 30))
+    if foot:
+        pen.text((MARGIN, end + 16), foot, fill=SOFT, font=face(12))
     return sheet
 
 
@@ -85,15 +89,3 @@ def _at_most(image: Image.Image, side: int) -> Image.Image:
         return image
     scale = side / max(image.size)
     return image.resize([max(1, round(length * scale)) for length in image.size], Image.Resampling.BOX)
-
-
-def mask_overlay(source: Image.Image, mask: Image.Image) -> Image.Image:
-    """``source`` with what the mask leaves out greyed and paled, and the mask's edge drawn."""
-    mask = mask.convert("L").resize(source.size)
-    pale = Image.blend(source.convert("L").convert("RGB"), Image.new("RGB", source.size, "white"), 0.6)
-    shown = Image.composite(source.convert("RGB"), pale, mask)
-    hard = solid(mask)
-    # a box blur's time does not grow with its radius: where it is above 0, something white is near
-    near = hard.filter(ImageFilter.BoxBlur(max(1, max(source.size) // 160))).point(lambda value: 255 if value else 0)
-    edge = ImageChops.difference(near, hard)
-    return Image.composite(Image.new("RGB", source.size, EDGE), shown, edge)

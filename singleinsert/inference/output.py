@@ -11,16 +11,21 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert import __version__
+from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
+from singleinsert.config.load import values_in
+from singleinsert.data.pictures import load_picture
 from singleinsert.drawing.grid import LARGEST_TILE, SMALLEST_TILE, make_grid
 from singleinsert.drawing.heat import heat_strip
-from singleinsert.drawing.sheet import mask_overlay
+from singleinsert.drawing.masked import mask_overlay
+from singleinsert.drawing.tiles import scaled
 from singleinsert.drawing.typeface import typeface
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.inference.pngtext import parameters_text, save_picture
-from singleinsert.inference.prompts import for_webui, lora_tags, resolve
+from singleinsert.inference.prompts import for_people, for_webui, lora_tags, resolve
 from singleinsert.inference.schedulers import scheduler_choice
+from singleinsert.reading import parse_toml
 
 PICTURE_NAME, GRID_NAME, EDIT_NAME = r"(\d+)-\d+\.png", r"grid-(\d+)\.png", r"edit-(\d+)\.png"
 
@@ -58,11 +63,15 @@ class PictureFolder:
         write_atomically(target, lambda file: strip.save(file, "PNG"))
         return target
 
-    def save_grid(self, rows: Sequence[Sequence[Image.Image]], pictures: Sequence[Sequence[Picture]]) -> Path:
-        """Write all pictures as one sheet; columns are captioned where every row has the same seeds."""
-        seeds = [[picture.seed for picture in row] for row in pictures]
-        columns = [f"seed {seed}" for seed in seeds[0]] if all(row == seeds[0] for row in seeds) else []
-        grid = make_grid(rows, [row[0].prompt for row in pictures], columns)
+    def save_grid(
+        self, rows: Sequence[Sequence[Image.Image]], pictures: Sequence[Sequence[Picture]], pipeline: ConceptPipeline
+    ) -> Path:
+        """Write all pictures as one sheet under their prompts as one types them, after what was learnt from."""
+        sources = sources_of(pipeline.concepts)
+        captions = [grid_caption(row, pipeline) for row in pictures]
+        if sources:
+            rows, captions = [list(sources.values()), *rows], [f"learnt from: {', '.join(sources)}", *captions]
+        grid = make_grid(rows, captions)
         path = self.folder / f"grid-{self._next(GRID_NAME):05d}.png"
         write_atomically(path, lambda target: grid.save(target, "PNG"))
         return path
@@ -78,6 +87,28 @@ class PictureFolder:
     def _next(self, pattern: str) -> int:
         found = (re.fullmatch(pattern, path.name) for path in self.folder.iterdir())
         return 1 + max((int(match[1]) for match in found if match), default=0)
+
+
+def grid_caption(row: Sequence[Picture], pipeline: ConceptPipeline) -> str:
+    """The prompt with the concepts' names in, the negative prompt, and the seeds."""
+    names, first = pipeline.names, row[0]
+    negative = [f"not: {for_people(first.negative_prompt, names)}"] if first.negative_prompt else []
+    seeds = f"seed {first.seed}" if len(row) == 1 else f"seeds {first.seed} to {row[-1].seed}"
+    return " \u00b7 ".join([for_people(first.prompt, names), *negative, seeds])
+
+
+def sources_of(concepts: Sequence[Artifact]) -> dict[str, Image.Image]:
+    """The photos that the concepts' records name, by concept, reduced; those that are no longer there are left out."""
+    found: dict[str, Image.Image] = {}
+    for concept in concepts:
+        record = str(concept.metadata.get("settings", ""))
+        try:
+            paths = values_in(parse_toml(record, concept.name), concept.name).get("data.image", ())
+            picture = load_picture(Path(paths[0])).image
+        except (SingleInsertError, LookupError, TypeError):
+            continue
+        found[concept.name] = scaled(picture, min(max(picture.size), LARGEST_TILE))
+    return found
 
 
 def webui_text(

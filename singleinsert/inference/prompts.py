@@ -92,7 +92,15 @@ def names_a_concept(resolved: str) -> bool:
 
 def for_webui(resolved: str, concepts: Sequence[ConceptName]) -> str:
     """The prompt as A1111 and Forge want it: embeddings by their files' names, brackets (which weigh words) escaped."""
-    text = re.sub(r"[()\[\]\\]", r"\\\g<0>", resolved)
+    return _named(re.sub(r"[()\[\]\\]", r"\\\g<0>", resolved), concepts)
+
+
+def for_people(prompt: str, concepts: Sequence[ConceptName]) -> str:
+    """A prompt as asked for, with the concepts' names in: "mexyz face in the snow"."""
+    return _named(resolve(prompt, concepts), concepts)
+
+
+def _named(text: str, concepts: Sequence[ConceptName]) -> str:
     for index, concept in enumerate(concepts):
         text = text.replace(slot(index), concept.name)
     return text

@@ -15,6 +15,7 @@ from PIL import Image
 
 from singleinsert.atomic import write_atomically
 from singleinsert.data.pictures import Picture, load_picture
+from singleinsert.drawing.masked import EDGE
 from singleinsert.errors import InputError, MissingPackageError, SingleInsertError, first_line
 from singleinsert.masks import Backends, check_mask, mask_from_file
 from singleinsert.masks.candidates import Point
@@ -24,7 +25,7 @@ from singleinsert.masks.guard import App, LocalOnly
 from singleinsert.masks.overlay import overlay
 
 HOST = "127.0.0.1"
-PAINT = (255, 40, 200)
+PAINT = EDGE
 OPACITY = 150
 SHOWN_SIDE = 1024
 """The page works on a smaller copy of a larger picture; what was not painted on keeps the mask's full resolution."""
@@ -154,7 +155,7 @@ def build_page(session: Session) -> Any:
                 type="pil",
                 image_mode="RGBA",
                 label="Paint the subject; the eraser takes paint away",
-                brush=gr.Brush(default_size=24, colors=["rgb(255, 40, 200)"], color_mode="fixed"),
+                brush=gr.Brush(default_size=24, colors=[f"rgb{PAINT}"], color_mode="fixed"),
                 eraser=gr.Eraser(default_size=24),
                 transforms=(),
                 sources=(),

@@ -56,10 +56,10 @@ class MaskResult:
     notes: tuple[str, ...] = ()
     file: Path | None = None
 
-    def overlay(self) -> Image.Image:
-        """The mask over the picture, with boxes, scores and a caption that says the share."""
+    def overlay(self, square: Box | None = None) -> Image.Image:
+        """The mask over the picture, with boxes, scores and a caption that says the share; ``square``: what trains."""
         caption = f"mask from {self.source}: {self.share:.1%} of the picture"
-        return overlay(self.picture.image, self.mask, self.candidates, self.chosen, caption)
+        return overlay(self.picture.image, self.mask, self.candidates, self.chosen, caption, square)
 
     def without_pixels(self) -> MaskResult:
         """The same, of the picture only what :meth:`overlay` draws: for runs, which keep it to the end."""
@@ -269,10 +269,13 @@ def parse_points(points: Sequence[str | Point]) -> list[Point]:
     return out
 
 
-def write_mask(result: MaskResult, folder: Path, name: str, overwrite: bool = False) -> tuple[Path, Path]:
+def write_mask(
+    result: MaskResult, folder: Path, name: str, overwrite: bool = False, square: Box | None = None
+) -> tuple[Path, Path]:
     """`NAME_mask.png`, which can be edited and given back with --mask, and `NAME_mask_overlay.png`, to look at.
 
-    A mask that was given back stays as it is, whatever was padded or feathered for training.
+    A mask that was given back stays as it is, whatever was padded or feathered for training. ``square``: the training
+    square, to be shown.
 
     Raises:
         InputError: another mask is there that is not ours, or was edited since it was written; unless `overwrite`.
@@ -285,7 +288,7 @@ def write_mask(result: MaskResult, folder: Path, name: str, overwrite: bool = Fa
         raise InputError(f"{mask} was edited or made by hand: use it with --mask {mask}, or move it away")
     if not given:
         write_atomically(mask, result.mask.save)
-    write_atomically(shown, result.overlay().save)
+    write_atomically(shown, result.overlay(square).save)
     if given:  # the user's it remains: newer than what is drawn of it
         os.utime(shown, ns=(written - 1, written - 1))
     return mask, shown

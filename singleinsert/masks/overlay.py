@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
-from singleinsert.data.pictures import solid
+from singleinsert.drawing.masked import Square, mask_overlay
 from singleinsert.drawing.typeface import typeface
 from singleinsert.masks.candidates import Candidate
 
@@ -17,7 +17,6 @@ LEAST_SIDE = 384
 MOST_SIDE = 2048
 """Larger ones are reduced, or looking at a photo of 100 million pixels would take gigabytes."""
 
-TINT = (255, 40, 200)
 TAKEN, OTHER = (60, 255, 60), (255, 220, 60)
 
 
@@ -27,13 +26,14 @@ def overlay(
     candidates: Sequence[Candidate] = (),
     chosen: Sequence[int] = (),
     caption: str = "",
+    square: Square | None = None,
 ) -> Image.Image:
-    """The picture with all but the subject darkened, the mask's edge drawn, and every candidate's box and score.
+    """The picture with all but the subject paled, the mask's edge drawn, and every candidate's box and score.
 
     Args:
         image: RGB, as it is or reduced. mask: mode "L", the picture's size.
         candidates: their boxes are drawn with index and score; those of `chosen` in green.
-        caption: a line below the picture.
+        caption: a line below the picture. square: the training square, in pixels of the mask.
 
     Returns:
         RGB, the picture's size (enlarged to 384 pixels at least, reduced to 2048 at most) and, with a caption, a bar
@@ -42,11 +42,8 @@ def overlay(
     size = shown_size(mask.size)
     scale = max(size) / max(mask.size)
     filter = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
-    large, large_mask = image.resize(size, filter).convert("RGB"), mask.resize(size, filter)
-    dark = Image.blend(large, Image.new("RGB", size, (20, 20, 30)), 0.65)
-    out = Image.composite(large, dark, large_mask)
     line = max(1, max(size) // 400)
-    out.paste(TINT, mask=_edge(large_mask, line))
+    out = mask_overlay(image.resize(size, filter), mask, square)
     draw, font = ImageDraw.Draw(out), typeface(*(c.label for c in candidates))(max(12, max(size) // 45))
     for index, candidate in enumerate(candidates):
         colour = TAKEN if index in chosen else OTHER
@@ -61,13 +58,6 @@ def shown_size(size: tuple[int, int]) -> tuple[int, int]:
     longest = max(size)
     scale = MOST_SIDE / longest if longest > MOST_SIDE else -(-LEAST_SIDE // longest)
     return (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-
-
-def _edge(mask: Image.Image, width: int) -> Image.Image:
-    hard = solid(mask)
-    # a box blur's time does not grow with its radius: where it is whole, nothing black is near
-    inside = hard.filter(ImageFilter.BoxBlur(width)).point(lambda value: 255 if value == 255 else 0)
-    return ImageChops.subtract(hard, inside)
 
 
 def _label(

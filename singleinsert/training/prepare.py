@@ -239,8 +239,9 @@ def cut_out(
     }
     subjects = tuple(Subject(name, words[name], mask, shares[name]) for name, mask in cut.items())
     return TrainingPicture(
-        square.image, Frame.whole((data.resolution, data.resolution)), subjects, source=str(picture.path)
-    )
+        square.image, Frame.whole((data.resolution, data.resolution)), subjects, source=str(picture.path),
+        square=square.box,
+    )  # fmt: skip
 
 
 def describe_picture(

@@ -18,7 +18,8 @@ from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.drawing.sheet import SheetRow, make_sheet
 from singleinsert.errors import ConfigError
 from singleinsert.masks.cleanup import union
-from singleinsert.terms import ROLE_TITLES, STAGE_TITLES
+from singleinsert.placeholders import split_at_placeholders
+from singleinsert.terms import BEFORE, ROLE_TITLES, STAGE_TITLES
 from singleinsert.training.attention import handle_maps
 from singleinsert.training.look import Looked
 from singleinsert.training.loop import Loop, Run
@@ -78,7 +79,7 @@ def write_results(
     run: Run, loop: Loop, artifact: Artifact, sampler: Sampler, material: Material, looked: Looked | None = None
 ) -> Image.Image:
     """Write the losses, the artifact and the sheet; returns the preview, the last stage's first sample."""
-    rows = [_sheet_row(run, stage, sampler) for stage in run.stages]
+    rows = [_row_before(run, material, sampler), *(_sheet_row(run, stage, sampler) for stage in run.stages)]
     shown = material.pictures[0]
     first = rows[-1].pictures[0] if rows[-1].pictures else None
     preview = first or shown.image.resize((run.settings.data.resolution,) * 2)
@@ -87,8 +88,9 @@ def write_results(
         marked = [subject for subject in shown.subjects if subject.handle != BACKGROUND]
         mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)
         sheet = make_sheet(
-            run.files.name, _subtitle(run, artifact, material, looked), shown.image, mask,
-            f"mask, {share:.1%} of the picture", sampler.prompts, rows, _heats(run, material),
+            run.files.name, _subtitle(artifact, material, looked), shown.image, mask,
+            f"mask, {share:.1%} of the picture", [as_typed(prompt, artifact) for prompt in sampler.prompts],
+            [row for row in rows if any(row.pictures)], _heats(run, material), _made_how(run, artifact),
         )  # fmt: skip
         save_png(sheet, run.files.sheet)
     return preview
@@ -109,27 +111,50 @@ def _heats(run: Run, material: Material) -> dict[str, Tensor]:
     return {" ".join(run.book.words[handle]): heat for handle, heat in maps.items()}
 
 
-def _subtitle(run: Run, artifact: Artifact, material: Material, looked: Looked | None) -> str:
-    named = ", ".join(f"{handle.placeholder} {handle.class_word}" for handle in material.handles)
-    parts = [named, artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
-    if artifact.update is not None:
-        parts.append(f"LoRA rank {run.settings.adapter.network_dim}")
+def as_typed(prompt: str, artifact: Artifact) -> str:
+    """A prompt as one writes it for the exported files: "mexyz face in the snow", not "* face in the snow"."""
+    triggers = {concept.placeholder: artifact.trigger(concept) for concept in artifact.concepts}
+    return "".join(
+        text if found is None else triggers[found] for text, found in split_at_placeholders(prompt, triggers)
+    )
+
+
+def _subtitle(artifact: Artifact, material: Material, looked: Looked | None) -> str:
+    """What was learnt from what, in words."""
+    named = ", ".join(f"{artifact.trigger(concept)} {concept.class_word}" for concept in artifact.concepts)
+    count = len({picture.source for picture in material.pictures})
+    parts = [f"{named}, from {'one picture' if count == 1 else f'{count} pictures'}"]
     if shown := material.pictures[0].description:
         parts.append(f"described: {shown}")
-    if len(material.pictures) > 1:
-        parts.append(f"{len(material.pictures)} pictures")
     if looked is not None:
         parts.append(looked.short)
     return "   \u00b7   ".join(parts)
 
 
+def _made_how(run: Run, artifact: Artifact) -> str:
+    parts = [artifact.base.name, f"seed {run.settings.run.seed}", f"{run.settings.concept.type} concept"]
+    if artifact.update is not None:
+        parts.append(f"LoRA rank {run.settings.adapter.network_dim}")
+    return "   \u00b7   ".join(parts)
+
+
+def _row_before(run: Run, material: Material, sampler: Sampler) -> SheetRow:
+    """The frozen model's pictures of the same prompts and seeds, with the class words alone."""
+    words = " and ".join(dict.fromkeys(handle.class_word for handle in material.handles if handle.name != BACKGROUND))
+    return SheetRow(f"before: {words}", _samples(run, BEFORE, 0, sampler))
+
+
 def _sheet_row(run: Run, stage: Stage, sampler: Sampler) -> SheetRow:
-    """The stage's last samples, read back: a run that was resumed has those of the stages before, too."""
-    repeats = run.settings.sample.images_per_prompt
-    paths = [run.files.sample(stage.name, stage.steps, i * repeats) for i in range(len(sampler.prompts))]
-    pictures = [Image.open(path).convert("RGB") if path.is_file() else None for path in paths]
     learnt = ", ".join(shown for role, shown in ROLE_TITLES.items() if role in stage.trains)
-    return SheetRow(f"{STAGE_TITLES[stage.name]}, {stage.steps} steps: {learnt}", pictures)
+    caption = f"{STAGE_TITLES[stage.name]}, after {stage.steps} steps: {learnt}"
+    return SheetRow(caption, _samples(run, stage.name, stage.steps, sampler))
+
+
+def _samples(run: Run, stage: str, step: int, sampler: Sampler) -> list[Image.Image | None]:
+    """The first sample of each prompt, read back: a run that was resumed has those of the stages before, too."""
+    repeats = run.settings.sample.images_per_prompt
+    paths = [run.files.sample(stage, step, i * repeats) for i in range(len(sampler.prompts))]
+    return [Image.open(path).convert("RGB") if path.is_file() else None for path in paths]
 
 
 def resolved(settings: Settings) -> str:

@@ -290,7 +290,9 @@ def _read_state(checkpoint: Path, run: Run) -> dict[str, Any]:
 def _write_beginning(run: Run, material: Material, events: EventLog) -> None:
     """The masks and the resolved settings: what a user may look at while the run goes on."""
     words = [handle.class_word for handle in material.handles]
+    squares = {picture.source: picture.square for picture in material.pictures}
     for place, found in enumerate(material.found):
-        file, _ = write_mask(found, run.files.folder, run.files.mask_name(place, len(material.found)))
+        name, square = run.files.mask_name(place, len(material.found)), squares.get(str(found.picture.path))
+        file, _ = write_mask(found, run.files.folder, name, square=square)
         events.mask(str(file), words[place % len(words)], found.share, found.source, found.notes)
     write_text(run.files.config, resolved(run.settings))

@@ -81,7 +81,9 @@ class Sampler:
             return latents
 
         offload = run.settings.run.offload
-        with tqdm(total=len(wanted), desc="samples", unit="picture", leave=False, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=len(wanted), desc="samples", unit="picture", leave=False, dynamic_ncols=True, disable=None
+        ) as bar:
             return draw_in_chunks(draw, wanted, offload, lambda parts: decode_pictures(model, parts, offload))
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
