@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from singleinsert.artifact import Artifact
     from singleinsert.config import Settings
     from singleinsert.inference.pipeline import ConceptPipeline
+    from singleinsert.training.explained import Errors
     from singleinsert.training.look import DrawLatents, Looked
     from singleinsert.training.prepare import Material
 
@@ -39,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add("--image", action="append", default=[], metavar="PHOTO", help="what it was learnt from; default: its record")
     add("--mask", action="append", default=[], metavar="FILE", help="white on the subject, one for each photo")
     add("--class_word", action="append", default=[], metavar="WORD", help="what it is one of; default: its record")
+    add("--scene_words", metavar="WORDS", help='what to look for besides background and pose: "wearing a red hat"')
     add("--resolution", type=int, metavar="N", help="side of the pictures in pixels; default: its record")
     add("--num_images", type=int, default=8, metavar="N", help="pictures with it, and as many without (default 8)")
     add("--guidance_scale", type=float, metavar="X", help="default: that of the training's samples")
@@ -91,15 +94,23 @@ def look_at(
     """What came back of ``material`` in new pictures; their latents are left in ``drawn``, by prompt."""
     from singleinsert.data.subject import BACKGROUND
     from singleinsert.training.encode import encode_pictures
-    from singleinsert.training.look import Looked, advice_for, look, passes_of_one, references_of
+    from singleinsert.training.look import (
+        Looked,
+        advice_for,
+        look,
+        look_passes,
+        phrasings_of_material,
+        references_of,
+    )
 
     guidance = settings.sample.guidance_scale if args.guidance_scale is None else args.guidance_scale
     model, size = pipeline.model, settings.data.resolution
     handles = [handle for handle in material.handles if handle.name != BACKGROUND]
     references = references_of(encode_pictures(material, model, size, model.device), material, handles)
     draw = drawing_of(pipeline, guidance, size, drawn)
-    found = look(draw, handles, references, args.num_images)
-    passes = passes_of_one(handles, guidance) * args.num_images
+    phrasings = phrasings_of_material(material)
+    found = look(draw, errors_of(pipeline), handles, references, phrasings, args.num_images)
+    passes = look_passes(handles, phrasings, guidance, args.num_images)
     return Looked(found, advice_for(found, settings, material), passes)
 
 
@@ -127,6 +138,18 @@ def drawing_of(pipeline: ConceptPipeline, guidance_scale: float, size: int, draw
         return drawn[prompt]
 
     return draw
+
+
+def errors_of(pipeline: ConceptPipeline) -> Errors:
+    """The pipeline's model with the LoRA's weight at 0."""
+    from singleinsert.training.explained import errors_under
+
+    def errors(latents: Tensor, prompt: str) -> Tensor:
+        pipeline.set_weights([0.0])
+        condition = pipeline.encode(prompt).to(pipeline.model.device, pipeline.model.dtype)
+        return errors_under(pipeline.model, condition, latents)
+
+    return errors
 
 
 def settings_of(artifact: Artifact, args: argparse.Namespace) -> Settings:
@@ -158,7 +181,17 @@ def settings_of(artifact: Artifact, args: argparse.Namespace) -> Settings:
         values["data.class_word"] = tuple(c.class_word for c in artifact.concepts if c.class_word)
     settings = from_values(values)
     _check_given(artifact, settings)
-    return settings
+    return settings if args.scene_words is None else with_words(settings, args.scene_words)
+
+
+def with_words(settings: Settings, words: str) -> Settings:
+    """The settings with words of the user's as the description of every picture, whatever lies beside it."""
+    from singleinsert.captions.describe import caption_of_words
+    from singleinsert.training.prepare import picture_paths
+
+    text = caption_of_words(words, settings.data.class_word[0])
+    data = replace(settings.data, description=(text,) * len(picture_paths(settings.data.image)))
+    return replace(settings, data=data, caption=replace(settings.caption, mode="auto"))
 
 
 def _check_given(artifact: Artifact, settings: Settings) -> None:

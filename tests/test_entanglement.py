@@ -14,6 +14,7 @@ from PIL import Image
 from runs import Said, small_settings, small_values
 from test_train_script import command_line
 
+import singleinsert.training.explained as explained
 import singleinsert.training.look as look_module
 import singleinsert.training.run as run_module
 import train_singleinsert
@@ -29,6 +30,7 @@ from singleinsert.training.entanglement import (
     returned_background,
     returned_pose,
 )
+from singleinsert.training.explained import Phrasing, kept, phrase_passes, phrasings_of, returned_phrase
 from singleinsert.training.run import train
 
 
@@ -81,18 +83,60 @@ def test_of_several_photos_the_one_that_came_back_most_counts():
     found = measure("cat", drawn, plain, photos)
     assert (found.background, found.pictures, found.learnt) == (1, 3, ("background",))
     assert found.pose is None  # a flat photo shows no side
-    assert found.numbers() == {"pictures": 3, "background": 1, "pose": None, "learnt": ["background"]}
+    assert found.numbers() == {"pictures": 3, "background": 1, "pose": None, "phrases": {}, "learnt": ["background"]}
 
 
 def test_what_is_said_and_what_to_do():
     assert Entanglement("cat", 4, 0.712, -0.2).shares == "background 71%, pose 0%"
+    hat = Entanglement("cat", 4, None, None, {"wearing a hat": 0.9, "on sand": 0.1})
+    assert hat.shares == '"wearing a hat" 90%, "on sand" 10%' and hat.learnt == ("wearing a hat",)
     assert advise((), described=False, masked=True) == ""
     said = advise(("background",), described=False, masked=False)
-    assert "background seems to be learnt" in said and "objective singleinsert" in said and "--scene_words" in said
+    assert "seems the picture's background:" in said and "objective singleinsert" in said and "--scene_words" in said
     said = advise(("background", "pose"), described=True, masked=True)
-    assert "background and pose seem" in said and "--scene_words" not in said and "the mask holds more" in said
+    assert (
+        "seem the picture's background and pose:" in said
+        and "--scene_words" not in said
+        and "the mask holds more" in said
+    )
     said = advise(("pose",), described=False, masked=True)
-    assert "the side it is seen from" in said and "mask" not in said and said.endswith("when you draw (0.7)")
+    assert "the side it is seen from" in said and "mask" not in said and said.endswith("a lower weight (0.7)")
+    said = advise(("wearing a hat",), described=True, masked=True)
+    assert said.startswith('Learnt with the subject seems "wearing a hat": cut what is named out of the mask')
+
+
+# --- phrases of a description -----------------------------------------------------------------------------------------
+def test_each_phrase_is_asked_about_alone_and_once():
+    texts = ["left side view of a {concept} wearing a red cap, on the beach", "a {concept} on the beach and a cup", ""]
+    found = phrasings_of(texts, "cat")
+    assert [(each.text, each.said, each.unsaid, each.picture) for each in found] == [
+        ("left side view of", "left side view of a cat", "a cat", 0),
+        ("wearing a red cap", "a cat wearing a red cap", "a cat", 0),
+        ("on the beach", "a cat, on the beach", "a cat", 0),
+        ("a cup", "a cat and a cup", "a cat", 1),
+    ]
+    # four phrases with three pictures of each kind: five prompts, "a cat" of two training pictures; four draws
+    assert phrase_passes(found, 3) == 4 * (2 * 3 * 5 + 6) and phrase_passes((), 3) == 0
+    assert len(phrasings_of(["a {concept}" + "".join(f", by a thing{k}" for k in range(9))], "cat")) == 4
+
+
+def test_a_phrase_returns_by_the_error_that_it_takes_away():
+    asked: list[tuple[float, str]] = []
+
+    def errors(latents: torch.Tensor, prompt: str) -> torch.Tensor:
+        """With the phrase a picture of brightness x has x less of the error 1."""
+        asked.append((float(latents.mean()), prompt))
+        return 1 - latents.mean((1, 2, 3)) * (prompt == "a cat in a hat")
+
+    hat = Phrasing("in a hat", "a cat in a hat", "a cat", 0)
+    drawn, plain, reference = (torch.full((2, 1, 2, 2), value) for value in (0.5, 0.1, 0.9))
+    # shares 0.5, 0.1 and 0.9: (0.5 - 0.1) / (0.9 - 0.1)
+    assert returned_phrase(errors, hat, drawn, plain, reference) == pytest.approx(0.5)
+    assert returned_phrase(errors, hat, plain, plain, reference) == 0
+    assert returned_phrase(errors, hat, drawn, plain, plain + 0.01) is None  # nothing can be told by it
+    asked.clear()
+    once = kept(errors)
+    assert torch.equal(once(drawn, "a cat"), once(drawn, "a cat")) and len(asked) == 1
 
 
 # --- in a run ---------------------------------------------------------------------------------------------------------
@@ -120,7 +164,7 @@ def test_the_result_goes_to_log_events_artifact_and_costs_what_it_says(
 ):
     several = family == "several"  # on mini-sd, which knows "<cat>"
     model = MINI_SD if several else make_tiny_sdxl() if family == "sdxl" else make_tiny_sd(family=family)
-    more = two_concepts(tmp_path) if several else {}
+    more = two_concepts(tmp_path) if several else {"data__description": ["a {concept} wearing a hat, in the snow"]}
     settings = small_settings(
         tmp_path, model, run__check="on", stage1__steps=1, stage2__steps=1, run__output_name="zork", **more
     )
@@ -136,12 +180,16 @@ def test_the_result_goes_to_log_events_artifact_and_costs_what_it_says(
 
     monkeypatch.setattr(run_module, "look_after", counted)
     monkeypatch.setattr(look_module, "STEPS", 2)
+    monkeypatch.setattr(explained, "LEAST_SHARE", -1e9)  # every phrase is followed to its end
     trained = train(settings, watch=Said(lines.append))
     (looked,) = results
     names = ["cat", "dog"] if several else ["face"]
     assert [each.name for each in looked.found] == names
-    # three pictures of each concept and each class word, two steps, with guidance
-    assert looked.passes == sum(seen) == 3 * 2 * len(names) * 2 * 2
+    # three pictures of each concept and each class word, two steps, with guidance; and three prompts ("a face" and with
+    # each phrase) on both kinds of pictures and on the photo, four draws
+    phrases = 0 if several else 4 * 3 * (3 + 3 + 1)
+    assert looked.passes == sum(seen) == 3 * 2 * len(names) * 2 * 2 + phrases
+    assert several or {*looked.found[0].phrases} == {"wearing a hat", "in the snow"}
     assert looked.line in lines and looked.line.startswith("comes back: ")
     (event,) = [event for event in events(settings.output_dir, "zork") if event["event"] == "looked"]
     assert event["concepts"] == looked.numbers() == trained.artifact.metadata["entanglement"]
@@ -151,7 +199,7 @@ def test_the_result_goes_to_log_events_artifact_and_costs_what_it_says(
 
 def test_by_itself_it_costs_less_than_a_tenth_or_is_left_out(tmp_path, tiny_sd, monkeypatch):
     counts = []
-    monkeypatch.setattr(look_module, "look", lambda draw, handles, references, pictures: counts.append(pictures) or ())
+    monkeypatch.setattr(look_module, "look", lambda *given: counts.append(given[-1]) or ())
     monkeypatch.setattr(look_module.Looked, "line", "looked")
     # a sample of stage I: frozen 1, concept 1 + 2 backward; of stage II, whose frozen ones are kept: 3, and 3 for the
     # class: 4 * 4 * 1 + 6 * 4 * n = 16 + 24 n passes. A picture costs 2 * 10 * 2 = 40
@@ -209,7 +257,7 @@ def finished(tiny_sd, tmp_path_factory):
     return folder / "out"
 
 
-def test_the_command_finds_what_the_run_has_found(finished, capsys, tmp_path):
+def test_the_command_finds_what_the_run_has_found(finished, capsys, tmp_path, monkeypatch):
     artifact = Artifact.load(finished / "zork_artifact.safetensors")
     before = artifact.metadata["entanglement"]["face"]
     assert check.main([str(finished), "--num_images", "3", "--grid", str(tmp_path / "look.png")]) == 0
@@ -219,6 +267,10 @@ def test_the_command_finds_what_the_run_has_found(finished, capsys, tmp_path):
     wanted = [before[key] for key in ("background", "pose") if before[key] is not None]
     assert shares == [pytest.approx(max(0, 100 * value), abs=1) for value in wanted]
     assert path == str(tmp_path / "look.png") and Image.open(path).width > 3 * 160
+    monkeypatch.setattr(explained, "LEAST_SHARE", -1e9)  # random weights know no hat
+    words = ["--scene_words", "wearing a hat, in snow"]
+    assert check.main([str(finished), "--num_images", "1", *words]) == 0
+    assert re.search(r'"wearing a hat" \d+%, "in snow" \d+%', capsys.readouterr().out)
     # without the LoRA, the concept's vector alone is at work
     assert check.main([f"{finished / 'zork_artifact.safetensors'}:0", "--num_images", "1"]) == 0
     assert "(1 pictures)" in capsys.readouterr().out

@@ -7,8 +7,9 @@ second, where the subject is not, has been learnt with the concept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 PROMPT = "a photo of {concept}"
 """Says nothing of a place, a pose or anything beside the subject."""
 
-BACKGROUND_LEARNT, POSE_LEARNT = 0.25, 0.25
+BACKGROUND_LEARNT, POSE_LEARNT, PHRASE_LEARNT = 0.25, 0.25, 0.5
 """Above these shares the look says that it seems to be learnt."""
 LEAST_ASYMMETRY = 0.1
 """A picture that is nearer than this to its mirror image, as a share of its own variance, does not show a side."""
@@ -42,31 +43,37 @@ class Entanglement:
             own. None where a mask leaves nothing of the picture.
         pose: 0, the subject is turned no more to the training picture's side than the class word's is; 1, as it is
             there. None where the training pictures are nearly their own mirror images, which shows no side.
+        phrases: by phrase of a description, see :func:`~singleinsert.training.explained.returned_phrase`; those alone
+            by which something can be told.
     """
 
     name: str
     pictures: int
     background: float | None
     pose: float | None
+    phrases: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def learnt(self) -> tuple[str, ...]:
-        """What seems to be entangled: "background", "pose"."""
+        """What seems to be entangled: "background", "pose", and phrases."""
         limits = {"background": (self.background, BACKGROUND_LEARNT), "pose": (self.pose, POSE_LEARNT)}
+        limits |= {text: (value, PHRASE_LEARNT) for text, value in self.phrases.items()}
         return tuple(name for name, (value, limit) in limits.items() if value is not None and value > limit)
 
     @property
     def shares(self) -> str:
         """ "background 71 %, pose 3 %"; what is below 0 came back less than by chance, and is shown as 0."""
         shown = {"background": self.background, "pose": self.pose}
+        shown |= {f'"{text}"': value for text, value in self.phrases.items()}
         known = [f"{name} {max(0.0, value):.0%}" for name, value in shown.items() if value is not None]
         return ", ".join(known) or "nothing that could be measured"
 
-    def numbers(self) -> dict[str, float | int | list[str] | None]:
+    def numbers(self) -> dict[str, Any]:
         """For files: rounded, by name."""
         shown = {"background": self.background, "pose": self.pose}
         rounded = {key: None if value is None else round(value, 3) for key, value in shown.items()}
-        return {"pictures": self.pictures, **rounded, "learnt": list(self.learnt)}
+        phrases = {text: round(value, 3) for text, value in self.phrases.items()}
+        return {"pictures": self.pictures, **rounded, "phrases": phrases, "learnt": list(self.learnt)}
 
 
 def measure(name: str, drawn: Tensor, plain: Tensor, references: Sequence[Reference]) -> Entanglement:
@@ -144,20 +151,27 @@ def advise(learnt: Collection[str], *, described: bool, masked: bool) -> str:
     """What seems entangled and what to do, as one sentence; "" where nothing is.
 
     Args:
-        learnt: "background", "pose". described: do training's prompts say what else the picture shows? masked: do its
-            losses look at the mask?
+        learnt: as :attr:`Entanglement.learnt`. described: do training's prompts say what else the picture shows?
+            masked: do its losses look at the mask?
     """
     if not learnt:
         return ""
     kinds = [kind for kind in ("background", "pose") if kind in learnt]
+    phrases = [f'"{text}"' for text in learnt if text not in kinds]
     todo = []
     if "background" in learnt and not masked:
         todo.append("train with the mask (objective singleinsert)")
-    if not described:
+    if kinds and not described:
         words = {"background": "the place", "pose": "the side it is seen from"}
         todo.append(f'say {" and ".join(words[kind] for kind in kinds)} in a description (--scene_words "...")')
     if "background" in learnt and masked:
         todo.append("look whether the mask holds more than the subject")
+    if phrases:
+        todo.append("cut what is named out of the mask (--set mask.subtract=...)")
+        if not described:
+            todo.append("name it in a description")
     todo.append("train fewer steps")
-    seems = f"The picture's {' and '.join(kinds)} {'seem' if len(kinds) > 1 else 'seems'} to be learnt with the subject"
-    return f"{seems}: {', '.join(todo)}, or give the LoRA a lower weight when you draw (0.7)"
+    what = [f"the picture's {' and '.join(kinds)}"] if kinds else []
+    seems = " and ".join([*what, *phrases])
+    verb = "seem" if len(kinds) + len(phrases) > 1 else "seems"
+    return f"Learnt with the subject {verb} {seems}: {', '.join(todo)}, or give the LoRA a lower weight (0.7)"

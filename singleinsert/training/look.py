@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,15 @@ from singleinsert.data.prompts import fill
 from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.errors import InputError, first_line
 from singleinsert.training.entanglement import PROMPT, Entanglement, Reference, advise, measure
+from singleinsert.training.explained import (
+    Errors,
+    Phrasing,
+    errors_under,
+    kept,
+    phrase_passes,
+    phrasings_of,
+    returned_phrase,
+)
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
 from singleinsert.training.samples import draw_in_chunks, draw_latents
@@ -59,7 +69,7 @@ class Looked:
         )
         return f"{self.short} ({cost}). {self.advice or 'Nothing seems entangled'}"
 
-    def numbers(self) -> dict[str, dict[str, float | int | list[str] | None]]:
+    def numbers(self) -> dict[str, dict[str, Any]]:
         """For files, by concept."""
         return {each.name: each.numbers() for each in self.found}
 
@@ -89,36 +99,69 @@ def _look_after(run: Run, loop: Loop, material: Material, stop: StopSignal) -> L
     handles = [handle for handle in handles if references[handle.name]]
     if not handles:
         return None
-    sampling, training = run.settings.sample, training_passes(run)
-    each = passes_of_one(handles, sampling.guidance_scale)
-    pictures = min(MOST, int(LARGEST_SHARE * training / each))
-    if pictures < LEAST and run.settings.run.check == "auto":
+    phrasings, training = phrasings_of_material(material), training_passes(run)
+
+    def cost(pictures: int) -> int:
+        return look_passes(handles, phrasings, run.settings.sample.guidance_scale, pictures)
+
+    affordable = [n for n in range(LEAST, MOST + 1) if cost(n) <= LARGEST_SHARE * training]
+    if not affordable and run.settings.run.check == "auto":
         return None
-    pictures = max(pictures, LEAST)
+    pictures = max(affordable, default=LEAST)
     with torch.no_grad():
-        found = look(drawing_of(run, loop, stop), handles, references, pictures)
-    passes = each * pictures
+        found = look(drawing_of(run, loop, stop), errors_of(run, loop), handles, references, phrasings, pictures)
+    passes = cost(pictures)
     return Looked(found, advice_for(found, run.settings, material), passes, passes / training if training else 0.0)
 
 
 def look(
-    draw: DrawLatents, handles: Sequence[Handle], references: Mapping[str, Sequence[Reference]], pictures: int
+    draw: DrawLatents,
+    errors: Errors,
+    handles: Sequence[Handle],
+    references: Mapping[str, Sequence[Reference]],
+    phrasings: Sequence[Phrasing],
+    pictures: int,
 ) -> tuple[Entanglement, ...]:
-    """Draw every concept and every class word ``pictures`` times from the same noise, and measure."""
+    """Draw every concept and every class word ``pictures`` times from the same noise, and measure.
+
+    Args:
+        errors: the frozen model's. phrasings: what is looked for of a single concept's descriptions.
+    """
     seeds = range(FIRST_SEED, FIRST_SEED + pictures)
     plain = {word: draw(fill(PROMPT, "", word), False, seeds) for word in dict.fromkeys(h.class_word for h in handles)}
-    return tuple(
-        measure(
-            handle.name, draw(fill(PROMPT, handle.placeholder, handle.class_word), True, seeds),
-            plain[handle.class_word], references[handle.name],
+    found = []
+    for handle in handles:
+        drawn = draw(fill(PROMPT, handle.placeholder, handle.class_word), True, seeds)
+        seen = measure(handle.name, drawn, plain[handle.class_word], references[handle.name])
+        found.append(
+            replace(
+                seen,
+                phrases=_phrases(kept(errors), phrasings, drawn, plain[handle.class_word], references[handle.name]),
+            )
         )
-        for handle in handles
-    )  # fmt: skip
+    return tuple(found)
 
 
-def passes_of_one(handles: Sequence[Handle], guidance_scale: float) -> int:
-    """Denoiser passes for one picture of every concept and of every class word."""
-    return (len(handles) + len({handle.class_word for handle in handles})) * STEPS * (2 if guidance_scale > 1 else 1)
+def _phrases(
+    errors: Errors, phrasings: Sequence[Phrasing], drawn: Tensor, plain: Tensor, references: Sequence[Reference]
+) -> dict[str, float]:
+    values = {
+        each.text: returned_phrase(errors, each, drawn, plain, references[each.picture].latents) for each in phrasings
+    }
+    return {text: value for text, value in values.items() if value is not None}
+
+
+def phrasings_of_material(material: Material) -> tuple[Phrasing, ...]:
+    """What a single concept's pictures are said to show beside it; nothing of several, which have no descriptions."""
+    if len(material.handles) > 1:
+        return ()
+    return phrasings_of([picture.description for picture in material.pictures], material.handles[0].class_word)
+
+
+def look_passes(handles: Sequence[Handle], phrasings: Sequence[Phrasing], guidance_scale: float, pictures: int) -> int:
+    """Denoiser passes of a whole look."""
+    drawn = len(handles) + len({handle.class_word for handle in handles})
+    return drawn * STEPS * (2 if guidance_scale > 1 else 1) * pictures + phrase_passes(phrasings, pictures)
 
 
 def training_passes(run: Run) -> int:
@@ -171,6 +214,18 @@ def drawing_of(run: Run, loop: Loop, stop: StopSignal) -> DrawLatents:
             return draw_in_chunks(chunk, seeds, run.settings.run.offload, torch.cat)
 
     return draw
+
+
+def errors_of(run: Run, loop: Loop) -> Errors:
+    """The run's model with its adapters off."""
+    model = run.model
+
+    def errors(latents: Tensor, prompt: str) -> Tensor:
+        with loop.adapters.disabled():
+            condition = model.encode(run.book.prompt(prompt), {}).to(model.device, model.dtype)
+            return errors_under(model, condition, latents)
+
+    return errors
 
 
 def advice_for(found: Sequence[Entanglement], settings: Settings, material: Material) -> str:
