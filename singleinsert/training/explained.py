@@ -52,8 +52,8 @@ def phrasings_of(descriptions: Sequence[str], class_word: str) -> tuple[Phrasing
             for other in reversed(phrases):  # from the end, so that the places of those before it stay right
                 plain = without_phrase(plain, other)
                 alone = alone if other is phrase else without_phrase(alone, other)
-            texts = (text.replace(CONCEPT, class_word) for text in (alone, plain))
-            found.setdefault(phrase.text.lower(), Phrasing(phrase.text, *texts, number))
+            said, unsaid = (text.replace(CONCEPT, class_word) for text in (alone, plain))
+            found.setdefault(phrase.text.lower(), Phrasing(phrase.text, said, unsaid, number))
     return tuple(found.values())[:MOST_PHRASES]
 
 
