@@ -19,18 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, print_next, run_script
 from singleinsert.errors import ConfigError
+from singleinsert.evaluate.biases import add_arguments, study_biases
 from singleinsert.evaluate.study.command import add_command, run_study
 from singleinsert.reading import user_path
-from singleinsert.work.launch import stand_alone
 
 if TYPE_CHECKING:
     from singleinsert.evaluate.plan import Plan
@@ -59,6 +57,8 @@ def evaluate_parser() -> argparse.ArgumentParser:
         _add_own(command.add_argument_group("the evaluation"), default)
         add_flags(command.add_argument_group("settings of every training, under what a method changes"))  # type: ignore[arg-type]
     _add_coco(commands.add_parser("coco", help="build Break-A-Scene's set of scenes from a copy of COCO"))
+    what = "SID's six biases on the drawn world of a checkout, exactly judged"
+    add_arguments(commands.add_parser("biases", help=what, description=what), OUTPUT)
     report = commands.add_parser("report", help="write the report of an evaluation again")
     report.add_argument("folder", type=path_argument, help="the evaluation's --output_dir")
     add_command(commands)
@@ -110,7 +110,12 @@ def _add_own(group: Any, methods: str | None) -> None:
 def run(args: argparse.Namespace) -> None:
     """A command line to its command."""
     if args.command == "report":
+        from singleinsert.evaluate.work import report
+
         report(args.folder)
+        return
+    if args.command == "biases":
+        study_biases(args)
         return
     if args.command == "study":
         run_study(args)
@@ -150,22 +155,15 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.rows:
         methods = methods.only(_names(args.rows))
     protocol = load_protocol(args.preset, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
-    rank, processes = stand_alone()
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    from singleinsert.evaluate.cache import Cache
     from singleinsert.evaluate.plan import left_out, make_plan
-    from singleinsert.evaluate.runner import Runner
     from singleinsert.evaluate.scene_scoring import SceneScorer
     from singleinsert.evaluate.scoring import Scorer
+    from singleinsert.evaluate.work import carry_out, make_runner, says
 
     folder = user_path(args.output_dir or OUTPUT / methods.name)
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     plan = make_plan(methods, protocol, args.preset, args.config_file, flags, folder, _names(args.only))
-    prefix, started = f"{rank}: " if processes > 1 else "", time.perf_counter()
-
-    def say(line: str) -> None:
-        print(prefix + line, flush=True)
-
+    say = says()
     for line in [] if args.json else left_out(protocol.concepts):
         say(f"note: {line}")
     of_scenes = plan.concepts[0].is_scene
@@ -178,19 +176,12 @@ def evaluate(args: argparse.Namespace) -> None:
         return plan_as_json(plan, folder)
     what = "scenes" if of_scenes else "concepts"
     say(f"{len(plan.concepts)} {what}, {len(plan.methods.methods)} methods, into {folder}")
-    runner = Runner(
-        plan, folder, Cache(args.cache or OUTPUT / "cache"), processes=processes, say=say,
-        make_scorer=SceneScorer if of_scenes else Scorer,
-    )  # fmt: skip
+    runner = make_runner(plan, folder, args.cache or OUTPUT / "cache", SceneScorer if of_scenes else Scorer)
     if args.dry_run:
         runner.estimate()
         print_next(("evaluate", *args.words), leave_out="--dry_run")
         return
-    try:
-        runner.run()
-    finally:
-        write_results(runner, folder, time.perf_counter() - started, processes, say)
-    runner.clear()
+    carry_out(runner)
 
 
 def plan_as_json(plan: Plan, folder: Path) -> None:
@@ -216,40 +207,6 @@ def plan_as_json(plan: Plan, folder: Path) -> None:
     print(json.dumps(facts, indent=1))
     if problems:
         raise ConfigError("; ".join(problems))
-
-
-def write_results(runner: Any, folder: Path, seconds: float, processes: int, say: Any) -> None:
-    """Results, table and report of all that is there; nothing where nothing is."""
-    studio = runner.studio
-    facts = {
-        "cache": os.path.relpath(studio.cache.folder, folder),
-        "model_digest": runner.model,
-        "processes": processes,
-        "last_run": {
-            "seconds": round(seconds, 1),
-            "of_this_process": {
-                "wall_seconds": {kind: round(value, 1) for kind, value in studio.clock.wall.items()},
-                "processor_seconds": {kind: round(value, 1) for kind, value in studio.clock.processor.items()},
-                "counts": dict(studio.counts),
-            },
-        },
-    }  # fmt: skip
-    results = runner.results(facts)
-    if not results.samples:
-        return
-    results.save(folder)
-    say(f"{report(folder)}")
-    print_next(("evaluate", "report", folder))
-
-
-def report(folder: Path) -> Path:
-    """Write the report of the results in ``folder``."""
-    from singleinsert.evaluate.cache import Cache
-    from singleinsert.evaluate.report import write_report
-    from singleinsert.evaluate.results import Results
-
-    results = Results.load(folder)
-    return write_report(results, folder, Cache(folder / results.facts["cache"]).load_picture)
 
 
 def _names(text: str) -> list[str]:

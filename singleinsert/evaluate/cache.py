@@ -15,11 +15,13 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import FREE_SECTIONS, Settings, keys_declared
+from singleinsert.data.captions import caption_file, read_caption
 from singleinsert.data.folders import list_folder
 from singleinsert.data.opening import open_picture
 from singleinsert.inference.pipeline import Picture
 from singleinsert.models.fingerprint import add_tensors
 from singleinsert.terms import STAGES
+from singleinsert.training.prepare import picture_paths
 from singleinsert.training.results import flatten
 
 FORMAT = 1
@@ -64,9 +66,16 @@ def first_stage_key(settings: Settings, model: str) -> str:
 
 
 def _contents(settings: Settings) -> dict[str, bytes]:
-    """Bytes of the files that a run learns from, class pictures of the user's own among them."""
+    """Bytes of all that a run learns from, descriptions and class pictures of the user's own among them."""
     own = list_folder(Path(settings.prior.folder)).pictures if settings.prior.folder else ()
-    return read_inputs(settings) | {f"prior/{path.name}": path.read_bytes() for path in own}
+    pictures = picture_paths(settings.data.image)
+    told = {f"caption/{n}": (read_caption(path) or "").encode() for n, path in enumerate(pictures) if _has_row(path)}
+    return read_inputs(settings) | told | {f"prior/{path.name}": path.read_bytes() for path in own}
+
+
+def _has_row(picture: Path) -> bool:
+    """Is its description a row of metadata.jsonl, which is no file of its own?"""
+    return not caption_file(picture).is_file() and read_caption(picture) is not None
 
 
 def picture_key(picture: Picture, scheduler: str, concept: str, model: str) -> str:

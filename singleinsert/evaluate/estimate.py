@@ -36,6 +36,7 @@ class Timing:
             kept = i > 0 and wants_bank(settings, stages)
             passes = 1 + BACKWARD
             passes += (1 + BACKWARD) * stage.objective.needs_class
+            passes += (1 + BACKWARD) * stage.objective.needs_prior
             passes += 1.0 * (stage.objective.needs_frozen and not kept)
             seconds += stage.steps * stage.settings.batch_size * passes * self.forward
         return seconds
@@ -81,6 +82,8 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
         runs = pictures = samples = left = 0
         training = drawing = 0.0
         for concept in plan.concepts:
+            if method.name not in concept.settings:
+                continue  # a style, which a method with a mask cannot have
             settings, asked = concept.settings[method.name], len(concept.prompts) * concept.seeds
             each = len(concept.handles) if method.apart else 1
             runs, pictures = runs + each, pictures + asked

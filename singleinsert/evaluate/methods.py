@@ -15,6 +15,9 @@
     apart = true                       # of a scene: a run for each concept, all of them loaded together
     not_with = ["mini"]                # presets with which this method cannot be had
     paper = { ESR = 0.19 }             # published values, by column
+    caption = "case3"                  # the description is in photo.case3.txt beside photo.jpg
+    negative = "description"           # names in the negative prompt what the description does; or a text of its own
+    masked = true                      # it needs a mask: left out for styles, which have none
 
     [[published]]                      # a row that is not run: a paper's values alone, and why
     label = "..."
@@ -38,6 +41,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from singleinsert.captions.geometry import thing_of
+from singleinsert.captions.phrases import split_caption
 from singleinsert.config import Settings
 from singleinsert.config.load import (
     check_together,
@@ -48,13 +53,18 @@ from singleinsert.config.load import (
     presets_in,
     to_values,
 )
+from singleinsert.data.captions import read_caption, with_concept
 from singleinsert.errors import ConfigError
 from singleinsert.evaluate.columns import COLUMNS
 from singleinsert.evaluate.lists import check_keys, names_in, read_list
 from singleinsert.terms import BUNDLED_MODELS
 
 FOLDER = Path(__file__).resolve().parent / "methods"
-KEYS = ("name", "label", "group", "note", "settings", "preset", "model", "like", "base", "apart", "not_with", "paper")
+DESCRIPTION = "description"
+KEYS = (
+    "name", "label", "group", "note", "settings", "preset", "model", "like", "base", "apart", "not_with", "paper",
+    "caption", "negative", "masked",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,8 @@ class Method:
             bundled base model; the later of the three wins.
         base: the preset that it changes; "" for the evaluation's. apart: each concept of a scene has a run of its own.
         paper: published values by column.
+        caption: of the descriptions beside the picture, the one of this name. negative: prompt to draw with; that of
+            "description" names what the description does. masked: it needs a mask.
     """
 
     name: str
@@ -79,6 +91,9 @@ class Method:
     apart: bool = False
     not_with: tuple[str, ...] = ()
     paper: Mapping[str, float] = field(default_factory=dict)
+    caption: str = ""
+    negative: str = ""
+    masked: bool = False
 
     @property
     def full_label(self) -> str:
@@ -90,12 +105,35 @@ class Method:
         for name in presets_in(preset):
             changes |= self.for_preset.get(name, {})
         changes |= self.for_model.get(base.model.pretrained_model_name_or_path, {})
+        if self.caption:
+            changes["data.description"] = tuple(self._description(Path(image)) for image in base.data.image)
         settings = from_values(to_values(base) | changes)
         try:
             check_together(settings)
         except ConfigError as problem:
             raise ConfigError(f"method {self.name}: {problem}") from problem
         return settings
+
+    def _description(self, image: Path) -> str:
+        found = read_caption(image.with_suffix(f".{self.caption}{image.suffix}"))
+        if found is None:
+            raise ConfigError(f"method {self.name}: {image.with_suffix('')}.{self.caption}.txt is missing")
+        return found
+
+    def negative_prompt(self, settings: Settings) -> str:
+        """What pictures of a concept that was trained with ``settings`` are drawn without.
+
+        Raises:
+            ConfigError: it is to be made from a description, and there is none.
+        """
+        if self.negative != DESCRIPTION:
+            return self.negative
+        image, word = Path(settings.data.image[0]), settings.data.class_word[0]
+        text = (settings.data.description or (read_caption(image) or "",))[0]
+        if not text:
+            raise ConfigError(f"method {self.name}: there is no description of {image.name} to make a negative of")
+        phrases = split_caption(with_concept(text, word), word)
+        return ", ".join(thing_of(phrase.text) for phrase in phrases if phrase.role != "subject")
 
 
 @dataclass(frozen=True)
@@ -192,6 +230,8 @@ def _method(row: Any, where: str, above: Mapping[str, Method]) -> Method:
         settings={**like.settings, **settings}, for_preset=_over(like.for_preset, settings, extra["preset"]),
         for_model=_over(like.for_model, settings, extra["model"]), base=base, apart=apart,
         not_with=tuple(row.get("not_with", like.not_with)), paper=_paper(row.get("paper", {}), where),
+        caption=str(row.get("caption", like.caption)), negative=str(row.get("negative", like.negative)),
+        masked=bool(row.get("masked", like.masked)),
     )  # fmt: skip
 
 

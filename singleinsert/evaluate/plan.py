@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import platform
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from singleinsert import __version__
 from singleinsert.batch.jobs import Job, read_jobs
 from singleinsert.batch.jobs import left_out as jobs_left_out
+from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
 from singleinsert.config.load import nearest
 from singleinsert.data.subject import Handle, name_handles
@@ -34,12 +35,14 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "numpy",
 
 @dataclass(frozen=True)
 class ConceptPlan:
-    """One concept, or a scene of several: its settings under every method, and its prompts."""
+    """One concept, or a scene of several: its settings under every method that it can be had with, its prompts, and
+    negative prompts by method, where there are some."""
 
     name: str
     settings: dict[str, Settings]
     prompts: tuple[EditPrompt, ...]
     seeds: int
+    negatives: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def any_settings(self) -> Settings:
@@ -71,8 +74,9 @@ class ConceptPlan:
             worded(prompt.text, self.handles, settings.scene.phrase) if self.is_scene else prompt.text
             for prompt in self.prompts
         ]
+        negative, steps, guidance = self.negatives.get(method, ""), sample.num_inference_steps, sample.guidance_scale
         return [
-            (number, Picture(text, sample.seed + i, "", sample.num_inference_steps, sample.guidance_scale, size, size))
+            (number, Picture(text, sample.seed + i, negative, steps, guidance, size, size))
             for number, text in enumerate(texts)
             for i in range(self.seeds)
         ]
@@ -89,7 +93,7 @@ class Plan:
 
     @property
     def units(self) -> int:
-        return len(self.concepts) * len(self.methods.methods)
+        return sum(len(concept.settings) for concept in self.concepts)
 
     def key(self, concept: ConceptPlan) -> str:
         """Of everything that is asked of one concept, for the queue: what was done under another plan is not done."""
@@ -97,7 +101,8 @@ class Plan:
         apart = [method.name for method in self.methods.methods if method.apart]
         settings = {name: flatten(settings) for name, settings in concept.settings.items()}
         measures = protocols.measures(self.protocol)
-        return key_of("plan", asked, concept.seeds, settings, measures, *([apart] if apart else []))[:10]
+        more = [each for each in (apart, dict(concept.negatives)) if each]
+        return key_of("plan", asked, concept.seeds, settings, measures, *more)[:10]
 
     def facts(self) -> dict[str, Any]:
         """What a reader needs to do the same again."""
@@ -150,20 +155,27 @@ def make_plan(
 
 def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protocol, preset: str) -> ConceptPlan:
     """One concept under every method. ``jobs``: it by preset."""
-    settings = {}
+    settings, negatives = {}, {}
     for method in methods:
+        if method.masked and STYLES.intersection(jobs[method.base or preset].settings.data.class_word):
+            continue
         job = jobs[method.base or preset]
         if method.base and job.preset != method.base:
             raise ConfigError(f"{job.where} names a preset, but method {method.name} stands on {method.base}")
         settings[method.name] = method.applied(job.settings, method.base or preset)
+        if text := method.negative_prompt(settings[method.name]):
+            negatives[method.name] = text
+    if not settings:
+        raise ConfigError(f"{next(iter(jobs.values())).name}: a style has no mask, and every method wants one")
     first = next(iter(settings.values()))
     _check_comparable(next(iter(jobs.values())).name, settings.values())
     if len(first.data.class_word) > 1:
         formats = load_prompts(protocol.prompts).prompts[: protocol.prompt_limit or None]
         prompts = powerset_prompts(formats, handles_of(first), first.scene.joiner)
     else:
-        prompts = prompts_for(protocol.prompts, first.data.class_word[0])[: protocol.prompt_limit or None]
-    return ConceptPlan(next(iter(jobs.values())).name, settings, prompts, protocol.seeds)
+        every = prompts_for(protocol.prompts, first.data.class_word[0], Path(first.data.image[0]))
+        prompts = every[: protocol.prompt_limit or None]
+    return ConceptPlan(next(iter(jobs.values())).name, settings, prompts, protocol.seeds, negatives)
 
 
 def _check_comparable(name: str, rows: Iterable[Settings]) -> None:

@@ -29,6 +29,8 @@ from singleinsert.metrics.targets import Target
 FOLDER = Path(__file__).resolve().parent / "prompts"
 AUTO = "auto"
 """In place of a list's name: the one of the concept's class."""
+BESIDE, BESIDE_SUFFIX = "beside", ".prompts.toml"
+"""In place of a list's name: each concept's own, photo.prompts.toml beside photo.jpg."""
 ANY_OBJECT = "object"
 
 
@@ -77,8 +79,11 @@ def list_names() -> list[str]:
     return names_in(FOLDER)
 
 
-def prompts_for(source: str, class_word: str) -> tuple[EditPrompt, ...]:
-    """The prompts of a class word from a list's name, a file, or ``auto``: the list of that class, else of objects."""
+def prompts_for(source: str, class_word: str, picture: Path | None = None) -> tuple[EditPrompt, ...]:
+    """The prompts of a class word from a list's name, a file, ``beside``, the file beside the concept's picture, or
+    ``auto``: the list of that class, else of objects."""
+    if source == BESIDE and picture is not None:
+        source = str(picture.with_suffix(BESIDE_SUFFIX))
     if source != AUTO:
         return load_prompts(source).for_class(class_word)
     lists = [load_prompts(name) for name in list_names()]
@@ -92,7 +97,7 @@ def load_prompts(source: str | Path) -> PromptList:
     Raises:
         ConfigError: no such list, an unknown key, a prompt without a concept or a target; one line.
     """
-    path, table = read_list(source, FOLDER, "prompt list", "prompt", ("classes",), also=[AUTO])
+    path, table = read_list(source, FOLDER, "prompt list", "prompt", ("classes",), also=[AUTO, BESIDE])
     classes = _words(table.get("classes", []), f"{path}: classes")
     prompts = tuple(_prompt(row, f"{path} prompt {i}") for i, row in enumerate(table["prompt"], start=1))
     return PromptList(path.stem, str(table["title"]), classes, prompts)

@@ -32,7 +32,9 @@ class Protocol:
         "", "a folder of pictures (class by folder, masks beside them) or a list of jobs, as singleinsert.batch takes; "
         "or python:MODULE:FUNCTION that writes such a folder",
     )  # fmt: skip
-    prompts: str = _option(AUTO, "a prompt list's name or file; auto: the one of the concept's class")
+    prompts: str = _option(
+        AUTO, "a prompt list's name or file; auto: the one of the concept's class; beside: each picture's"
+    )
     seeds: int = _option(10, "pictures per prompt")
     prompt_limit: int = _option(0, "take the first so many prompts of a class; 0: all")
     concept_limit: int = _option(0, "take the first so many concepts; 0: all")

@@ -44,13 +44,14 @@ class Runner:
     Args:
         folder: the results'. cache: shared by all evaluations. processes: how many there are of this one.
         make_scorer: gives the :class:`Scorer` for a protocol and a device.
+        until: time of ``time.perf_counter()`` from which on nothing more is begun; None: to the end.
     """
 
     def __init__(
         self, plan: Plan, folder: Path, cache: Cache, *, processes: int = 1, say: Callable[[str], None] = print,
-        make_scorer: Callable[..., Any] = Scorer,
+        make_scorer: Callable[..., Any] = Scorer, until: float | None = None,
     ) -> None:  # fmt: skip
-        self.plan, self.folder, self.processes, self.say = plan, folder, processes, say
+        self.plan, self.folder, self.processes, self.say, self.until = plan, folder, processes, say, until
         self.studio = Studio(cache, folder / HIDDEN / "model", plan.protocol.batch_size)
         self.model = self.studio.digest(plan.concepts[0].any_settings)  # other weights, other results
         self.names = {self._name(concept): concept for concept in plan.concepts}
@@ -63,8 +64,8 @@ class Runner:
         self.scorer = make_scorer(plan.protocol, str(self.studio.model(plan.concepts[0].any_settings).device))
         self._began, self._units = time.perf_counter(), 0
 
-    def run(self) -> None:
-        """Do concepts until none is left.
+    def run(self) -> bool:
+        """Do concepts until none is left, or the time is over; whether all is done.
 
         Raises:
             SingleInsertError: some failed; the others are done.
@@ -72,7 +73,7 @@ class Runner:
         with stopped_by_signals():
             if not self.queue.settled():
                 self.scorer.load()  # what is missing is known before anything is trained
-            while not self.queue.settled():
+            while not self.queue.settled() and not self._late():
                 claim = self.queue.claim()
                 if claim is None:
                     time.sleep(POLL)  # others have the last ones
@@ -81,6 +82,10 @@ class Runner:
         failed = {self.names[n].name: s.reason for n, s in self.queue.states().items() if s.state == FAILED}
         if failed:
             raise SingleInsertError("; ".join(f"{name} failed: {reason}" for name, reason in failed.items()))
+        return self.queue.settled()
+
+    def _late(self) -> bool:
+        return self.until is not None and time.perf_counter() >= self.until
 
     def estimate(self) -> None:
         """Say what is to be done and about how long it takes on this machine, training nothing."""
@@ -92,7 +97,7 @@ class Runner:
 
     def _claimed(self, claim: Claim) -> None:
         try:
-            self._concept(self.names[claim.name], self.folder / HIDDEN / claim.name)
+            done = self._concept(self.names[claim.name], self.folder / HIDDEN / claim.name)
         except SingleInsertError as problem:
             state = QUEUED if problem.exit_code > SingleInsertError.exit_code else FAILED
             self.queue.finish(claim, state, str(problem))
@@ -103,10 +108,13 @@ class Runner:
             self.queue.finish(claim, QUEUED, f"stopped: {stop or type(stop).__name__}")
             raise
         else:
-            self.queue.finish(claim, DONE)
+            self.queue.finish(claim, DONE if done else QUEUED, "" if done else "the time was over")
 
-    def _concept(self, concept: ConceptPlan, work: Path) -> None:
+    def _concept(self, concept: ConceptPlan, work: Path) -> bool:
         """All methods on one concept; what is trained for several of them is kept until all are done.
+
+        Returns:
+            whether all are done; False where the time was over before.
 
         Raises:
             SingleInsertError: the last failure to score, such as a judge that waits for people; all else is done then.
@@ -121,6 +129,8 @@ class Runner:
         stages = Counter(first_stage_key(run, digest) for each in runs.values() for run in each)
         waiting: SingleInsertError | None = None
         for i in studio.in_order([concept.settings[name] for name in rows]):
+            if self._late():
+                return False
             settings = concept.settings[rows[i]]
             before = dict(studio.clock.wall)
             artifacts = [studio.concept(run, stages[first_stage_key(run, digest)] > 1) for run in runs[rows[i]]]
@@ -138,6 +148,7 @@ class Runner:
         studio.forget_stages()
         if waiting is not None:
             raise waiting
+        return True
 
     def _report_unit(self, concept: ConceptPlan, method: str, before: dict[str, float]) -> None:
         self._units += 1
@@ -210,7 +221,8 @@ class Runner:
         write_text(path, json.dumps({"key": key, "samples": samples}) + "\n")
 
     def _heats(self, concept: ConceptPlan, method: str, artifacts: list[Artifact]) -> None:
-        """Where the concept and its class word act, in the first picture of the first prompts."""
+        """Where the concept and its class word act, in the first picture of the first prompts; as a number, the share
+        of it that lies on the subject: ``sum(a s) / sum(a)`` for a map a and the subject's mask s."""
         settings, studio = concept.settings[method], self.studio
         firsts = {number: picture for number, picture in reversed(concept.asked(method)) if number < HEAT_PROMPTS}
         record = self._heat_file(concept, method)
@@ -228,7 +240,9 @@ class Runner:
                 picture = heat_picture(shown, maps[word]) if word else shown
                 write_atomically(self.folder / file, lambda target, p=picture: p.save(target, "PNG"))  # type: ignore[misc]
             row = {"concept": concept.name, "method": method, "prompt": number, "picture": files.pop(""), "maps": files}
-            rows.append(row)
+            rows.append(
+                row | {"inside": self.scorer.attention_inside(image, concept.any_settings.data.class_word, maps)}
+            )
         write_text(record, json.dumps({"key": key, "rows": rows}) + "\n")
 
     # what comes of it
@@ -244,13 +258,16 @@ class Runner:
                 record = self._heat_file(concept, method.name)
                 if record in self._heat_files(concept) and record.is_file():
                     heats += json.loads(record.read_text())["rows"]
-        base, begun = self.plan.concepts[0], {sample.concept for sample in samples}
+        first: dict[str, ConceptPlan] = {}
+        for concept in reversed(self.plan.concepts):  # a concept may be one that not every method can be had with
+            first |= dict.fromkeys(concept.settings, concept)
+        begun = {sample.concept for sample in samples}
         return Results(
             title=self.plan.methods.title,
             facts=self.plan.facts() | facts,
             methods=[
                 {"name": m.name, "label": m.label, "group": m.group, "note": m.note, "paper": dict(m.paper),
-                 "settings": _changes(m.name, base)}
+                 "settings": _changes(m.name, first[m.name]) if m.name in first else {}}
                 for m in self.plan.methods.methods
             ],
             claims=[dict(claim) for claim in self.plan.methods.claims],

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from singleinsert.captions.words import STYLES
+from singleinsert.data.pictures import area_resample
 from singleinsert.data.subject import TrainingPicture
 from singleinsert.evaluate.prompt_lists import EditPrompt
 from singleinsert.evaluate.protocol import NONE, Protocol
@@ -80,7 +85,8 @@ class Scorer:
         subject, reference = shown.subjects[0], shown.image
         class_word, reference_mask = subject.class_word, mask_array(subject.mask)
         columns: dict[str, Sequence[float]] = {}
-        if self.backends is not None and (self.clip is not None or self.dino is not None):
+        is_style = class_word in STYLES  # which is everywhere: there is nothing to mask
+        if self.backends is not None and not is_style and (self.clip is not None or self.dino is not None):
             masks = generated_masks(pictures, class_word, backends=self.backends)
             columns["found"] = [float(mask is not None) for mask in masks]
             regions = {"masks": masks, "reference_mask": reference_mask}
@@ -92,8 +98,9 @@ class Scorer:
                     columns[f"{name}-{end}"] = found
         if self.clip is not None:
             references = [(reference, reference_mask)]
-            columns["SA"] = scores.subject_alignment(self.clip, pictures, references)
-            columns["NSD"] = scores.non_subject_disentanglement(self.clip, pictures, references)
+            if not is_style:
+                columns["SA"] = scores.subject_alignment(self.clip, pictures, references)
+                columns["NSD"] = scores.non_subject_disentanglement(self.clip, pictures, references)
             texts = [prompt.without_concept(class_word) for prompt in prompts]
             columns["CLIP-T"] = scores.text_similarity(self.clip, pictures, texts)
         if self.lpips is not None:
@@ -105,6 +112,25 @@ class Scorer:
             Score({name: float(values[i]) for name, values in columns.items()}, targets[i])
             for i in range(len(pictures))
         ]
+
+    def attention_inside(
+        self, picture: Image.Image, class_words: Sequence[str], maps: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """Share of each word's attention (h, w) that lies on the subject of the picture; {} where none is found, and
+        of several concepts."""
+        from singleinsert.metrics.regions import generated_masks
+
+        if self.backends is None or len(class_words) > 1 or class_words[0] in STYLES:
+            return {}
+        (mask,) = generated_masks([picture], class_words[0], backends=self.backends)
+        if mask is None:
+            return {}
+        shares = {}
+        for word, heat in maps.items():
+            size = (heat.shape[-2], heat.shape[-1])
+            small = area_resample(torch.from_numpy(np.asarray(mask, np.float32))[None, None], size)[0, 0]
+            shares[word] = float((heat * small).sum() / heat.sum().clamp_min(1e-12))
+        return shares
 
     def _verdicts(self, pictures: Sequence[Image.Image], prompts: Sequence[EditPrompt]) -> list[list[bool]]:
         """For each picture, whether the judge finds each of its prompt's targets; empty lists without a judge."""

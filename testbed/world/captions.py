@@ -32,7 +32,8 @@ VIEW_WORDS = {"left": "left side view of", "right": "right side view of"}
 SKIN_FEATURES = {"face": "skin", "cat": "fur", "dog": "fur"}
 
 
-def _article(noun: str) -> str:
+def with_article(noun: str) -> str:
+    """ "an oval tree", "a cat"."""
     return ("an " if noun[0] in "aeiou" else "a ") + noun
 
 
@@ -94,7 +95,8 @@ def visible_hair(i: Instance) -> bool:
     return i.cls == "face" and (f["hair"] != "bald" or f["marking"] in ("bearded", "moustached"))
 
 
-def _join(parts: list[str]) -> str:
+def join_words(parts: list[str]) -> str:
+    """ "a, b and c"."""
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
@@ -108,11 +110,11 @@ def subject_phrase(i: Instance, edits: Mapping[str, str], features: Sequence[str
     if colors and styles:  # "long hair" and "red hair" are said as "long red hair"
         after.remove(styles[0])
         having[having.index(colors[0])] = f"{styles[0].split()[0]} {colors[0]}"
-    words = _article(" ".join([*ebefore, *before, noun or i.cls]))
+    words = with_article(" ".join([*ebefore, *before, noun or i.cls]))
     if after or having:
-        words += " with " + _join(after + having)
+        words += " with " + join_words(after + having)
     if wearing:
-        words += " wearing " + _join(wearing)
+        words += " wearing " + join_words(wearing)
     return words
 
 

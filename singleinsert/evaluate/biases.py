@@ -1,0 +1,150 @@
+"""SID's study of six biases on the drawn world: parts that are evaluations of their own, one command for all of them.
+
+    python -m singleinsert.evaluate biases --dry_run                          what is to be done, and what it costs
+    python -m singleinsert.evaluate biases --parts modes --biases tied,pose,expression --set choose --max_minutes 60
+
+The world is the checkout's (testbed/biases): it writes the references, their descriptions and probes, and measures what
+comes of them. The same command again goes on; parts share the cache, so that nothing is trained twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from singleinsert.cli import path_argument
+from singleinsert.errors import ConfigError, InputError
+from singleinsert.reading import user_path
+
+WORLD = "testbed.biases.study"
+PARTS = {
+    "modes": "biases-modes", "cases": "biases-cases", "qualities": "biases-qualities", "doses": "biases-doses",
+    "methods": "sid",
+}  # fmt: skip
+"""Part -> its set of methods."""
+SETS = ("choose", "report")
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a part still has to do: training runs and pictures, of how many runs in all, and seconds of a processor."""
+
+    runs: int
+    all_runs: int
+    pictures: int
+    seconds: float
+
+
+def add_arguments(command: argparse.ArgumentParser, output: Path) -> None:
+    """The flags of ``biases``. ``output``: folder of all evaluations."""
+    add = command.add_argument
+    add("--parts", default="modes", metavar="NAME,...", help=f"of {', '.join(PARTS)} (default: modes)")
+    add("--biases", default="", metavar="NAME,...", help="only these biases; default: all six")
+    add("--rows", default="", metavar="NAME,...", help="only these methods")
+    add("--set", dest="instances_set", choices=SETS, default="report",
+        help="choose: the instances by which defaults are chosen; report: the others (default)")  # fmt: skip
+    add("--instances", type=int, default=10, metavar="N", help="of each bias, at most 10")
+    add("--seeds", type=int, metavar="N", help="pictures of each probe (default 4)")
+    add("--max_minutes", type=float, metavar="N", help="begin nothing more after so long; the same command goes on")
+    add("--dry_run", action="store_true", help="say how many runs there are, and about how long they take; do none")
+    add("--preset", default="mini", help="settings of every training (default: mini)")
+    add("--config_file", type=path_argument, metavar="FILE", help="TOML of settings over the preset")
+    add("--cache", type=path_argument, default=output / "cache", metavar="DIR", help="concepts and pictures")
+    add("--output_dir", type=path_argument, default=output / "biases", metavar="DIR", help="of all parts")
+
+
+def study_biases(args: argparse.Namespace) -> None:
+    """Do the parts that are asked for, one after the other, and measure each.
+
+    Raises:
+        ConfigError, InputError: one line.
+    """
+    from singleinsert.evaluate.work import carry_out, make_runner
+
+    world = _world()
+    parts = _chosen(args.parts, tuple(PARTS), "part")
+    biases = _chosen(args.biases, world.BIASES, "bias") or world.BIASES
+    if not 1 <= args.instances <= world.MOST:
+        raise ConfigError(f"--instances {args.instances}: there are 1 to {world.MOST} of each bias")
+    until = None if args.max_minutes is None else time.perf_counter() + 60 * args.max_minutes
+    output = user_path(args.output_dir)
+    kind = args.instances_set
+    concepts = world.write_references(output / f"references-{kind}", kind, args.instances, biases)
+    total = 0.0
+    for part in parts:
+        folder = output / f"{part}-{kind}"
+        plan = _plan(world, part, args, folder, concepts)
+        if args.dry_run:
+            left = _left(plan, folder, args.cache)
+            total += left.seconds
+            print(f"{part}: {left.runs} of {left.all_runs} runs to train, {left.pictures} pictures, "
+                  f"about {left.seconds / 3600:.1f} hours of one processor")  # fmt: skip
+            continue
+        if not carry_out(make_runner(plan, folder, args.cache, until=until)):
+            print(f"{part}: the time is over, the same command goes on")
+        print(world.measured(folder))
+        if until is not None and time.perf_counter() >= until:
+            break
+    if args.dry_run and len(parts) > 1:
+        print(f"together at most {total / 3600:.1f} hours: what parts have in common is done once")
+
+
+def _plan(world: Any, part: str, args: argparse.Namespace, folder: Path, concepts: Path) -> Any:
+    from singleinsert.evaluate.methods import load_methods
+    from singleinsert.evaluate.plan import make_plan
+    from singleinsert.evaluate.protocol import load_protocol
+
+    methods = load_methods(PARTS[part])
+    if args.rows:
+        methods = methods.only([name.strip() for name in args.rows.split(",")])
+    protocol = load_protocol(args.preset, world.PROTOCOL, seeds=args.seeds, concepts=str(concepts))
+    return make_plan(methods, protocol, args.preset, args.config_file, {}, folder)
+
+
+def _left(plan: Any, folder: Path, cache: Path) -> Left:
+    """What is not in the cache, and what it takes by a moment's timing. A picture of what is still to train cannot be
+    there."""
+    from singleinsert.artifact import Artifact
+    from singleinsert.evaluate.cache import concept_key
+    from singleinsert.evaluate.estimate import measure
+    from singleinsert.evaluate.work import make_runner
+
+    studio = make_runner(plan, folder, cache).studio
+    timing, todo, pictures, seconds = None, set[str](), 0, 0.0
+    for concept in plan.concepts:
+        for method, settings in concept.settings.items():
+            asked = [picture for _, picture in concept.asked(method)]
+            key = concept_key(settings, studio.digest(settings))
+            file = studio.cache.concept(key)
+            if file.is_file():
+                keys = studio.keys(settings, [Artifact.load(file)], asked)
+                missing = sum(not studio.cache.picture(each).is_file() for each in keys)
+            else:
+                missing = 0 if key in todo else len(asked)
+            timing = timing or measure(studio.model(settings), settings)
+            if not file.is_file() and key not in todo:
+                todo.add(key)
+                seconds += timing.trained(settings)
+            pictures += missing
+            seconds += timing.drawn(settings, missing)
+    return Left(len(todo), plan.units, pictures, seconds)
+
+
+def _world() -> Any:
+    try:
+        return importlib.import_module(WORLD)
+    except ImportError as problem:
+        raise InputError(f"{problem}: the drawn world is in a checkout, run from its folder") from problem
+
+
+def _chosen(text: str, known: Sequence[str], what: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown {what} {name!r}: there are {', '.join(known)}")
+    return names
