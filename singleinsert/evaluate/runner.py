@@ -239,7 +239,9 @@ class Runner:
             for word, file in files.items():
                 picture = heat_picture(shown, maps[word]) if word else shown
                 write_atomically(self.folder / file, lambda target, p=picture: p.save(target, "PNG"))  # type: ignore[misc]
-            row = {"concept": concept.name, "method": method, "prompt": number, "picture": files.pop(""), "maps": files}
+            row: dict[str, Any] = {
+                "concept": concept.name, "method": method, "prompt": number, "picture": files.pop(""), "maps": files
+            }  # fmt: skip
             rows.append(
                 row | {"inside": self.scorer.attention_inside(image, concept.any_settings.data.class_word, maps)}
             )
