@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from ..world.captions import BACKGROUND_WORDS, VIEW_WORDS, instance_words, join_words, with_article
@@ -46,17 +46,17 @@ class Quality:
     bare: bool = False
 
 
+DOSES = (25, 50, 75)
 QUALITIES: Mapping[str, Quality] = {
     "gpt4": Quality(),
     "llava": Quality(recall=0.5, precision=0.9, leak=0.6),
     "blip2": Quality(recall=0.3, leak=0.2, bare=True),
     "silent": Quality(recall=0.0),
     "wrong": Quality(precision=0.0),
-} | {
-    f"{name}-{share}": replace(Quality(), **{name: share / 100})
-    for name in ("recall", "precision", "leak")
-    for share in (25, 50, 75)
-}  # fmt: skip
+    **{f"recall-{share}": Quality(recall=share / 100) for share in DOSES},
+    **{f"precision-{share}": Quality(precision=share / 100) for share in DOSES},
+    **{f"leak-{share}": Quality(leak=share / 100) for share in DOSES},
+}
 """Presets in the place of GPT-4, LLaVA and BLIP-2, two ends, and the doses of the curves."""
 CASES = ("case1", "case2", "case3", "case4")
 

@@ -44,7 +44,7 @@ RATE_OF = {"override": "V", "demand": "D", "edit": "S"}
 
 def known_references() -> dict[str, Reference]:
     """Every reference of both sets, by name."""
-    return {r.name: r for kind in ("choose", "report") for r in references(kind, MOST, BIASES)}  # type: ignore[arg-type]
+    return {r.name: r for kind in ("choose", "report") for r in references(kind, MOST, BIASES)}
 
 
 def measure(judge: Judge, reference: Reference, pictures: Asked) -> Means:
