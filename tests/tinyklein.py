@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tinymodels import WORDS, hashed, set_weights_by_formula
 
-WIDTH, LATENTS = 24, 3
+WIDTH, LATENTS = 128, 3
 CHANNELS = 4 * LATENTS
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TEMPLATE = (
@@ -47,21 +47,21 @@ def tiny_qwen_tokenizer() -> Any:
 
 
 def tiny_klein_models() -> dict[str, Any]:
-    """Tokenizer, language model, transformer and VAE. Pictures 32x32, latents (12, 8, 8), states of width 72."""
+    """Tokenizer, language model, transformer and VAE. Pictures 32x32, latents (12, 8, 8), states of width 384."""
     from diffusers import AutoencoderKLFlux2, Flux2Transformer2DModel
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = tiny_qwen_tokenizer()
     encoder = Qwen3ForCausalLM(
         Qwen3Config(
-            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=40, num_hidden_layers=30,
-            num_attention_heads=2, num_key_value_heads=1, head_dim=8, max_position_embeddings=1024,
+            vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=192, num_hidden_layers=30,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=1024,
             tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )  # fmt: skip
     transformer = Flux2Transformer2DModel(
-        in_channels=CHANNELS, num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=2,
+        in_channels=CHANNELS, num_layers=2, num_single_layers=3, attention_head_dim=16, num_attention_heads=4,
         joint_attention_dim=3 * WIDTH, timestep_guidance_channels=16, mlp_ratio=2.0, axes_dims_rope=(4, 4, 4, 4),
         guidance_embeds=False,
     )  # fmt: skip

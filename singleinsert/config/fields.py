@@ -315,6 +315,14 @@ class RunSettings:
         False, "keep image encoder, text encoder and VAE in main memory and run them on the CPU, in float32; only the "
         "denoiser is on the GPU", free=True, loaded=True
     )  # fmt: skip
+    quantize: Literal["no", "nf4", "int8"] = setting(
+        "no", "frozen weights of the denoiser's and the text encoders' blocks in 4 or 8 bits, by bitsandbytes; the "
+        "frozen model is then the quantised one, and the LoRA is trained on it", loaded=True,
+    )  # fmt: skip
+    blocks_to_swap: int = setting(
+        0, "so many of the denoiser's blocks live in main memory and come to the GPU when they are called; with "
+        "gradient_checkpointing", minimum=0, maximum=1000, free=True, loaded=True,
+    )  # fmt: skip
     channels_last: bool = setting(
         False, "keep the channels of a pixel together in memory, in denoiser and VAE", free=True, loaded=True
     )
@@ -338,6 +346,11 @@ class RunSettings:
         "that costs less than a tenth of the training", free=True,
     )  # fmt: skip
     teacher_bank: bool = setting(True, "keep the frozen model's predictions of stage I for stage II: a tenth less work")
+
+    @property
+    def moves_denoiser(self) -> bool:
+        """Whether the denoiser leaves the GPU to make room: quantised and swapped weights do not travel."""
+        return self.offload and self.quantize == "no" and not self.blocks_to_swap
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,6 @@ def _draw(settings: Settings, model: Family, condition: Condition, empty: Condit
         model, [condition] * len(paths), empty, [int(path.stem) for path in paths], steps=section.num_inference_steps,
         guidance_scale=section.guidance_scale, size=size,
     )  # fmt: skip
-    for picture, path in zip(decode_pictures(model, [latents], settings.run.offload), paths, strict=True):
+    for picture, path in zip(decode_pictures(model, [latents], settings.run.moves_denoiser), paths, strict=True):
         if not path.is_file():
             save_png(picture, path)

@@ -38,7 +38,7 @@ from singleinsert.training.stages import (
     wants_bank,
 )
 from singleinsert.training.step import EncodedPicture, training_step
-from singleinsert.training.texts import ConceptSet, PromptBook, StepConditions
+from singleinsert.training.texts import ConceptSet, ConstantConditions, PromptBook, StepConditions
 from singleinsert.training.watch import Watch
 
 
@@ -104,6 +104,7 @@ class Loop:
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
         self._restored = state
+        self._constant: ConstantConditions | None = None
 
     def train(self) -> None:
         """Train to the end.
@@ -198,7 +199,7 @@ class Loop:
         prior = run.prior if objective.needs_prior else None
         conditions = StepConditions(
             run.book, run.concepts, self.adapters, list(prompts.values()), frames, tunes_text,
-            prior.prompt if prior else "",
+            prior.prompt if prior else "", self._constant,
         )  # fmt: skip
         sums: dict[str, Tensor] = {}
         for samples in self.micro_batch.pieces(mine, most):
@@ -288,6 +289,7 @@ class Loop:
             self.bank.gather(self.run.accelerator)
         self.optimizer = build_optimizer(trainables.values(), stage, self.run.settings.run.use_8bit_adam)
         self.lr_scheduler = build_lr_scheduler(self.optimizer, stage)
+        self._constant = None if stage.trains & {"concept", "text"} else ConstantConditions()
         if restored:
             self._restore(restored)
 

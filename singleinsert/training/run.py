@@ -47,7 +47,7 @@ from singleinsert.training.results import build_artifact, flatten, resolved, wri
 from singleinsert.training.samples import Sampler
 from singleinsert.training.signals import Interrupted
 from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, step_cost, wants_bank
-from singleinsert.training.switches import set_switches
+from singleinsert.training.switches import place_frozen_weights, set_switches
 from singleinsert.training.texts import PromptBook
 from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch, Watches
 
@@ -193,19 +193,21 @@ def notes_of_name(settings: Settings) -> Iterator[str]:
 
 def load_model(settings: Settings, accelerator: Any) -> Family:
     """The base model in the run's precision on the run's device, with the memory switches set."""
-    source = settings.model
+    source, run = settings.model, settings.run
     model = load_base_model(
         place_of_model(source.pretrained_model_name_or_path),
         revision=source.revision or None,
         variant=source.variant or None,
         dtype=DTYPES[accelerator.mixed_precision],
-        device=accelerator.device,
+        device="cpu" if (late := run.quantize != "no" or run.blocks_to_swap > 0) else accelerator.device,
         prediction_type=source.prediction_type,
     )
+    if late:
+        place_frozen_weights(model, run, accelerator.device)
     if source.timestep_shift:
         model.schedule = model.schedule.with_shift(source.timestep_shift)
     watch = ConsoleWatch() if accelerator.is_local_main_process else SilentWatch()
-    set_switches(model, settings.run, watch.line)
+    set_switches(model, run, watch.line)
     return model
 
 

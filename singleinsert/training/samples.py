@@ -80,11 +80,13 @@ class Sampler:
             bar.update(len(part))
             return latents
 
-        offload = run.settings.run.offload
+        section = run.settings.run
         with tqdm(
             total=len(wanted), desc="samples", unit="picture", leave=False, dynamic_ncols=True, disable=None
         ) as bar:
-            return draw_in_chunks(draw, wanted, offload, lambda parts: decode_pictures(model, parts, offload))
+            return draw_in_chunks(
+                draw, wanted, section.offload, lambda parts: decode_pictures(model, parts, section.moves_denoiser)
+            )
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
         images: dict[str, Any] = {f"{stage}/samples": np.stack([np.asarray(picture) for picture in pictures])}
@@ -95,18 +97,18 @@ class Sampler:
                 tracker.log_images(images, step=None)
 
 
-def decode_pictures(model: Family, parts: Sequence[Tensor], offload: bool) -> list[Image.Image]:
-    """Pictures of latents (b, c, h, w). The autoencoder comes to the denoiser's device; with ``offload`` the denoiser
-    makes room for it."""
+def decode_pictures(model: Family, parts: Sequence[Tensor], moves_denoiser: bool) -> list[Image.Image]:
+    """Pictures of latents (b, c, h, w). The autoencoder comes to the denoiser's device, which may leave for a while."""
     device, home = model.device, next(model.autoencoder.parameters()).device
     try:
-        if offload:
+        if moves_denoiser:
             model.denoiser.to("cpu")
         model.autoencoder.to(device)
         return [picture for part in parts for picture in model.decode(part)]
     finally:
         model.autoencoder.to(home)
-        model.denoiser.to(device)
+        if moves_denoiser:
+            model.denoiser.to(device)
 
 
 def draw_in_chunks(

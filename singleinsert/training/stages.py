@@ -43,6 +43,7 @@ def stages_of(settings: Settings) -> list[Stage]:
         ConfigError: a loss term, or a way to draw timesteps, that could have no effect, or a shift that spoils a loss.
     """
     stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
+    _check_frozen_weights(settings)
     adapted = False
     for stage in stages:
         _refuse_without_effect(stage)
@@ -99,6 +100,23 @@ SHORT = 10
 def first_sample_step(stage: Stage) -> int:
     """After which step a first picture is drawn where no interval is asked for; 0: none before the end."""
     return -(-stage.steps // EARLY) if stage.steps >= SHORT else 0
+
+
+def _check_frozen_weights(settings: Settings) -> None:
+    """ConfigError for ways to keep the frozen weights that do not go together, or save nothing."""
+    run, adapter = settings.run, settings.adapter.type
+    asked = [
+        name for name, there in (("quantize", run.quantize != "no"), ("blocks_to_swap", run.blocks_to_swap)) if there
+    ]
+    if asked and settings.trains_weights and adapter != "lora":
+        raise ConfigError(f"run.{asked[0]} keeps weights as adapter.type {adapter} cannot change them: use lora")
+    if len(asked) > 1:
+        raise ConfigError("run.quantize and run.blocks_to_swap do not go together: leave one out")
+    if run.blocks_to_swap and not run.gradient_checkpointing:
+        raise ConfigError(
+            "run.blocks_to_swap saves nothing without gradient_checkpointing: every block's copy would wait for its "
+            "backward pass"
+        )
 
 
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:

@@ -11,6 +11,7 @@ from torch import nn
 
 from singleinsert.errors import MissingPackageError, first_line
 from singleinsert.models.family import Family
+from singleinsert.models.frozen_weights import move_but_for, quantize_blocks, swap_blocks
 
 
 def set_switches(model: Family, run: Any, say: Callable[[str], None] = print) -> None:
@@ -26,6 +27,20 @@ def set_switches(model: Family, run: Any, say: Callable[[str], None] = print) ->
         model.enable_gradient_checkpointing()
     if run.compile:
         enable_compile(model, say)
+
+
+def place_frozen_weights(model: Family, run: Any, device: torch.device) -> None:
+    """From main memory to ``device``: quantised, or without the blocks that stay, as the section ``run`` says.
+
+    Text encoders that :func:`set_switches` leaves in main memory are not quantised: they compute in float32 there.
+    """
+    swaps = swap_blocks(model.denoiser, run.blocks_to_swap, device) if run.blocks_to_swap else []
+    if run.quantize != "no":
+        for part in (model.denoiser, *(() if run.offload else model.text_encoders.values())):
+            quantize_blocks(part, run.quantize)
+    for part in model.parts.values():
+        move_but_for(part, swaps if part is model.denoiser else [], device)
+    model.schedule = model.schedule.to(device)
 
 
 def set_tf32(allowed: bool) -> None:

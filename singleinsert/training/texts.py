@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -70,6 +71,14 @@ class PromptBook:
         return self._frozen[key]
 
 
+@dataclass
+class ConstantConditions:
+    """Conditions that a stage does not change, since it trains the denoiser alone: encoded once, by (text, frame)."""
+
+    of_concepts: dict[tuple[str, Frame], Condition] = field(default_factory=dict)
+    of_classes: dict[tuple[str, Frame], Condition] = field(default_factory=dict)
+
+
 class StepConditions:
     """The conditions of one optimiser step: each different prompt goes through the text encoders once.
 
@@ -86,16 +95,17 @@ class StepConditions:
         frames: Sequence[Frame],
         tunes_text: bool,
         prior: str = "",
+        constant: ConstantConditions | None = None,
     ) -> None:
         """``prompts``: of the step's samples. ``frames``: of the run's pictures. ``tunes_text``: do class prompts need
         the tuned text encoders, which are then other than the frozen ones? ``prior``: prompt of the class pictures, ""
-        where they are not needed."""
+        where they are not needed. ``constant``: the stage's, where nothing that conditions depend on trains in it."""
         self.book, self.adapters, self.frames = book, adapters, frames
         self._cut = GradientCut(book.model.device)
+        model, kept = book.model, constant or ConstantConditions()
+        self._concept, self._class = kept.of_concepts, kept.of_classes
+        prompts = [each for each in prompts if not self._known(each, tunes_text)]
         vectors = concepts.vectors({handle for prompt in prompts for handle in prompt.handles})
-        model = book.model
-        self._concept: dict[tuple[str, Frame], Condition] = {}
-        self._class: dict[tuple[str, Frame], Condition] = {}
         for each in prompts:
             key = (each.prompt, frames[each.picture])
             if key not in self._concept:
@@ -110,6 +120,13 @@ class StepConditions:
             self._prior = self._cut.cut(model.encode(book.prompt(prior), {}, frames[0]))
         elif prior:
             self._prior = book.frozen(prior, frames[0], adapters)
+
+    def _known(self, prompt: StepPrompt, tunes_text: bool) -> bool:
+        """Whether an earlier step of the stage has encoded all that is wanted of a sample's prompts."""
+        frame = self.frames[prompt.picture]
+        return (prompt.prompt, frame) in self._concept and (
+            not tunes_text or (prompt.class_prompt, frame) in self._class
+        )
 
     def concept(self, prompts: Sequence[StepPrompt]) -> Condition:
         """Of a micro-batch's prompts with the concepts, as leaves."""

@@ -228,7 +228,8 @@ class Flux2Klein(Family):
         self.transformer.enable_gradient_checkpointing()
         if self.text_encoder.config.attention_dropout:
             raise ConfigError("gradient_checkpointing: this text encoder has dropout, which would then be active")
-        self.text_encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        enable = getattr(self.text_encoder, "activation_checkpointing_enable", None)  # its name from transformers 5.2x
+        (enable or self.text_encoder.gradient_checkpointing_enable)({"use_reentrant": False})
         self.text_encoder.train()
 
 
