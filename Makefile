@@ -1,4 +1,5 @@
 # make demo   the whole job on a CPU: a concept from one picture, its sheet, an embedding and a LoRA
+#             FAMILY=sdxl: on the miniature of SDXL
 # make test   the tests
 # make check  what CI runs: linter, type checker, tests
 # make test-browser   the pages in headless chromium (apt-get install chromium chromium-driver); CI does not run it
@@ -21,11 +22,14 @@ export HF_HUB_OFFLINE ?= 1
 
 .PHONY: demo test test-browser test-ray check lint clean
 
+FAMILY ?= sd
+DEMO := output/demo$(if $(filter-out sd,$(FAMILY)),-$(FAMILY))
+
 demo: $(VENV)/.run
 	@# a finished demo is made anew, an interrupted one goes on
-	test ! -e output/demo/demo-face.safetensors || rm -rf output/demo
-	$(BIN)/python train_singleinsert.py --preset mini --image examples/face.png --output_dir output/demo \
-	    --output_name demo-face --resume_from_checkpoint latest
+	test ! -e $(DEMO)/demo-face.safetensors || rm -rf $(DEMO)
+	$(BIN)/python train_singleinsert.py --preset mini --pretrained_model_name_or_path mini-$(FAMILY) \
+	    --image examples/face.png --output_dir $(DEMO) --output_name demo-face --resume_from_checkpoint latest
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

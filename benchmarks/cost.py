@@ -61,7 +61,9 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         loop, stage = build_loop(settings, name, family)
         model, trainables = loop.run.model, loop.trainables(stage)
         encoders = nn.ModuleList(model.text_encoders.values())
-        account = Account(CARD, {"UNet": model.denoiser, "text encoder": encoders, "image encoder": loop.run.concepts})
+        account = Account(
+            CARD, {"denoiser": model.denoiser, "text encoder": encoders, "image encoder": loop.run.concepts}
+        )
         account.hold([*model.denoiser.parameters(), *encoders.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
@@ -86,7 +88,7 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
         model = loop.run.model
         place(model.autoencoder, CARD, torch.float32)
         encoders = nn.ModuleList(model.text_encoders.values())
-        parts = {"UNet": model.denoiser, "text encoder": encoders, "VAE": model.autoencoder}
+        parts = {"denoiser": model.denoiser, "text encoder": encoders, "VAE": model.autoencoder}
         account = Account(CARD, parts)
         for part in parts.values():
             account.hold(part.parameters(), "frozen weights")
@@ -125,9 +127,9 @@ def run_tflop(settings: Settings, costs: Mapping[str, Cost]) -> dict[str, float]
 
 
 def stage_tflop(settings: Settings, name: str, batch: int, cost: Cost) -> float:
-    """TFLOP of a stage, from one step of ``batch`` samples: the UNet sees each sample, the encoders one a step."""
+    """TFLOP of a stage, from one step of ``batch`` samples: the denoiser sees each sample, the encoders one a step."""
     section = getattr(settings, name)
-    unet = sum(value for (component, _), value in cost.flops.items() if component == "UNet")
+    unet = sum(value for (component, _), value in cost.flops.items() if component == "denoiser")
     return (unet * section.batch_size / batch + cost.total_flops - unet) * section.steps / 1e12
 
 
@@ -204,7 +206,7 @@ def at(settings: Settings, resolution: int) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the five figures there, and nothing else")
-    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl"), default="sd1", help="default sd1")
+    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl", "flux2-klein-4b"), default="sd1", help="default sd1")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)
     if args.json:

@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from singleinsert.adapters.base import NO_ADAPTERS
@@ -28,7 +28,10 @@ from singleinsert.data.subject import Frame, Handle
 from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.families import FAMILIES
-from singleinsert.models.families.sd import StableDiffusion
+from singleinsert.models.families.flux2 import SHIFT
+from singleinsert.models.family import Family
+from singleinsert.models.flow import FlowSchedule
+from singleinsert.models.frozen_weights import BlockSwap, blocks_of, quantize_blocks
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.vocabulary import clip_tokenizer
@@ -48,6 +51,8 @@ MAIN_MEMORY = torch.device("meta")
 HANDLE = Handle("face", "face", "*")
 PADDED_AS = {"sd1": ("sd1",), "sd2": ("sd2",), "sdxl": ("sd1", "sd2")}
 """How each family's tokenizers pad, in the words of ``clip_tokenizer``."""
+CONFIGS = Path(__file__).parent / "configs"
+"""Of the true models whose single files this project does not read."""
 
 
 @contextmanager
@@ -62,7 +67,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     Args:
         settings: of a run on one card, ``run.mixed_precision`` and ``run.micro_batch_size`` as chosen there.
         name: "stage1" or "stage2".
-        family: the shapes, "sd1", "sd2" or "sdxl".
+        family: the shapes, "sd1", "sd2", "sdxl" or "flux2-klein-4b".
     """
     stages = stages_of(settings)
     stage = next(stage for stage in stages if stage.name == name)
@@ -71,7 +76,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
         adapters = inject(settings, model) if stage.trains & WEIGHT_ROLES else NO_ADAPTERS
         concept = make_concept(settings, model)
     encoders = (MAIN_MEMORY, torch.float32) if settings.run.offload else (CARD, None)
-    place(model.unet, CARD)
+    place(model.denoiser, CARD)
     for encoder in model.text_encoders.values():
         place(encoder, *encoders)
     place(concept, *encoders)
@@ -82,6 +87,10 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
         fill(loop.bank, loop.run)
     with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
         loop._prepare(stage)
+    if count := settings.run.blocks_to_swap:
+        for block in blocks_of(model.denoiser)[-count:]:
+            place(block, MAIN_MEMORY, only_frozen=True)
+            BlockSwap(block, CARD)
     return loop, stage
 
 
@@ -109,17 +118,18 @@ class AdamW8bit(torch.optim.Optimizer):
                     state[f"absmax{moment}"] = torch.zeros(-(-size // 256), device=parameter.device)
 
 
-def meta_model(settings: Settings, family: str) -> StableDiffusion:
+def meta_model(settings: Settings, family: str) -> Family:
     """The model's parts on "meta", frozen, in the run's precision."""
     import diffusers
     import transformers
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # of casts that leave out nothing
-    folder = ASSETS / family
+    folder = ASSETS / family if (ASSETS / family).is_dir() else CONFIGS / family
     index = json.loads((folder / "model_index.json").read_text())
     kind = next(kind for kind in FAMILIES if kind.pipeline_class == index["_class_name"])
-    parts: dict[str, Any] = {"scheduler": diffusers.DDIMScheduler.from_pretrained(folder / "scheduler")}
+    scheduler = getattr(diffusers, index["scheduler"][1])
+    parts: dict[str, Any] = {"scheduler": scheduler.from_pretrained(folder / "scheduler")}
     for part in kind.weight_parts:
         library, name = index[part]
         cls = getattr(diffusers if library == "diffusers" else transformers, name)
@@ -127,16 +137,80 @@ def meta_model(settings: Settings, family: str) -> StableDiffusion:
         with torch.device("meta"):
             model = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
         parts[part] = model.to(DTYPES[settings.run.mixed_precision])
-    for folder_name, padded_as in zip(kind.tokenizer_folders, PADDED_AS[family], strict=True):
-        parts[folder_name] = clip_tokenizer(padded_as)
+    for folder_name, padded_as in zip(kind.tokenizer_folders, PADDED_AS.get(family, ("",)), strict=True):
+        parts[folder_name] = clip_tokenizer(padded_as) if padded_as else letters_tokenizer()
+    parts["config"] = SimpleNamespace(is_distilled=False)
     model = kind.from_pipeline(SimpleNamespace(**parts), family, family, MAIN_MEMORY, "auto")
-    assert isinstance(model, StableDiffusion)
-    model.schedule = NoiseSchedule.from_scheduler(parts["scheduler"])
+    flow = isinstance(model.schedule, FlowSchedule)
+    model.schedule = FlowSchedule.shifted(SHIFT) if flow else NoiseSchedule.from_scheduler(parts["scheduler"])
+    if settings.run.quantize != "no":
+        with mock.patch.dict(sys.modules, {"bitsandbytes": SimpleNamespace(nn=StandIns)}):
+            for part in (model.denoiser, *(() if settings.run.offload else model.text_encoders.values())):
+                quantize_blocks(part, settings.run.quantize)
     set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
     return model
 
 
-def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
+def letters_tokenizer() -> Any:
+    """Qwen3's kind of tokenizer with letters alone: prompts are padded to one length in any case."""
+    from tokenizers import pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    tokens = (*sorted(pre_tokenizers.ByteLevel.alphabet()), "<|endoftext|>")
+    tokenizer = Qwen2Tokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    return tokenizer
+
+
+class Dequantized(torch.autograd.Function):
+    """A product with quantised weights: they are there in full only while it is made, forward and backward."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+        ctx.shape = shape
+        ctx.save_for_backward(weight)
+        return nn.functional.linear(x, torch.empty(shape, dtype=x.dtype, device=x.device))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = gradients
+        return gradient @ torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device), None, None
+
+
+class QuantizedLinear(nn.Linear):
+    """The bytes that bitsandbytes' layers keep, in one parameter: see :class:`StandIns`."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, device: Any = None, **rest: Any) -> None:
+        super().__init__(inputs, outputs, bias, device)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = Dequantized.apply(x, self.weight, (self.out_features, self.in_features))
+        return out if self.bias is None else out + self.bias
+
+
+def _nf4(weight: Tensor, **rest: Any) -> nn.Parameter:
+    """Half a byte per element; per 64 of them a scale of a byte, and per 256 of these one in float32."""
+    size = weight.numel()
+    return _bytes(size // 2 + size // 64 + 4 * -(-size // (64 * 256)), weight)
+
+
+def _int8(weight: Tensor, **rest: Any) -> nn.Parameter:
+    """A byte per element, and a float32 scale for each row."""
+    return _bytes(weight.numel() + 4 * weight.shape[0], weight)
+
+
+def _bytes(size: int, like: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.empty(size, 1, dtype=torch.uint8, device=like.device), requires_grad=False)
+
+
+class StandIns:
+    """``bitsandbytes.nn``, whose own kernels take no fake tensors."""
+
+    Linear4bit = Linear8bitLt = QuantizedLinear
+    Params4bit, Int8Params = staticmethod(_nf4), staticmethod(_int8)
+
+
+def make_concept(settings: Settings, model: Family) -> Concept:
     from accelerate import init_empty_weights
 
     section = settings.concept
@@ -150,24 +224,25 @@ def make_concept(settings: Settings, model: StableDiffusion) -> Concept:
         )  # fmt: skip
 
 
-def inject(settings: Settings, model: StableDiffusion) -> LoraAdapters:
+def inject(settings: Settings, model: Family) -> LoraAdapters:
     return LoraAdapters.inject(model.adapted_parts, adapter_options(settings, model), torch.Generator())
 
 
-def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> None:
-    """Put fake tensors of the same shape and dtype (or ``dtype``), on ``device``, in place of a module's own."""
+def place(part: nn.Module, device: torch.device, dtype: torch.dtype | None = None, only_frozen: bool = False) -> None:
+    """Put fake tensors of the same shape and dtype (or ``dtype``), on ``device``, in place of a module's own; or of
+    those that do not train, buffers left alone."""
     for module in part.modules():
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is not None and not (only_frozen and parameter.requires_grad):
                 size, stride = parameter.shape, parameter.stride()
                 fake = torch.empty_strided(size, stride, dtype=dtype or parameter.dtype, device=device)
                 module._parameters[name] = nn.Parameter(fake, requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
-            if buffer is not None:
+            if buffer is not None and not only_frozen:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype, device=device)
 
 
-def build_run(settings: Settings, model: StableDiffusion, concept: Concept, stages: list[Stage]) -> Run:
+def build_run(settings: Settings, model: Family, concept: Concept, stages: list[Stage]) -> Run:
     side = settings.data.resolution
     shape = (1, *model.latent_shape(side, side))
     picture = EncodedPicture(

@@ -19,7 +19,7 @@ Format = Literal["webui", "diffusers", "bundle"]
 
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
-BUNDLED_MODELS = ("mini-sd", "mini-scenes")
+BUNDLED_MODELS = ("mini-sd", "mini-scenes", "mini-sdxl")
 """Values of ``model.pretrained_model_name_or_path`` that mean a miniature that comes with the package."""
 
 STAGES = ("stage1", "stage2")

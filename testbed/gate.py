@@ -3,6 +3,7 @@
     python -m testbed.gate                500 pictures of the bundled model; exit code 1 if it fails
     python -m testbed.gate --model testbed/runs/snapshot --count 100 --guidance_scale 5
     python -m testbed.gate --skip 500 --count 2000         on other captions than the gate's
+    python -m testbed.gate --model singleinsert/assets/mini-sdxl --told second     by mini-sdxl's second encoder alone
     python -m testbed.gate --docs         also write the table and the samples of docs/research/mini-sd.md
 
 The judge reads every picture; an attribute counts where the caption named it and the style lets it show.
@@ -22,10 +23,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler
 from PIL import Image, ImageDraw
 from tqdm import tqdm
+
+from singleinsert.models.loading import check_folder
 
 from .common import device
 from .dataset import HELD_OUT_START, held_out_scenes
@@ -74,23 +78,29 @@ def question(scene: Scene) -> Question:
 
 
 def load_pipeline(model: Path) -> Any:
-    """A diffusers folder in float32 with DDIM, on the GPU where there is one."""
-    pipe: Any = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
+    """A diffusers folder of Stable Diffusion or SDXL in float32 with DDIM, on the GPU where there is one."""
+    family = check_folder(model)
+    pipe: Any = getattr(diffusers, family.pipeline_class).from_pretrained(model, **family.pipeline_options)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device(), torch.float32)
 
 
 def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25, seed: int = 0,
-             size: int = 64) -> list[Image.Image]:  # fmt: skip
-    """One picture of `size` x `size` for each prompt; picture k depends on `seed + k` alone."""
+             size: int = 64, told: str = "") -> list[Image.Image]:  # fmt: skip
+    """One picture of `size` x `size` for each prompt; picture k depends on `seed + k` alone.
+
+    `told`: of SDXL's text encoders, "first" or "second", which alone gets the prompt.
+    """
     images: list[Image.Image] = []
     for i in tqdm(range(0, len(prompts), BATCH), desc="generating"):
         part = list(prompts[i : i + BATCH])
+        empty = [""] * len(part)
+        words = {"first": {"prompt": part, "prompt_2": empty}, "second": {"prompt": empty, "prompt_2": part}}
         generators = [torch.Generator().manual_seed(seed + i + k) for k in range(len(part))]
         with torch.no_grad():
             images += pipe(
-                part,
+                **words.get(told, {"prompt": part}),
                 num_inference_steps=steps,
                 guidance_scale=guidance,
                 generator=generators,
@@ -175,12 +185,14 @@ def main() -> int:
     p.add_argument("--guidance_scale", type=float, default=3.0)
     p.add_argument("--steps", type=int, default=25)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--told", choices=("first", "second"), default="", help="SDXL: the text encoder that alone gets the "
+                   "captions")  # fmt: skip
     p.add_argument("--out", type=Path, default=ROOT / "testbed" / "runs" / "gate")
     p.add_argument("--docs", action="store_true", help=f"write the result into {DOCS.name}")
     args = p.parse_args()
     questions = [question(s) for s in islice(held_out_scenes(args.skip + args.count, GATE_START), args.skip, None)]
     captions = [q.caption for q in questions]
-    images = generate(load_pipeline(args.model), captions, args.guidance_scale, args.steps, args.seed)
+    images = generate(load_pipeline(args.model), captions, args.guidance_scale, args.steps, args.seed, told=args.told)
     result = {
         "count": args.count,
         "skip": args.skip,

@@ -1,7 +1,7 @@
 """Makes mini-sdxl: mini-sd's weights in a true SDXL (:mod:`testbed.sdxl`), trained for what is new in it.
 
     python -m testbed.sdxl_train --compile      resumable: start it again after an interruption
-    python -m testbed.gate --model singleinsert/assets/mini-sdxl     its gate, which is mini-sd's
+    python -m testbed.gate --model testbed/runs/sdxl-snapshot   the gate, which is mini-sd's, of the weights so far
 
 The autoencoder, the first tokenizer and the first text encoder are mini-sd's own. The second text encoder is trained
 from random weights, then the UNet, on pictures that are cropped or were small, with the time ids that say so; in many

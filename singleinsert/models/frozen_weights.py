@@ -83,9 +83,11 @@ class BlockSwap:
     _homes: list[tuple[nn.Module, str, nn.Parameter]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Take the weights that the block has now; adapters that come into it later are not moved."""
+        """Take the frozen weights that the block has now; adapters that come into it later are not moved."""
         for module in self.block.modules():
-            self._homes += [(module, name, p) for name, p in module._parameters.items() if p is not None]
+            self._homes += [
+                (module, name, p) for name, p in module._parameters.items() if p is not None and not p.requires_grad
+            ]
         for _, _, parameter in self._homes:
             if self.device.type == "cuda" and parameter.device.type == "cpu":
                 parameter.data = parameter.data.pin_memory()
