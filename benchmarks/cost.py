@@ -104,6 +104,10 @@ def on_a_card(preset: str | None = None, **run: Any) -> Settings:
     return load_settings(preset, None, values)
 
 
+PRESETS = {"flux2-klein-4b": "klein"}
+"""Of families whose layers and stages are not those of the defaults."""
+
+
 def two_micro_batches(settings: Settings) -> Settings:
     """Steps of two micro-batches, whose peak is that of any number of them; FLOPs per sample do not depend on it."""
     size = settings.run.micro_batch_size
@@ -139,11 +143,11 @@ LOW_VRAM = {key.removeprefix("run."): value for key, value in low_vram().items()
 
 def figures(family: str = "sd1") -> dict[str, float]:
     """The five figures of ``--json``: paper settings; the least memory without extra FLOPs; ``--low_vram``."""
-    whole = on_a_card()
+    whole = on_a_card(PRESETS.get(family))
     found = {"run_tflop": run_tflop(whole, run_flops(whole, family))["run"]}
     for prefix, switches in (("", LOW_MEMORY), ("low_vram_", LOW_VRAM)):
         for name in STAGES:
-            settings = two_micro_batches(on_a_card(**switches))
+            settings = two_micro_batches(on_a_card(PRESETS.get(family), **switches))
             found[f"{prefix}{name}_peak_gb"] = measure_step(settings, name, family).peak_gb
     return {name: round(value, 4) for name, value in found.items()}
 
@@ -159,6 +163,10 @@ ROWS: tuple[tuple[str, dict[str, Any], tuple[float, float] | None], ...] = (
     ("micro-batch 1, encoders in main memory", {"micro_batch_size": 1, "offload": True}, (2.5, 2.6)),
     ("micro-batch 2, encoders in main memory", {"micro_batch_size": 2, "offload": True}, None),
     ("--low_vram", LOW_VRAM, (1.95, 1.96)),
+    ("micro-batch 1, 8-bit Adam, checkpointing, nf4", {**LOW_VRAM, "offload": False, "quantize": "nf4"}, None),
+    ("micro-batch 1, 8-bit Adam, checkpointing, int8", {**LOW_VRAM, "offload": False, "quantize": "int8"}, None),
+    ("--low_vram, nf4", {**LOW_VRAM, "quantize": "nf4"}, None),
+    ("--low_vram, 12 blocks in main memory", {**LOW_VRAM, "blocks_to_swap": 12}, None),
     ("micro-batch 1, float32 weights", {"micro_batch_size": 1, "mixed_precision": "no"}, None),
 )
 """What is told of it, keys of [run], and the peaks of the lean restatement in GB."""
@@ -190,7 +198,7 @@ def print_peaks(family: str, resolution: int) -> None:
             print(f"  {label:42}{name:9}{AUTHORS_TFLOP[name]:7,}{peak:7.1f}")
     for label, switches, lean in ROWS:
         for i, name in enumerate(STAGES):
-            whole = at(on_a_card(**switches), resolution)
+            whole = at(on_a_card(PRESETS.get(family), **switches), resolution)
             settings = two_micro_batches(whole)
             cost = measure_step(settings, name, family)
             tflop = stage_tflop(whole, name, getattr(settings, name).batch_size, cost)
@@ -212,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         args.json.write_text(json.dumps(figures(args.family), indent=2) + "\n")
         return 0
-    settings = at(on_a_card(), args.resolution)
+    settings = at(on_a_card(PRESETS.get(args.family)), args.resolution)
     print_flops(settings, run_flops(settings, args.family))
     print_peaks(args.family, args.resolution)
     return 0
