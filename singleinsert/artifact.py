@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from singleinsert.adapters.naming import KOHYA_PREFIXES, TEXT_ENCODER, TEXT_ENCODERS
+from singleinsert.adapters.ranks import RankByNoise
 from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.families import FILE_FACTS
@@ -206,6 +207,7 @@ class Artifact:
             update = self.update
             header |= {"update": {
                 "kind": update.kind, "digest": update.digest(), "error": update.error, "of": update.origin,
+                **({"ranks": asdict(update.ranks)} if update.ranks else {}),
             }}  # fmt: skip
         if len(self.concepts) == 1 and set(self.widths) == {TEXT_ENCODER}:
             only = self.concepts[0]
@@ -330,7 +332,8 @@ def _update_of(described: Mapping[str, Any] | None, tensors: Mapping[str, Tensor
     if not lora and not described:
         return None
     told = described or {"kind": "lora", "error": 0, "of": ""}  # before format 2 nothing was told
-    update = WeightUpdate(str(told["kind"]), lora, float(told["error"]), str(told["of"]))
+    ranks = RankByNoise(**told["ranks"]) if "ranks" in told else None
+    update = WeightUpdate(str(told["kind"]), lora, float(told["error"]), str(told["of"]), ranks)
     if described and described["digest"] != update.digest():
         raise ValueError("weights that are not those which were saved")
     return update

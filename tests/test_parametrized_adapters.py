@@ -11,7 +11,7 @@ from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.parametrized import low_rank
 from singleinsert.errors import ConfigError
 
-KINDS = [kind for kind in adapter_kinds() if kind != "lora"]
+KINDS = [kind for kind in adapter_kinds() if "lora" not in kind]
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def test_the_saved_lora_is_the_nearest_and_says_what_it_misses(models, kind):
 
 
 def test_a_kind_that_is_none():
-    assert {"full", "kv", "lora", "svd"} <= {*adapter_kinds()}
+    assert {"full", "kv", "lora", "svd", "tlora"} <= {*adapter_kinds()}
     with pytest.raises(ConfigError, match=r"adapter.type 'lroa' is none of .*lora"):
         adapter_class("lroa")
 

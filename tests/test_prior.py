@@ -129,7 +129,6 @@ def test_a_folder_of_ones_own_is_used_as_it_is(tiny_sd, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"stage1.objective": "singleinsert"}, "stage1.prior_weight has no effect"),
         ({"stage1.trains": ["concept"]}, "prior_weight has no effect while the base model is unchanged"),
         ({"data.class_word": ["face", "cat"]}, "one class word"),
         ({"prior.prompt": "a photo of *"}, "prior.prompt 'a photo of \\*' names the concept"),

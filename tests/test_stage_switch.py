@@ -26,6 +26,7 @@ def first(tmp_path_factory, tiny_sd):
         {"stage2__semantic_weight": 0.0, "stage2__learning_rate": 1e-3, "stage2__steps": 2},
         {"adapter__network_dim": 2, "stage2__trains": ["concept", "denoiser"]},
         {"stage2__steps": 0},
+        {"run__teacher_bank": False},
     ],
 )
 def test_another_second_stage_goes_on_from_a_first(first, tmp_path, tiny_sd, changes):

@@ -34,11 +34,17 @@ class AdapterOptions:
     Attributes:
         targets: which layers of which part. rank: of a low-rank update, or of the one that a full update is exported
             as. alpha: the update counts alpha / rank times.
+        min_rank, rank_power: how the rank falls with noise, for adapters whose does. denoiser: the name of that part.
+        time_span: what the noisiest timestep is next to in the denoiser's own time.
     """
 
     targets: Targets
     rank: int = 4
     alpha: float = 4.0
+    min_rank: int = 1
+    rank_power: float = 1.0
+    denoiser: str = "unet"
+    time_span: float = 1000.0
 
 
 @dataclass

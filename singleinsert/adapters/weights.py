@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from singleinsert.adapters.ranks import RankByNoise
+
 
 @dataclass(frozen=True)
 class LoraWeights:
@@ -45,6 +47,8 @@ class WeightUpdate:
         kind: of the adapter that trained it ("lora", "full", ...). lora: the change as low-rank updates, which is
             what clients load; a component may be left out.
         error: by how much ``lora`` misses the trained change, as a share of its norm; 0 where it is exact.
+        ranks: which components of the denoiser's layers are on at which noise level; None: all of them always, which is
+            also how clients' files are read.
         origin: :meth:`digest` of the update that this one was rounded from, as an exported file's header tells it; ""
             where this is the first.
     """
@@ -53,6 +57,7 @@ class WeightUpdate:
     lora: Lora
     error: float = 0.0
     origin: str = ""
+    ranks: RankByNoise | None = None
 
     @property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from singleinsert.config.fields import (
     DataSettings,
     MaskSettings,
     ModelSettings,
+    PaintedSettings,
     RunSettings,
     SampleSettings,
     SaveSettings,
@@ -15,7 +16,7 @@ from singleinsert.config.fields import (
     Settings,
     StageSettings,
 )
-from singleinsert.config.load import keys_declared, load_settings, preset_names, require, to_toml
+from singleinsert.config.load import keys_declared, load_settings, preset_names, require, to_toml, values_off
 
 __all__ = [
     "FREE_SECTIONS",
@@ -25,6 +26,7 @@ __all__ = [
     "DataSettings",
     "MaskSettings",
     "ModelSettings",
+    "PaintedSettings",
     "RunSettings",
     "SampleSettings",
     "SaveSettings",
@@ -36,4 +38,5 @@ __all__ = [
     "preset_names",
     "require",
     "to_toml",
+    "values_off",
 ]

@@ -16,6 +16,7 @@ def setting(
     loaded: bool = False,
     several: bool = False,
     path: bool = False,
+    off: Any = None,
 ) -> Any:
     """A documented field. Choices are declared as a Literal type.
 
@@ -25,9 +26,11 @@ def setting(
         loaded: it is set on a model when that is loaded, so that for another value the model must be loaded again.
         several: a list whose one member needs no brackets, and whose text is never split: ``--image`` may be repeated.
         path: it names files or folders, or may name one: ``~`` stands for the home folder.
+        off: the value at which it does nothing. A setting that is off is in no fingerprint, so that what was trained
+            before there was such a setting is known again.
     """
     facts = {
         "help": help, "minimum": minimum, "maximum": maximum, "free": free, "loaded": loaded, "several": several,
-        "path": path,
+        "path": path, "off": off,
     }  # fmt: skip
     return field(default=default, metadata=facts)

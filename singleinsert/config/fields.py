@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from singleinsert.config.declare import setting
+from singleinsert.config.stage import StageSettings
 from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
-from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, LossSpace, MaskNormalization, Precision, Role
+from singleinsert.terms import STAGES, WEIGHT_ROLES, Format, Precision
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,10 @@ class ConceptSettings:
         "starts close to the class word",
         minimum=0, maximum=100,
     )  # fmt: skip
+    length: float = setting(
+        0.0, "length of each vector, in lengths of the class word's embedding, whatever is learnt; 0: free", minimum=0,
+        maximum=1000, off=0.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,16 @@ class AdapterSettings:
     """What changes the weights in stages that train denoiser or text."""
 
     type: str = setting(
-        "lora", "kind of adapter: lora; full, the weights themselves; kv, keys and values of cross-attention in full "
-        "(Custom Diffusion); svd, shifts of singular values (SVDiff). All but lora are exported as the closest LoRA of "
-        "rank network_dim",
+        "lora", "kind of adapter: lora; tlora, one whose rank falls with noise (T-LoRA), which clients' files cannot "
+        "say; full, the weights themselves; kv, keys and values of cross-attention in full (Custom Diffusion); svd, "
+        "shifts of singular values (SVDiff). The last three are exported as the closest LoRA of rank network_dim",
     )  # fmt: skip
     network_dim: int = setting(4, "rank", minimum=1, maximum=1024)
     network_alpha: float = setting(4.0, "scale: the update is multiplied by alpha / rank", minimum=1e-3)
+    min_rank: int = setting(1, "tlora: rank at the highest noise", minimum=1, maximum=1024, off=1)
+    rank_power: float = setting(
+        1.0, "tlora: the rank above min_rank falls as ((T - t) / T) to this power", minimum=0, maximum=8, off=1.0
+    )
     denoiser_targets: tuple[str, ...] = setting(
         (), "layers of the denoiser, by the end of their path; empty: the adapter's own (lora: all attention layers)"
     )
@@ -177,81 +186,19 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True)
-class StageSettings:
-    """One stage of training."""
-
-    steps: int = setting(50, "optimiser steps; 0 leaves the stage out", minimum=0)
-    batch_size: int = setting(
-        16, "samples (a timestep and noise each) per step, divided among the processes", minimum=1, maximum=4096
-    )
-    learning_rate: float = setting(1e-4, "learning rate", minimum=0, maximum=10)
-    trains: tuple[Role, ...] = setting(("concept",), "what trains: concept, denoiser, text")
-    objective: Literal["singleinsert", "full_image", "break_a_scene"] = setting(
-        "singleinsert",
-        "singleinsert: the paper's losses; full_image: the plain diffusion loss, no mask; break_a_scene: the same "
-        "losses on the union of the subjects that a prompt names, and a loss on the attention of their handles",
-    )
-    foreground_weight: float = setting(1.0, "weight of the foreground loss", minimum=0)
-    background_weight: float = setting(1.0, "weight of the background loss, gamma in the paper", minimum=0)
-    semantic_weight: float = setting(0.0, "weight of the semantic loss, eta in the paper", minimum=0)
-    loss_space: LossSpace = setting("x0", "space in which errors are squared; the paper's is x0")
-    min_snr_gamma: float = setting(0.0, "Min-SNR clamp, used instead of loss_space; 0: off", minimum=0)
-    mask_normalization: MaskNormalization = setting(
-        "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
-    )
-    prior_weight: float = setting(
-        0.0, "full_image: weight of DreamBooth's prior term, the same loss on pictures of the class, see [prior]",
-        minimum=0,
-    )  # fmt: skip
-    attention_weight: float = setting(
-        0.01, "break_a_scene: weight of the loss on the handles' cross-attention", minimum=0
-    )
-    attention_loss: Literal["mse_max", "cross_entropy", "mass"] = setting(
-        "mse_max", "break_a_scene: mse_max, the paper's, compares each map, divided by its maximum, with the mask; "
-        "cross_entropy, handles compete for each point; mass, most of a handle's attention lies on its subject, and it "
-        "is not zero",
-    )  # fmt: skip
-    attention_level: int = setting(
-        4, "break_a_scene: attention is read where the latents' side is divided by this, at 16 x 16 for 512 px",
-        minimum=1, maximum=64,
-    )  # fmt: skip
-    class_attention_weight: float = setting(
-        0.0,
-        "break_a_scene: weight of a loss that keeps attention to a handle as strong as to its class word",
-        minimum=0,
-    )
-    masked: bool = setting(
-        True, "break_a_scene: the foreground loss counts on the subjects that a prompt names; false: everywhere, which "
-        "is the paper's ablation",
-    )  # fmt: skip
-    timestep_importance: float = setting(
-        0.0, "draw timesteps in proportion to their weight in the loss, to this power, and weigh them less in return; "
-        "0: uniformly, as in the paper", minimum=0, maximum=2,
-    )  # fmt: skip
-    stratified_timesteps: bool = setting(False, "spread the timesteps of a batch evenly over their distribution")
-    adam_beta1: float = setting(0.9, "AdamW beta 1", minimum=0, maximum=0.99999)
-    adam_beta2: float = setting(0.999, "AdamW beta 2", minimum=0, maximum=0.9999999)
-    adam_weight_decay: float = setting(1e-2, "AdamW weight decay", minimum=0, maximum=10)
-    adam_epsilon: float = setting(1e-8, "AdamW epsilon", minimum=1e-16, maximum=1)
-    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm; 0: no clipping", minimum=0)
-    lr_scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = setting(
-        "constant", "course of the learning rate, named as in diffusers"
-    )
-    lr_warmup_steps: int = setting(0, "steps until the full learning rate", minimum=0)
-
-
-@dataclass(frozen=True)
 class PriorSettings:
     """The pictures of the class for the prior term of DreamBooth. Without ``prior_weight`` they have no effect."""
 
-    prompt: str = setting("a photo of a {class_word}", "what they are drawn with, and trained with")
-    pictures: int = setting(200, "how many", minimum=1, maximum=10000)
+    prompt: str = setting(
+        "a photo of a {class_word}", "what they are drawn with, and trained with", off="a photo of a {class_word}"
+    )
+    pictures: int = setting(200, "how many", minimum=1, maximum=10000, off=200)
     folder: str = setting(
         "", "folder of pictures to use as they are, such as photos; empty: the base model draws them once, and they "
-        "are kept in output/class-pictures", path=True,
+        "are kept in output/class-pictures", path=True, off="",
     )  # fmt: skip
-    num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000)
-    guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100)
+    num_inference_steps: int = setting(50, "DDIM steps", minimum=1, maximum=1000, off=50)
+    guidance_scale: float = setting(7.5, "classifier-free guidance", minimum=0, maximum=100, off=7.5)
 
 
 @dataclass(frozen=True)
@@ -279,6 +226,25 @@ class SceneSettings:
         "paper does for its baselines",
         minimum=0, maximum=256,
     )  # fmt: skip
+
+
+PLACES = ("{concept} in the snow", "{concept} on the beach", "{concept} in the city", "{concept} in the jungle")
+
+
+@dataclass(frozen=True)
+class PaintedSettings:
+    """Views of the subject that the base model paints once, before training. For a single concept."""
+
+    views: int = setting(
+        0, "pictures of the subject in other surroundings, drawn around it: mask and prompt go with them", minimum=0,
+        maximum=256, off=0,
+    )  # fmt: skip
+    places: tuple[str, ...] = setting(
+        PLACES, "their prompts, one after the other, with {concept} for the subject", off=PLACES
+    )
+    view_share: float = setting(0.5, "share of the samples that see one", minimum=0, maximum=1, off=0.5)
+    num_inference_steps: int = setting(25, "steps of the sampler", minimum=1, maximum=1000, off=25)
+    guidance_scale: float = setting(4.0, "classifier-free guidance", minimum=0, maximum=100, off=4.0)
 
 
 @dataclass(frozen=True)
@@ -401,6 +367,7 @@ class Settings:
     stage2: StageSettings = STAGE2
     scene: SceneSettings = field(default_factory=SceneSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
+    painted: PaintedSettings = field(default_factory=PaintedSettings)
     run: RunSettings = field(default_factory=RunSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     save: SaveSettings = field(default_factory=SaveSettings)

@@ -16,8 +16,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import toml
 
 from singleinsert.config.fields import Settings, StageSettings
+from singleinsert.config.nearest import nearest
+from singleinsert.config.templates import check_braces, check_templates
 from singleinsert.errors import ConfigError, shown
-from singleinsert.names import FILLED_IN, problem_with_bundled, problem_with_trigger, safe_trigger
+from singleinsert.names import problem_with_bundled, problem_with_trigger, safe_trigger
 from singleinsert.placeholders import names_the_concept
 from singleinsert.reading import WHOLE_NUMBERS, expanded, parse_toml, read_toml
 from singleinsert.terms import BUNDLED_MODELS, STAGES
@@ -189,6 +191,12 @@ def keys_declared(fact: str) -> frozenset[str]:
     return frozenset(key for key, f, _ in all_fields() if f.metadata[fact])
 
 
+def values_off() -> dict[str, Any]:
+    """Dotted key -> the value at which it does nothing, of the settings that have one; lists as JSON has them."""
+    offs = {key: f.metadata["off"] for key, f, _ in all_fields()}
+    return {key: list(off) if isinstance(off, tuple) else off for key, off in offs.items() if off is not None}
+
+
 def declaration(key: str, where: str = "") -> tuple[Field[Any], Any]:
     """The field and type of a dotted key. ConfigError, with the nearest key, where there is none."""
     known = {name: (f, hint) for name, f, hint in all_fields()}
@@ -321,7 +329,7 @@ def check_together(settings: Settings) -> None:
         templates |= {"sample.prompts": list(settings.sample.prompts)}
     for key, texts in templates.items():
         for text in texts:
-            _check_braces(key, text)
+            check_braces(key, text)
     if not names_the_concept(settings.scene.phrase, ""):
         raise ConfigError(f"scene.phrase {settings.scene.phrase!r} does not hold {{placeholder}}: no concept is named")
     if "{concepts}" not in settings.scene.prompt:
@@ -330,14 +338,9 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"{' and '.join(f'{name}.steps' for name in STAGES)} are both 0: there is nothing to train")
     for name, stage in settings.stages.items():
         _check_stage(name, stage)
+    check_templates(settings)
     if Path(run.output_name).name != run.output_name or "\\" in run.output_name:
         raise ConfigError(f"run.output_name {run.output_name!r} must be a file name: the folder is run.output_dir")
-
-
-def _check_braces(key: str, text: str) -> None:
-    for name in re.findall(r"\{([^{}]*)\}", text):
-        if name not in FILLED_IN:
-            raise ConfigError(f"{key} {text!r} holds {{{name}}}, which stands for nothing{nearest(name, FILLED_IN)}")
 
 
 def _check_stage(name: str, stage: StageSettings) -> None:
@@ -370,14 +373,6 @@ def check_name(settings: Settings) -> None:
         raise ConfigError("save.formats bundle is an embedding with a LoRA, and no stage trains one: export webui")
     if "bundle" in settings.save.formats and (problem := problem_with_bundled(name)):
         raise ConfigError(f"{of}, {name!r}: {problem}; give another --output_name")
-
-
-def nearest(name: str, known: Any) -> str:
-    """``"; did you mean X?"``, or the choices where nothing is close, or nothing where they are many."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    if found:
-        return f"; did you mean {found[0]}?"
-    return f"; there are: {', '.join(known)}" if len(list(known)) <= 12 else ""
 
 
 def _at(where: str) -> str:

@@ -100,6 +100,9 @@ def _add_own(group: Any, methods: str | None) -> None:
         "--cache", type=path_argument, metavar="DIR", help=f"concepts and pictures (default {OUTPUT / 'cache'})"
     )
     group.add_argument(
+        "--keep_stages", action="store_true", help="keep every stage I in the cache, for rows that are added later"
+    )
+    group.add_argument(
         "--protocol", type=path_argument, metavar="FILE", help="TOML of the flags below; default: the preset's"
     )
     for f in fields(Protocol):
@@ -176,7 +179,8 @@ def evaluate(args: argparse.Namespace) -> None:
         return plan_as_json(plan, folder)
     what = "scenes" if of_scenes else "concepts"
     say(f"{len(plan.concepts)} {what}, {len(plan.methods.methods)} methods, into {folder}")
-    runner = make_runner(plan, folder, args.cache or OUTPUT / "cache", SceneScorer if of_scenes else Scorer)
+    scorer, cache = SceneScorer if of_scenes else Scorer, args.cache or OUTPUT / "cache"
+    runner = make_runner(plan, folder, cache, scorer, keep_stages=args.keep_stages)
     if args.dry_run:
         runner.estimate()
         print_next(("evaluate", *args.words), leave_out="--dry_run")

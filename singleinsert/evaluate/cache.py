@@ -14,7 +14,7 @@ from PIL import Image
 from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
-from singleinsert.config import FREE_SECTIONS, Settings, keys_declared
+from singleinsert.config import FREE_SECTIONS, Settings, keys_declared, values_off
 from singleinsert.data.captions import caption_file, read_caption
 from singleinsert.data.folders import list_folder
 from singleinsert.data.opening import open_picture
@@ -29,13 +29,17 @@ FORMAT = 1
 
 
 class Cache:
-    """``concepts/KEY.safetensors`` and ``pictures/KE/KEY.png``."""
+    """``concepts/KEY.safetensors``, ``pictures/KE/KEY.png``; ``stages/KEY.safetensors`` where stages I are kept."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def concept(self, key: str) -> Path:
         return self.folder / "concepts" / f"{key}.safetensors"
+
+    @property
+    def stages(self) -> Path:
+        return self.folder / "stages"
 
     def picture(self, key: str) -> Path:
         return self.folder / "pictures" / key[:2] / f"{key}.png"
@@ -59,9 +63,9 @@ def concept_key(settings: Settings, model: str) -> str:
 
 
 def first_stage_key(settings: Settings, model: str) -> str:
-    """Of the state at the end of stage I, which knows neither stage II nor its adapters."""
-    later = (*STAGES[1:], "adapter")
-    values = {key: value for key, value in _numbers(settings).items() if key.split(".")[0] not in later}
+    """Of the state at the end of stage I, which knows neither stage II nor its adapters, nor what is kept for it."""
+    later = (*STAGES[1:], "adapter", "run.teacher_bank")
+    values = {key: value for key, value in _numbers(settings).items() if not {key, key.split(".")[0]} & {*later}}
     return key_of("first stage", values, digest_of(_contents(settings)), model)
 
 
@@ -92,7 +96,10 @@ def digest_of_artifacts(artifacts: Sequence[Artifact]) -> str:
 
 def artifact_digest(artifact: Artifact) -> str:
     """Fingerprint of the parts of a concept that change a picture: its vectors, its LoRA, its words."""
-    sums = hashlib.sha256(json.dumps([artifact.placeholder, artifact.class_word]).encode())
+    words = [artifact.placeholder, artifact.class_word]
+    if artifact.update is not None and artifact.update.ranks is not None:
+        words.append(repr(artifact.update.ranks))
+    sums = hashlib.sha256(json.dumps(words).encode())
     tensors = {f"embedding.{part}": vectors for part, vectors in artifact.concept.embeddings.items()}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
@@ -103,8 +110,10 @@ def artifact_digest(artifact: Artifact) -> str:
 
 
 def _numbers(settings: Settings) -> dict[str, Any]:
-    """Settings that change a trained number: not paths, whose contents count, nor what only changes rounding."""
-    values = flatten(settings)
+    """Settings that change a trained number: not paths, whose contents count, nor what only changes rounding, nor what
+    is off."""
+    offs = values_off()
+    values = {key: value for key, value in flatten(settings).items() if key not in offs or value != offs[key]}
     left_out = {*keys_declared("free"), "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
     left_out -= {"data.description"} if settings.data.description else set()  # free because a run's identity has it
     return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in FREE_SECTIONS}

@@ -43,16 +43,17 @@ class Runner:
 
     Args:
         folder: the results'. cache: shared by all evaluations. processes: how many there are of this one.
+        keep_stages: see :class:`~singleinsert.evaluate.studio.Studio`.
         make_scorer: gives the :class:`Scorer` for a protocol and a device.
         until: time of ``time.perf_counter()`` from which on nothing more is begun; None: to the end.
     """
 
     def __init__(
         self, plan: Plan, folder: Path, cache: Cache, *, processes: int = 1, say: Callable[[str], None] = print,
-        make_scorer: Callable[..., Any] = Scorer, until: float | None = None,
+        keep_stages: bool = False, make_scorer: Callable[..., Any] = Scorer, until: float | None = None,
     ) -> None:  # fmt: skip
         self.plan, self.folder, self.processes, self.say, self.until = plan, folder, processes, say, until
-        self.studio = Studio(cache, folder / HIDDEN / "model", plan.protocol.batch_size)
+        self.studio = Studio(cache, folder / HIDDEN / "model", plan.protocol.batch_size, keep_stages)
         self.model = self.studio.digest(plan.concepts[0].any_settings)  # other weights, other results
         self.names = {self._name(concept): concept for concept in plan.concepts}
         self.queue = Queue(folder / HIDDEN / "state", self.names)

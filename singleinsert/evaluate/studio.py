@@ -62,8 +62,9 @@ class Studio:
             "pictures".
     """
 
-    def __init__(self, cache: Cache, work: Path, batch_size: int) -> None:
-        self.cache, self.work, self.batch_size = cache, work, batch_size
+    def __init__(self, cache: Cache, work: Path, batch_size: int, keep_stages: bool = False) -> None:
+        """``keep_stages``: stages I stay in the cache, for rows that come later."""
+        self.cache, self.work, self.batch_size, self.keep_stages = cache, work, batch_size, keep_stages
         self.clock, self.counts = Clock(), Counter[str]()
         self._kept = KeptModel()
         self._digest: tuple[Any, str] = (None, "")
@@ -96,7 +97,7 @@ class Studio:
             self.counts["concepts"] += 1
             return Artifact.load(done)
         with self.clock.running("train"):
-            artifact = self._train(settings, first_stage_key(settings, model) if shared else "")
+            artifact = self._train(settings, first_stage_key(settings, model) if shared or self.keep_stages else "")
             artifact.save(done)
         self.counts["trained"] += 1
         return artifact
@@ -104,7 +105,9 @@ class Studio:
     def _train(self, settings: Settings, first_stage: str) -> Artifact:
         folder, steps = self.work / "run", settings.stage1.steps
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-        changes: dict[str, Any] = {"checkpointing_steps": 0, "resume_from_checkpoint": "", "report_to": "none"}
+        changes: dict[str, Any] = {
+            "checkpointing_steps": 0, "resume_from_checkpoint": "", "report_to": "none", "check": "off",
+        }  # fmt: skip
         kept = None
         if first_stage and steps:
             kept = self._first_stage(settings, first_stage)
@@ -118,7 +121,7 @@ class Studio:
         if first_stage and steps and kept is None:
             target = self._stage_path(first_stage, wants_bank(settings, stages_of(settings)))
             target.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint_path(RunFiles(folder, settings.name).checkpoints, steps).rename(target)
+            checkpoint_path(RunFiles(folder, settings.name).checkpoints, steps).replace(target)
         shutil.rmtree(folder)
         return artifact
 
@@ -128,10 +131,11 @@ class Studio:
         return next((path for bank in banks if (path := self._stage_path(key, bank)).is_file()), None)
 
     def _stage_path(self, key: str, bank: bool) -> Path:
-        return self.work / "stages" / f"{key}{'-bank' if bank else ''}.safetensors"
+        folder = self.cache.stages if self.keep_stages else self.work / "stages"
+        return folder / f"{key}{'-bank' if bank else ''}.safetensors"
 
     def forget_stages(self) -> None:
-        """Drop the checkpoints of stage I; with SD 1.x each is a gigabyte."""
+        """Drop the checkpoints of stage I that are not kept; with SD 1.x each is a gigabyte."""
         shutil.rmtree(self.work, ignore_errors=True)
 
     def keys(self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]) -> list[str]:

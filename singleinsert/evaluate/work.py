@@ -26,12 +26,16 @@ def says() -> Callable[[str], None]:
 
 
 def make_runner(
-    plan: Plan, folder: Path, cache: Path, make_scorer: Callable[..., Any] = Scorer, until: float | None = None
-) -> Runner:
-    """This process's share of a plan. ``until``: see :class:`Runner`."""
+    plan: Plan, folder: Path, cache: Path, make_scorer: Callable[..., Any] = Scorer, until: float | None = None,
+    keep_stages: bool = False,
+) -> Runner:  # fmt: skip
+    """This process's share of a plan. ``until``, ``keep_stages``: see :class:`Runner`."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     processes = stand_alone()[1]
-    return Runner(plan, folder, Cache(cache), processes=processes, say=says(), make_scorer=make_scorer, until=until)
+    return Runner(
+        plan, folder, Cache(cache), processes=processes, say=says(), keep_stages=keep_stages, make_scorer=make_scorer,
+        until=until,
+    )  # fmt: skip
 
 
 def carry_out(runner: Runner) -> bool:

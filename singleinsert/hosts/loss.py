@@ -64,8 +64,9 @@ def concept_loss(
         InputError: a tensor that a term needs is missing, or shapes do not fit.
     """
     objective = SingleInsert(
-        foreground_weight, background_weight, semantic_weight, loss_space, min_snr_gamma, mask_normalization
-    )
+        foreground_weight, background_weight, semantic_weight, loss_space, min_snr_gamma,
+        mask_normalization=mask_normalization,
+    )  # fmt: skip
     _check(objective, prediction, latents, mask, frozen_prediction, class_prediction)
     schedule = NoiseSchedule.from_scheduler(SimpleNamespace(alphas_cumprod=alphas_cumprod), prediction_type)
     schedule, timesteps = schedule.to(latents.device), timesteps.to(latents.device)

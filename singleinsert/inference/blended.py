@@ -25,7 +25,7 @@ from singleinsert.errors import InputError
 from singleinsert.inference.canvas import Canvas
 from singleinsert.inference.pipeline import ConceptPipeline, Picture, batches
 from singleinsert.models.condition import Condition
-from singleinsert.models.sampling import sample_images
+from singleinsert.models.sampling import known_latents, sample_images
 
 ORDERS = ("at_once", "one_by_one")
 NOISES = ("fixed", "fresh")
@@ -137,18 +137,14 @@ class Blend:
         """After the last step one row a picture is handed back: there is nothing more to do for the others."""
         scheduler, latents = pipeline.scheduler, tensors["latents"]
         total = len(scheduler.timesteps)
+        noise = _noise(self._others, self.source) if self._fresh and step + 1 < total else self._noise
         masks = torch.stack([stages[step * len(stages) // total] for stages in self._masks], dim=1)  # (1, r, 1, h, w)
         shares = masks / masks.sum(1, keepdim=True).clamp_min(1e-6)
         drawn = (shares * latents.float().unflatten(0, (-1, self._rows))).sum(1)
-        inside, last = masks.amax(1), step + 1 == total
-        self.result = inside * drawn + (1 - inside) * (self.source if last else self._noised(scheduler, step + 1))
-        rows = self.result if last else self.result.repeat_interleave(self._rows, dim=0)
+        inside = masks.amax(1)
+        self.result = inside * drawn + (1 - inside) * known_latents(scheduler, self.source, noise, step + 1)
+        rows = self.result if step + 1 == total else self.result.repeat_interleave(self._rows, dim=0)
         return {"latents": rows.to(latents.dtype)}
-
-    def _noised(self, scheduler: Any, step: int) -> Tensor:
-        """The source at the level from which ``step`` goes on: what the latents have after the step before it."""
-        noise = _noise(self._others, self.source) if self._fresh else self._noise
-        return scheduler.add_noise(self.source, noise, scheduler.timesteps[step : step + 1])
 
 
 def _noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ Concepts that were learnt together share one LoRA: it is loaded once, and its we
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from singleinsert.adapters.naming import COMPONENTS
+from singleinsert.adapters.ranks import Fade, Gate, RankGate
 from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError, ModelError
@@ -46,14 +47,23 @@ def shared_updates(concepts: Sequence[Artifact]) -> dict[str, WeightUpdate]:
     return found
 
 
-def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> None:
+def load_loras(
+    pipeline: Any, model: Family, concepts: Sequence[Artifact], fade: float = 0.0
+) -> list[Callable[[], None]]:
     """Put the concepts' LoRAs into the pipeline's UNet and text encoders, by diffusers' own loader.
+
+    Args:
+        fade: each counts ``((T - t) / T)^fade`` in the denoiser; 0 is its weight, always.
+
+    Returns:
+        what is to be called when the LoRAs are taken out: it ends what looks at the noise level.
 
     Raises:
         ModelError: a concept is for another kind of base model. InputError: see :func:`shared_updates`.
     """
     for concept in concepts:
         check_fits(concept, model)
+    ends: list[Callable[[], None]] = []
     for index, update in enumerate(shared_updates(concepts).values()):
         for component in COMPONENTS:
             layers = update.lora.get(component)
@@ -63,6 +73,28 @@ def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> No
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
                 model.load_lora(pipeline, component, tensors, config, adapter_name(index))
+        span = model.schedule.time_span
+        if update.ranks is not None:  # at each noise level the components that it was trained with there
+            ends.append(_gate(model, adapter_name(index), RankGate(update.ranks, span)))
+        if fade:
+            ends.append(_gate(model, adapter_name(index), Fade(fade, span)))
+    return ends
+
+
+def _gate(model: Family, name: str, gate: Gate) -> Callable[[], None]:
+    """Put ``gate`` into the layers of a LoRA of the denoiser; returns what ends its looks at the noise level.
+
+    Raises:
+        InputError: a model whose time runs from noise to picture.
+    """
+    if gate.time_span <= 0:
+        raise InputError(
+            f"{model.model_name} counts time from noise to picture: its LoRAs cannot follow the noise level"
+        )
+    for layer in _lora_layers(model.denoiser):
+        if name in layer.lora_A:
+            layer.lora_A[name].register_forward_hook(lambda module, given, components: gate.apply(components))
+    return gate.watch(model.denoiser)
 
 
 def set_weights(model: Family, concepts: Sequence[Artifact], weights: Sequence[float]) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleinsert.config.load import FILLED_IN, nearest
+from singleinsert.config.load import nearest
 from singleinsert.data.prompts import fill, read_prompt_file
 from singleinsert.errors import InputError
+from singleinsert.names import FILLED_IN
 from singleinsert.placeholders import split_at_placeholders
 
 FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characters

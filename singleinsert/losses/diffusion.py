@@ -50,6 +50,8 @@ class Views:
         weight: (b,) what an error of x0 counts at each sample's timestep, in the objective's loss space.
         x0_frozen_class: (b, c, h, w) frozen model, the class prompt, where that is another one than the background's.
         attention: where the objective names an ``attention_level``.
+        shown: (b,) 1 where the picture shows what the prompt with the concepts asks for, so that it may be learnt from
+            it, else 0; None where all do.
     """
 
     x0_target: Tensor
@@ -60,6 +62,31 @@ class Views:
     weight: Tensor
     x0_frozen_class: Tensor | None = None
     attention: Attention | None = None
+    shown: Tensor | None = None
+
+    def where_shown(self, error: Tensor) -> Tensor:
+        """Errors from the target (b,), of the samples whose picture shows what is asked for."""
+        return error if self.shown is None else self.shown * error
+
+
+def prior_error(views: Views) -> Tensor:
+    """(b,) weighted error of the whole of class pictures: the prior term of DreamBooth (Ruiz et al. 2023, eq. 2)."""
+    assert views.x0_class is not None
+    return views.weight * masked_mse(views.x0_class, views.x0_target)
+
+
+def edges(picture: Tensor, mask: Tensor) -> Tensor:
+    """(b, 1, h, w) float32: how much a picture (b, c, h, w) changes from place to place, 1 on the mask's mean.
+
+    The differences from the neighbours to the right and below, squared and summed over channels, under a root.
+    """
+    x = picture.float()
+    right, below = torch.zeros_like(x), torch.zeros_like(x)
+    right[..., :-1] = x.diff(dim=-1)
+    below[..., :-1, :] = x.diff(dim=-2)
+    strength = (right.square() + below.square()).sum(dim=1, keepdim=True).sqrt()
+    inside = (mask * strength).mean(dim=(1, 2, 3), keepdim=True) / mask.mean(dim=(1, 2, 3), keepdim=True)
+    return strength / inside.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def masked_mse(a: Tensor, b: Tensor, mask: Tensor | None = None, normalization: MaskNormalization = "mean") -> Tensor:

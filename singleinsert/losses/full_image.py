@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from singleinsert.losses.diffusion import LossSpace, Views, masked_mse
+from singleinsert.losses.diffusion import LossSpace, Views, masked_mse, prior_error
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,7 @@ class FullImage:
 
     loss_space: LossSpace = "epsilon"
     min_snr_gamma: float = 0.0
+    min_snr_share: float = 1.0
     prior_weight: float = 0.0
 
     needs_class = False
@@ -33,7 +34,8 @@ class FullImage:
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
         """``{"full_image": (b,)}`` from ``x0_concept`` and ``x0_target``."""
         assert views.x0_concept is not None
-        return {"full_image": views.weight * masked_mse(views.x0_concept, views.x0_target)}
+        error = views.weight * masked_mse(views.x0_concept, views.x0_target)
+        return {"full_image": views.where_shown(error)}
 
     def class_terms(self, views: Views) -> dict[str, Tensor]:
         """Nothing: the class prompt plays no part."""
@@ -41,5 +43,4 @@ class FullImage:
 
     def prior_terms(self, views: Views) -> dict[str, Tensor]:
         """``{"prior": (b,)}`` from ``x0_class`` and ``x0_target``."""
-        assert views.x0_class is not None
-        return {"prior": self.prior_weight * views.weight * masked_mse(views.x0_class, views.x0_target)}
+        return {"prior": self.prior_weight * prior_error(views)}

@@ -7,20 +7,37 @@ of more samples than stage I had sees each at most :data:`ROUNDS` times, and aft
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from singleinsert.config import Settings
 from singleinsert.models.schedule import Schedule
 from singleinsert.training.draws import PLAIN, Draws, Sampling, draw
 from singleinsert.training.seeds import named_generator
+from singleinsert.training.stages import Stage, wants_bank
 
 ROUNDS = 2
 """How often a prediction serves. Preset ``mini``, whose stage I is short, was judged with two (docs/research/cost.md).
 """
+
+
+def build_bank(
+    settings: Settings, stages: Sequence[Stage], sampling: Mapping[str, Sampling]
+) -> TeacherBank | None:  # fmt: skip
+    """A bank of the first stage's frozen predictions, where a later stage can use them.
+
+    Args:
+        sampling: of each stage, by name.
+    """
+    if not wants_bank(settings, stages):
+        return None
+    first = stages[0]
+    own = sampling[first.name]
+    return TeacherBank(settings.run.seed, first.name, first.steps * own.batch, own)
 
 
 class TeacherBank:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from singleinsert.config import FREE_SECTIONS, keys_declared
+from singleinsert.config import FREE_SECTIONS, keys_declared, values_off
 from singleinsert.errors import ConfigError, ModelError
 from singleinsert.tensorfile import read_safetensors, write_safetensors
 from singleinsert.terms import STAGES
@@ -47,16 +47,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 SHAPE: dict[str, Any] = {
     "stage": int, "step": int, "parameters": dict, "optimizer": (dict, type(None)), "lr_scheduler": (dict, type(None)),
     "scaler": (dict, type(None)), "losses": list, "bank": (Tensor, type(None)), "identity": dict,
+    "average": (dict, type(None)),
 }  # fmt: skip
 """What a run's state holds, and of which type."""
+LATER = {"average"}
+"""What checkpoints did not hold from the beginning."""
 
 
 def check_state(path: Path, state: Any) -> None:
     """ModelError where a checkpoint's content is not built as a run's state is."""
-    if not isinstance(state, dict) or set(state) != set(SHAPE):
+    if not isinstance(state, dict) or set(state) | LATER != set(SHAPE):
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise _damaged(path, f"it holds {found:.200}")
-    for key, kind in SHAPE.items():
+    for key, kind in ((key, SHAPE[key]) for key in state):
         if not isinstance(state[key], kind) or isinstance(state[key], bool):
             raise _damaged(path, f"its {key} is {state[key]!r:.100}")
     for name, value in state["parameters"].items():
@@ -87,11 +90,12 @@ def _damaged(path: Path, what: str) -> ModelError:
 
 
 def not_reached(state: dict[str, Any]) -> set[str]:
-    """Sections of the settings that say nothing of a checkpoint yet: those of the stages after its own, and the
-    adapter's while there is none. A run that differs in these alone can go on from it."""
+    """Sections and keys of the settings that say nothing of a checkpoint yet: those of the stages after its own, the
+    adapter's while there is none, what stage I keeps for later. A run that differs in these alone can go on from it."""
     begun = [name for name in STAGES if state["identity"].get(f"{name}.steps")][: state["stage"] + 1]
     later = STAGES[STAGES.index(begun[-1]) + 1 :] if begun else ()
-    return {*later} | (set() if has_adapters(state) else {"adapter"})
+    kept = {"run.teacher_bank"} if len(begun) == 1 else set()
+    return {*later} | (set() if has_adapters(state) else {"adapter"}) | kept
 
 
 def has_adapters(state: dict[str, Any]) -> bool:
@@ -104,18 +108,17 @@ def check_same_run(path: Path, ours: dict[str, Any], theirs: dict[str, Any], fre
 
     Args:
         ours, theirs: flat ``{"section.key": value}``, with the digest of picture and mask as "data.digest".
-        free: sections that may differ, see :func:`not_reached`.
+        free: sections and keys that may differ, see :func:`not_reached`.
     """
-    unimportant = keys_declared("free")
+    unimportant, offs = keys_declared("free") | {*free}, values_off()
     for key in sorted(set(ours) | set(theirs)):
         section = key.split(".")[0]
-        if key in unimportant or section in FREE_SECTIONS or section in free or ours.get(key) == theirs.get(key):
+        before, now = (identity.get(key, offs.get(key)) for identity in (theirs, ours))
+        if {key, section} & {*unimportant, *FREE_SECTIONS} or before == now:
             continue
         if key == "data.digest":
             raise ConfigError(f"checkpoint {path} is of another picture or mask: resume with the ones it was made from")
-        raise ConfigError(
-            f"checkpoint {path} is of another run: {key} was {theirs.get(key)!r} there and is {ours.get(key)!r} here"
-        )
+        raise ConfigError(f"checkpoint {path} is of another run: {key} was {before!r} there and is {now!r} here")
 
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

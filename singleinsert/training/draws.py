@@ -49,7 +49,8 @@ class Draws:
 class Sampling:
     """How a stage draws. The default is the paper's: uniform timesteps, everything independent.
 
-    Every other way leaves the expectation of loss and gradient what it is, and means to lower their variance.
+    Importance and strata leave the expectation of loss and gradient what it is, and lower their variance; a decay
+    changes it, on purpose.
 
     Attributes:
         batch: samples of one optimiser step, consecutive in the stage's numbering.
@@ -65,13 +66,18 @@ class Sampling:
     def of_stage(cls, section: Any, batch: int, schedule: Schedule) -> Sampling:
         """As a stage's ``section`` of the settings says.
 
-        Timesteps count as ``timestep_importance``-th power of the weight that the loss gives an error in epsilon.
+        Timesteps count as ``timestep_importance``-th power of the weight that the loss gives an error in epsilon. With
+        ``timestep_decay`` a above 0 they are to be seen as ``((T - t) / T)^a``: finetuning at high noise is what
+        overfits place and layout from one picture (T-LoRA, Soboleva et al. 2025, section 3).
         """
-        density = None
-        if section.timestep_importance:
-            rows = torch.arange(schedule.num_timesteps, device=schedule.device)
-            weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma) / schedule.snr(rows)
-            density = TimestepDensity.proportional_to(weight**section.timestep_importance)
+        density, steps = None, schedule.num_timesteps
+        if section.timestep_importance or section.timestep_decay:
+            rows = torch.arange(steps, device=schedule.device)
+            weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma, section.min_snr_share)
+            seen = ((steps - rows) / steps) ** section.timestep_decay
+            density = TimestepDensity.proportional_to(
+                (weight / schedule.snr(rows)) ** section.timestep_importance, seen
+            )
         return cls(batch, density, section.stratified_timesteps)
 
     def timestep(self, u: Tensor, sample: int, schedule: Schedule) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,15 @@ from singleinsert.data.pictures import area_resample, image_to_tensor, mask_to_t
 from singleinsert.data.subject import Handle
 from singleinsert.models.family import Family
 from singleinsert.training.prepare import Material
-from singleinsert.training.prompting import OneSubject, Prompting, UnionSampling, Words, one_subject_in_each
+from singleinsert.training.prompting import (
+    OneSubject,
+    Prompting,
+    UnionSampling,
+    Variation,
+    VariedPrompts,
+    Words,
+    one_subject_in_each,
+)
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.step import EncodedPicture
 from singleinsert.training.texts import ConceptSet
@@ -41,7 +49,9 @@ def make_prompting(settings: Settings, material: Material) -> Prompting:
     if one_subject_in_each(material.pictures):
         descriptions = tuple(picture.description for picture in material.pictures)
         words = Words(data.prompt, data.class_prompt, settings.caption.mode)
-        return OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
+        plain = OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
+        varied = {name: Variation.of_stage(stage) for name, stage in settings.stages.items()}
+        return VariedPrompts(plain, varied) if any(each.templates for each in varied.values()) else plain
     scene = settings.scene
     return UnionSampling(
         settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,
@@ -60,8 +70,8 @@ def _make_concept(
     settings: Settings, model: Family, material: Material, handle: Handle, say: Callable[[str], None]
 ) -> Concept:
     section, single = settings.concept, len(material.handles) == 1
-    word = model.word_embeddings(handle.class_word) if section.residual else None
-    if word is not None and section.init_std > (scale := float(next(iter(word.values())).std())):
+    word = model.word_embeddings(handle.class_word)
+    if section.residual and section.init_std > (scale := float(next(iter(word.values())).std())):
         say(
             f"note: a residual of concept.init_std {section.init_std:g} starts far from '{handle.class_word}', whose "
             f"embedding has {scale:.2g}: 0.02 starts beside it"
@@ -71,7 +81,10 @@ def _make_concept(
         placeholder=handle.placeholder,
         num_vectors=section.num_vectors,
         widths=model.embedding_widths,
-        class_embedding=None if word is None else {part: vectors.cpu() for part, vectors in word.items()},
+        class_embedding={part: vectors.cpu() for part, vectors in word.items()} if section.residual else None,
+        lengths={part: section.length * float(vectors.norm(dim=1).mean()) for part, vectors in word.items()}
+        if section.length
+        else None,
         pixels=_views_of(material, handle, section.image_size),
         generator=named_generator(settings.run.seed, "concept", *(() if single else (handle.name,))),
         init_std=section.init_std,

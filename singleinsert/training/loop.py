@@ -17,7 +17,8 @@ from singleinsert.errors import ConfigError, ModelError, first_line
 from singleinsert.models.family import Family
 from singleinsert.terms import BEFORE, WEIGHT_ROLES
 from singleinsert.training.accelerator import sum_gradients
-from singleinsert.training.bank import TeacherBank
+from singleinsert.training.average import RunningMean
+from singleinsert.training.bank import TeacherBank, build_bank
 from singleinsert.training.checkpoint import has_adapters, save_checkpoint
 from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
@@ -35,7 +36,6 @@ from singleinsert.training.stages import (
     first_sample_step,
     parts_trained,
     step_cost,
-    wants_bank,
 )
 from singleinsert.training.step import EncodedPicture, training_step
 from singleinsert.training.texts import ConceptSet, ConstantConditions, PromptBook, StepConditions
@@ -100,9 +100,10 @@ class Loop:
         size, watch = run.settings.run.micro_batch_size, run.watch
         self.micro_batch = MicroBatch(size, run.accelerator.device, watch.line, watch.out_of_memory)
         self.finished_early = False
-        self.bank = self._build_bank()
+        self.bank = build_bank(run.settings, run.stages, self._sampling)
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
+        self.average = RunningMean(state.get("average") if state else None)
         self._restored = state
         self._constant: ConstantConditions | None = None
 
@@ -127,6 +128,8 @@ class Loop:
         while self.step < stage.steps:
             self._optimiser_step(stage)
             self.step += 1
+            if self.step > stage.steps - stage.settings.average_steps:
+                self.average.add(self.trainables(stage))
             self.on_first_step()
             self.on_first_step = lambda: None
             bar.step(stage.name, self.step, self.losses.flush(wait=self.step < stage.steps))
@@ -137,6 +140,7 @@ class Loop:
                 stage = self._end_here(stage)
             self._sample_if_due(stage)
             bar.rest()
+        self.average.finish(self.trainables(stage))
         self._release()
         self._draw_samples(stage.name, stage.steps)
         bar.rest()
@@ -304,14 +308,6 @@ class Loop:
             named_generator(run.settings.run.seed, "lora"),
         )
 
-    def _build_bank(self) -> TeacherBank | None:
-        """A bank of the first stage's frozen predictions, where a later stage can use them."""
-        if not wants_bank(self.run.settings, self.run.stages):
-            return None
-        first = self.run.stages[0]
-        samples = first.steps * self._batch(first)
-        return TeacherBank(self.run.settings.run.seed, first.name, samples, self._sampling[first.name])
-
     def trainables(self, stage: Stage) -> dict[str, nn.Parameter]:
         """``{name: parameter}`` of what ``stage`` trains."""
         parts = parts_trained(stage, self.run.model)
@@ -343,6 +339,7 @@ class Loop:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "losses": self.losses.rows,
                 "bank": outputs,
+                "average": self.average.state(),
                 "identity": run.identity,
             }
             limit = run.settings.run.checkpoints_total_limit

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 
+from singleinsert.config import StageSettings
 from singleinsert.data.prompts import fill
 from singleinsert.data.subject import Handle, TrainingPicture
 from singleinsert.training.seeds import named_generator
@@ -21,6 +22,7 @@ class StepPrompt:
         picture: its place among the run's pictures. handles: the concepts that the prompt names, in its order.
         prompt: with the concepts, for the tuned model. frozen_prompt: without, which the frozen model is asked for what
             lies outside the subjects. class_prompt: without, which both are asked for the semantic term.
+        shown: does the picture show what ``prompt`` asks for, so that the subject may be learnt from it?
     """
 
     picture: int
@@ -28,6 +30,7 @@ class StepPrompt:
     prompt: str
     frozen_prompt: str
     class_prompt: str
+    shown: bool = True
 
 
 class Prompting(Protocol):
@@ -105,6 +108,82 @@ class OneSubject:
 
 
 @dataclass(frozen=True)
+class Variation:
+    """How a stage varies its prompts.
+
+    Attributes:
+        places, edits: templates with "{concept}"; those in which the subject stays what it is, those that change it.
+        share: of the samples that are asked with one. terms: "all", "background" or "semantic".
+        foreground: may the subject be learnt from a sample that is asked with one of ``places``?
+    """
+
+    places: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+    share: float = 0.5
+    terms: str = "all"
+    foreground: bool = False
+
+    @classmethod
+    def of_stage(cls, section: StageSettings) -> Variation:
+        """As a stage's ``section`` of the settings says."""
+        return cls(
+            section.prompt_places, section.prompt_edits, section.prompt_share, section.prompt_terms,
+            section.prompt_foreground,
+        )  # fmt: skip
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        return (*self.places, *self.edits)
+
+    def draw(self, generator: torch.Generator) -> str:
+        """A template, or "" for the training prompt."""
+        templates = self.templates
+        if not templates or float(torch.rand(1, generator=generator)) >= self.share:
+            return ""
+        return templates[int(torch.randint(0, len(templates), (1,), generator=generator))]
+
+    def varied(self, plain: StepPrompt, template: str, handle: Handle) -> StepPrompt:
+        """``plain`` asked with ``template``."""
+        told = fill(template, handle.placeholder, handle.class_word)
+        without = without_placeholder(template, handle.class_word)
+        if self.terms == "semantic":
+            return replace(plain, class_prompt=without)
+        class_prompt = plain.class_prompt if self.terms == "background" else without
+        shown = self.foreground and template in self.places
+        return replace(plain, prompt=told, frozen_prompt=without, class_prompt=class_prompt, shown=shown)
+
+
+@dataclass(frozen=True)
+class VariedPrompts:
+    """One concept, asked about as it will be asked for: the surroundings, and the class, stay the frozen model's in
+    other places, styles and clothes too, so that the words for them are still obeyed after training.
+
+    Attributes:
+        plain: gives each sample's picture, and the prompts of those that are not varied. stages: name -> variation.
+    """
+
+    plain: OneSubject
+    stages: Mapping[str, Variation]
+
+    def at(self, stage: str, sample: int) -> StepPrompt:
+        plain = self.plain.at(stage, sample)
+        variation = self.stages.get(stage, Variation())
+        template = variation.draw(named_generator(self.plain.seed, stage, "template", sample))
+        return variation.varied(plain, template, self.plain.handle) if template else plain
+
+    def all_prompts(self) -> Sequence[StepPrompt]:
+        plain = self.plain.all_prompts()
+        return [
+            *plain,
+            *(
+                variation.varied(plain[0], template, self.plain.handle)
+                for variation in self.stages.values()
+                for template in variation.templates
+            ),
+        ]
+
+
+@dataclass(frozen=True)
 class Shown:
     """A picture as union sampling sees it.
 
@@ -158,7 +237,7 @@ class UnionSampling:
     def _prompt(self, picture: int, names: Sequence[str]) -> StepPrompt:
         chosen = [self.handles[name] for name in names]
         told = self.joiner.join(fill(self.phrase, handle.placeholder, handle.class_word) for handle in chosen)
-        plain = self.joiner.join(_without_placeholder(self.phrase, handle.class_word) for handle in chosen)
+        plain = self.joiner.join(without_placeholder(self.phrase, handle.class_word) for handle in chosen)
         prompt, class_prompt = (self.template.replace("{concepts}", words) for words in (told, plain))
         return StepPrompt(picture, tuple(names), prompt, class_prompt, class_prompt)
 
@@ -173,7 +252,7 @@ def _subset(order: list[int], kind: str, generator: torch.Generator) -> list[int
     return order[: {"one": 1, "all": number}.get(kind, size)]
 
 
-def _without_placeholder(phrase: str, class_word: str) -> str:
+def without_placeholder(phrase: str, class_word: str) -> str:
     """A subject's phrase for the frozen model: its class word, which a phrase of the placeholder alone does not say."""
     filled = fill(phrase, "", class_word)
     return filled if class_word in filled else f"{filled} a {class_word}".strip()

@@ -60,6 +60,11 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
             f"the change of the weights as a LoRA of rank {settings.adapter.network_dim}: {update.error:.1%} of it is "
             "left out; a larger --network_dim leaves less, but for norms and biases, which no LoRA holds"
         )
+    if update is not None and update.ranks is not None:
+        run.watch.line(
+            "a rank that falls with noise can be said in no client's file: there all of the LoRA is on at every noise "
+            "level, and pictures differ from those drawn here"
+        )
     concepts = tuple(_trained(run, handle, shares.get(handle.name)) for handle in material.handles)
     if len(concepts) == 1:
         concepts = (replace(concepts[0], name=run.files.name),)

@@ -42,7 +42,9 @@ from singleinsert.training.forecast import likeness_of
 from singleinsert.training.look import look_after
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.memory import out_of_memory
+from singleinsert.training.painting import paint
 from singleinsert.training.prepare import Material, find_material
+from singleinsert.training.prompting import Prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
 from singleinsert.training.samples import Sampler
 from singleinsert.training.signals import Interrupted
@@ -220,17 +222,27 @@ def assemble(
     for handle in material.handles:
         model.check_words(handle.placeholder, handle.class_word)
     concepts = make_concepts(settings, model, material, watch.line).to(model.text_device)
-    book, prompting = PromptBook(model, concepts, material.class_words), make_prompting(settings, material)
-    for each in prompting.all_prompts():
-        for text in (each.prompt, each.frozen_prompt, each.class_prompt):
-            book.prompt(text)
+    book = PromptBook(model, concepts, material.class_words)
+    prompting = make_prompting(settings, material)
+    check_prompts(prompting, book)
     pictures = encode_pictures(material, model, settings.data.resolution, accelerator.device)
+    if settings.painted.views:
+        watch.line("painting views of the subject to learn from")
+        pictures, prompting = paint(settings, model, book, material.handles[0], prompting, pictures)
+        check_prompts(prompting, book)
     prior = make_prior(settings, model, book, accelerator, watch.line)
     identity = identity_of(settings, material) | ({"prior.digest": prior.digest} if prior else {})
     return Run(
         settings=settings, accelerator=accelerator, files=files, stages=stages, model=model, concepts=concepts,
         pictures=pictures, prompting=prompting, book=book, identity=identity, watch=watch, prior=prior,
     )  # fmt: skip
+
+
+def check_prompts(prompting: Prompting, book: PromptBook) -> None:
+    """Every prompt that may come is tokenised now. InputError where one cannot be."""
+    for each in prompting.all_prompts():
+        for text in (each.prompt, each.frozen_prompt, each.class_prompt):
+            book.prompt(text)
 
 
 def identity_of(settings: Settings, material: Material) -> dict[str, Any]:

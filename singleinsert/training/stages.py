@@ -17,6 +17,7 @@ from singleinsert.losses import OBJECTIVES, Objective
 from singleinsert.models.family import Family
 from singleinsert.models.flow import LARGEST_SHIFT_FOR_X0
 from singleinsert.terms import WEIGHT_ROLES
+from singleinsert.training.prompting import Variation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,14 +128,21 @@ def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
 
 
 def _refuse_own_draws(first: Stage, second: Stage) -> None:
-    """A stage that draws from the first one's predictions has its timesteps and noise."""
-    for name in ("timestep_importance", "stratified_timesteps"):
+    """A stage that draws from the first one's predictions has its timesteps, its noise and its prompts."""
+    for name in ("timestep_importance", "timestep_decay", "stratified_timesteps"):
         own = getattr(second.settings, name)
         if own and own != getattr(first.settings, name):
             raise ConfigError(
                 f"{second.name}.{name} has no effect while {second.name} draws from the predictions that {first.name} "
                 f"has kept: set {first.name}.{name}, or run.teacher_bank to false"
             )
+    own, kept = Variation.of_stage(second.settings), Variation.of_stage(first.settings)
+    if own != kept and (own.templates or kept.templates):
+        raise ConfigError(
+            f"{second.name} is asked what {first.name} was asked while it draws from the predictions that {first.name} "
+            "has kept: give both the same prompt_places, prompt_edits, prompt_share, prompt_terms and "
+            "prompt_foreground, or set run.teacher_bank to false"
+        )
 
 
 def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
@@ -153,6 +161,10 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
         {part: names if role in wanted else () for role, names in targets.items() for part in parts[role]},
         adapter.network_dim,
         adapter.network_alpha,
+        adapter.min_rank,
+        adapter.rank_power,
+        model.denoiser_part,
+        model.schedule.time_span,
     )
 
 

@@ -60,6 +60,12 @@ def masks_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt]) 
     return next(iter(unions.values())) if len(unions) == 1 else torch.cat([unions[each] for each in asked])
 
 
+def shown_in(prompts: Sequence[StepPrompt], device: torch.device) -> Tensor | None:
+    """(b,) 1 where the picture shows what its prompt asks for, else 0; None where all do."""
+    shown = [prompt.shown for prompt in prompts]
+    return None if all(shown) else torch.tensor(shown, device=device, dtype=torch.float32)
+
+
 def training_step(
     draws: Draws,
     prompts: Sequence[StepPrompt],
@@ -81,8 +87,9 @@ def training_step(
     schedule, t = model.schedule, draws.t
     x0 = latents_of(pictures, prompts, draws.posterior)
     x_t = schedule.add_noise(x0, draws.noise, t)  # (b, c, h, w), as everything below
-    weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma)
-    views = Views(x0, None, None, None, masks_of(pictures, prompts), weight)
+    weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
+    shown = shown_in(prompts, x0.device)
+    views = Views(x0, None, None, None, masks_of(pictures, prompts), weight, shown=shown)
 
     if objective.needs_frozen:
         texts = [prompt.frozen_prompt for prompt in prompts]
@@ -111,7 +118,7 @@ def training_step(
 
     if prior is not None:
         x_t = schedule.add_noise(prior.x0, prior.noise, prior.t)
-        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma)
+        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
         output = model.predict(x_t, prior.t, conditions.prior(len(prior.t)))
         seen = Views(prior.x0, None, schedule.x0_from(output, x_t, prior.t), None, views.mask, weight)
         yield objective.prior_terms(seen)

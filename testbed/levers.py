@@ -1,0 +1,187 @@
+"""Measure the levers of singleinsert/evaluate/methods/levers.toml on mini-sd, row by row, and write their table.
+
+    python -m testbed.levers run                  every row that is not there yet, in the set's order; resumable
+    python -m testbed.levers run --rows v-fresh,values
+    python -m testbed.levers table                what is there so far, into docs/research/levers.md
+
+Rows are compared on the six instances of `testbed.instances.subjects_to_choose_by`, ten prompts with two seeds each,
+paired by instance with the first row; intervals are bootstrapped over the instances. Everything is kept in
+output/levers: trained concepts and pictures in cache/, so that nothing is done twice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from singleinsert.atomic import write_text
+from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired
+from singleinsert.evaluate.methods import load_methods
+from singleinsert.evaluate.prompt_lists import EditPrompt
+from singleinsert.evaluate.results import NAME, Results
+from singleinsert.inference.pipeline import ConceptPipeline, Picture
+from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.loading import load_base_model
+
+from .compare import MEASURES, Means, Pictures, gallery, pictures_of, score, with_references
+from .docs import RESEARCH, ROOT, fill_block
+from .instances import asked, ideal, subjects_to_choose_by
+from .judge import Judge
+from .world.captions import BACKGROUND_WORDS, full_caption
+from .world.features import INSTANCE
+from .world.scene import Scene
+
+METHODS = "levers"
+DRAWINGS = "drawings"
+"""The row that learns from twelve true drawings of each instance."""
+ALL_WORDS = "mini-sd, asked with all of the instance's words"
+FOLDER = ROOT / "output" / "levers"
+SEEDS = 2
+PROTOCOL = ROOT / "testbed" / "levers.protocol.toml"
+FROM_DRAWINGS = ("--concepts", "python:testbed.instances:write_drawings_to_choose_by")
+SHOWN = ("identity", "kept", "background", "edits", "obeyed")
+Scores = dict[str, dict[str, Means]]
+"""Row -> instance -> means."""
+
+
+def missing_rows(wanted: Sequence[str]) -> list[str]:
+    """Names of rows without results, in the set's order; of `wanted` alone, if given."""
+    names = [method.name for method in load_methods(METHODS).only(wanted or all_rows()).methods]
+    return [name for name in names if not (FOLDER / "rows" / name / NAME).is_file()]
+
+
+def all_rows() -> list[str]:
+    return [method.name for method in load_methods(METHODS).methods]
+
+
+def run_row(name: str) -> bool:
+    """Train, draw and keep one row, in a process of its own; whether it went well."""
+    done = subprocess.run(
+        [sys.executable, "-m", "singleinsert.evaluate", "run", "--methods", METHODS, "--rows", name, "--preset", "mini",
+         "--protocol", str(PROTOCOL), "--cache", str(FOLDER / "cache"), "--keep_stages",
+         "--output_dir", str(FOLDER / "rows" / name), *(FROM_DRAWINGS if name == DRAWINGS else ())], cwd=ROOT,
+    )  # fmt: skip
+    return done.returncode == 0
+
+
+def scores_of(rows: Sequence[str]) -> Scores:
+    """What the judge reads in the rows' pictures, and in the two references'; kept beside the pictures."""
+    judge, scenes, references = Judge.load(), dict(subjects_to_choose_by()), FOLDER / "references.json"
+    others = {name: gallery(judge, scene) for name, scene in scenes.items()}
+
+    def judged(pictures: Mapping[str, Pictures]) -> Scores:
+        return {
+            row: {c: score(judge, scenes[c], others[c], found) for c, found in by_concept.items()}
+            for row, by_concept in pictures.items()
+        }
+
+    out: Scores = {}
+    for name in rows:
+        folder = FOLDER / "rows" / name
+        results, kept = Results.load(folder), folder / "judged.json"
+        if not kept.is_file() or kept.stat().st_mtime < (folder / NAME).stat().st_mtime:
+            pictures = pictures_of(folder, results)
+            if not references.is_file():
+                first = dict(pictures)
+                with_references(first, scenes, results.facts["sampling"])
+                first[ALL_WORDS] = asked_in_full(next(iter(pictures.values())), scenes, results.facts["sampling"])
+                added = {row: found for row, found in first.items() if row not in pictures}
+                write_text(references, json.dumps(judged(added), indent=1))
+            write_text(kept, json.dumps(next(iter(judged(pictures).values())), indent=1))
+        out[name] = json.loads(kept.read_text())
+    return out | json.loads(references.read_text())
+
+
+def asked_in_full(like: Pictures, scenes: Mapping[str, Scene], sampling: Mapping[str, Any]) -> Pictures:
+    """Pictures of the prompts of ``like`` with the instance described by every word that there is for it, and nothing
+    learnt: the most that a text can do."""
+    pipeline, out = ConceptPipeline(load_base_model(MINI_SD)), dict[str, list[tuple[EditPrompt, Image.Image]]]()
+    for concept, found in like.items():
+        prompts = [prompt for prompt, _ in found]
+        wanted = [
+            Picture(in_full(scenes[concept], prompt), sampling["first_seed"] + n % SEEDS, "", sampling["steps"],
+                    sampling["guidance_scale"], sampling["resolution"], sampling["resolution"])
+            for n, prompt in enumerate(prompts)
+        ]  # fmt: skip
+        out[concept] = list(zip(prompts, pipeline.render(wanted, batch_size=len(wanted)), strict=True))
+    return out
+
+
+def in_full(scene: Scene, prompt: EditPrompt) -> str:
+    """What the prompt asks for as a caption that names all of the instance; no place where the prompt names none."""
+    wanted = ideal(scene, prompt)
+    text = full_caption(wanted, list(INSTANCE[scene.instances[0].cls]))
+    return text if "background" in asked(prompt) else text.removesuffix(f" {BACKGROUND_WORDS[wanted.background][0]}")
+
+
+def compared(scores: Scores, first: str) -> dict[str, dict[str, tuple[Interval, Interval | None]]]:
+    """Row -> measure -> (its mean, its paired difference from the row `first`), over the instances that both have."""
+    out: dict[str, dict[str, tuple[Interval, Interval | None]]] = {}
+    for row, by_concept in scores.items():
+        cells = {}
+        for measure in MEASURES:
+            values = {c: means[measure] for c, means in by_concept.items() if measure in means}
+            base = {c: means[measure] for c, means in scores[first].items() if measure in means}
+            shared = [c for c in values if c in base]
+            if values:
+                difference = paired([values[c] for c in shared], [base[c] for c in shared]) if shared else None
+                cells[measure] = bootstrap([*values.values()]), None if row == first else difference
+        out[row] = cells
+    return out
+
+
+def table(scores: Scores, first: str) -> str:
+    """Markdown: each row's means, and below each its difference from the first row with the 95 percent interval, bold
+    where that leaves 0 out."""
+    known = {method.name: method.full_label for method in load_methods(METHODS).methods}
+    lines = ["| | instances | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
+    for row, cells in compared(scores, first).items():
+        shown = [_cell(*cells[measure]) if measure in cells else "" for measure in SHOWN]
+        lines.append(f"| {known.get(row, row)} | {len(scores[row])} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
+def _cell(mean: Interval, difference: Interval | None) -> str:
+    if difference is None:
+        return f"{mean.mean:.3f}"
+    text = f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
+    beyond = difference.low > 0 or difference.high < 0
+    return f"{mean.mean:.3f}<br><sub>{f'**{text}**' if beyond else text}</sub>"
+
+
+def fill_table() -> None:
+    """Write the table of all rows that are there into docs/research/levers.md."""
+    left = missing_rows([])
+    done = [name for name in all_rows() if name not in left]
+    scores = scores_of(done)
+    text = table(scores, done[0])
+    if left:
+        text += f"\n\nNot measured yet: {', '.join(left)}."
+    fill_block(RESEARCH / "levers.md", "levers", text)
+    print(text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m testbed.levers", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="train, draw and keep the rows that are not there yet")
+    run.add_argument("--rows", default="", metavar="NAME,...", help="only these")
+    commands.add_parser("table", help="write the table of what is there")
+    args = parser.parse_args()
+    if args.command == "table":
+        fill_table()
+        return 0
+    failed = [name for name in missing_rows([n for n in args.rows.split(",") if n]) if not run_row(name)]
+    print(f"failed: {', '.join(failed)}" if failed else "all rows are there")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
