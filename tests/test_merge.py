@@ -125,6 +125,16 @@ def test_two_concepts_and_a_scene_become_one_lora(here, capsys, tiny_sd):
     assert text == "annxy face and bobxy cat beside kitchenmuggy <lora:party_lora:1>"
 
 
+def test_one_concept_alone_is_gated_and_has_the_new_name(here, capsys):
+    assert main(["annxy", "--output_name", "annalone"]) == 0
+    merged = load_concept("annalone")
+    assert merged.trigger(merged.concept) == "annalone" and Path("output/annalone/annalone.safetensors").is_file()
+    flags = ["--concept", "annalone", "--prompt", "{concept}", "--num_inference_steps", "2", "--output_dir", "alone"]
+    assert infer_singleinsert.main(flags) == 0
+    with Image.open(next(Path("alone").glob("*.png"))) as picture:
+        assert picture.text["parameters"].startswith("annalone face <lora:annalone_lora:1>\n")
+
+
 def test_each_concepts_words_are_changed_as_its_own_lora_changes_them(here, tiny_sd):
     """On the tiny model, whose 32 features hold few texts: far better for each than what adding does to the others."""
     model = load_base_model(tiny_sd)

@@ -2,11 +2,13 @@
 
 python -m singleinsert.merge mexyz hatxy --output_name pair
 python -m singleinsert.merge output/mexyz output/hatxy:0.8 --output_name pair --format webui bundle
+python -m singleinsert.merge mexyz --output_name mexyzalone
 python infer_singleinsert.py --concept pair --prompt "{mexyz} wearing {hatxy}"
 
 Adding LoRAs, as every client does with two of them, lets each concept's LoRA act on the other one's words as well. The
-one that is written here acts on each concept's words as its own LoRA did, and on all others as little as can be. It is
-for concepts that change only the keys and values of cross-attention: train them with --set adapter.type=kv.
+one that is written here acts on each concept's words as its own LoRA did, and on all others as little as can be; that
+of one concept alone leaves all other words alone. It is for concepts that change only the keys and values of
+cross-attention: train them with --set adapter.type=kv.
 """
 
 from __future__ import annotations

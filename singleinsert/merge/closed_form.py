@@ -8,7 +8,7 @@ one change D that does to the features t of each concept what its own change did
 
 The paper asks for equality on the few tokens of a concept's name, which is the limit lambda -> 0; over many texts it is
 least squares. With dW_i = up_i down_i the result is ``D = sum_i up_i (down_i G_i S^-1)``: a LoRA again, whose rank is
-the sum of the ranks.
+the sum of the ranks. Of one concept alone it is that concept's LoRA, gated: it leaves other words alone.
 """
 
 from __future__ import annotations
@@ -163,6 +163,8 @@ def _joined(
         replace(concept, name=artifact.trigger(concept), trigger=artifact.trigger(concept))
         for artifact in artifacts for concept in artifact.concepts
     )  # fmt: skip
+    if len(concepts) == 1:  # called by the artifact's name, as every single concept
+        concepts = (replace(concepts[0], name=name, trigger=""),)
     metadata: dict[str, Any] = {
         "merged": [[artifact.name, scale] for artifact, scale in zip(artifacts, scales, strict=True)]
     }
