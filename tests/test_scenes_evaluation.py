@@ -218,6 +218,16 @@ label = "apart"
 like = "together"
 apart = true
 settings.scene.phrase = "{placeholder} {class_word}"
+[[method]]
+name = "merged"
+label = "merged"
+like = "apart"
+merged = true
+settings.adapter.type = "kv"
+settings.stage2.trains = ["concept", "denoiser"]
+settings.stage2.semantic_weight = 0.0
+settings.stage2.steps = 1
+settings.stage2.batch_size = 1
 [[claim]]
 says = "together it mixes less"
 column = "mixing"
@@ -275,24 +285,24 @@ def test_the_command_draws_every_subset(done):
     assert scene["handles"] == {"face": "face", "cat": "cat"} and scene["class_word"] == "face, cat"
     assert [p["handles"] for p in scene["prompts"]] == [["face"]] * 2 + [["cat"]] * 2 + [["face", "cat"]] * 2
     assert scene["prompts"][4]["text"] == "a photo of {face} and {cat} in the snow"
-    assert len(results.samples) == 2 * 6 == len({s.picture for s in results.samples})
+    assert len(results.samples) == 3 * 6 == len({s.picture for s in results.samples})
     assert results.columns == ["looks", "margin", "mixing", "count", "leak", "found"]
     for sample in results.samples:
         asked = scene["prompts"][sample.prompt]["handles"]
         assert set(sample.matrix) == set(asked) and sample.values["count"] == (len(asked) == 2)
         assert ("leak" in sample.values) == (len(asked) == 1)
-    assert {n: len(part.samples) for n, part in sizes(results).items()} == {1: 8, 2: 4}
+    assert {n: len(part.samples) for n, part in sizes(results).items()} == {1: 12, 2: 6}
     matrix, summary = mixing_matrix(results), summarise(results)
     values = [row[h] for s in results.samples if s.method == "apart" for h, row in s.matrix.items()]
     assert matrix["apart"]["itself"].mean == pytest.approx(sum(values) / len(values))
     assert summary["apart"]["count"].mean == pytest.approx(2 / 6)
     cached = list((done / "cache/concepts").iterdir())
-    assert len(cached) == 3  # one run together, two apart
+    assert len(cached) == 5  # one run together, two apart, two to be merged
     page = (done / "out/report/index.html").read_text()
     for text in ("By number of concepts", "Whose looks", "together it mixes less", "its weights cannot be had"):
         assert text in page
     shown = json.loads(page.split('id="data"')[1].split(">", 1)[1].split("</script>")[0])
-    assert len(shown["concepts"][0]["prompts"]) == 3 and len(shown["samples"]) == 6  # one prompt of each subset
+    assert len(shown["concepts"][0]["prompts"]) == 3 and len(shown["samples"]) == 9  # one prompt of each subset
     assert not [p for p in (done / "out/.work").iterdir() if p.name != "state"]
 
 

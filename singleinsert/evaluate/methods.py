@@ -13,6 +13,7 @@
     like = "stage1-fg"                 # another row above, of which this one changes something; it has no label of it
     base = "scene-paper"               # the preset that it changes, in the place of --preset
     apart = true                       # of a scene: a run for each concept, all of them loaded together
+    merged = true                      # of those: their LoRAs joined in closed form, as singleinsert.merge does it
     not_with = ["mini"]                # presets with which this method cannot be had
     paper = { ESR = 0.19 }             # published values, by column
     caption = "case3"                  # the description is in photo.case3.txt beside photo.jpg
@@ -62,8 +63,8 @@ from singleinsert.terms import BUNDLED_MODELS
 FOLDER = Path(__file__).resolve().parent / "methods"
 DESCRIPTION = "description"
 KEYS = (
-    "name", "label", "group", "note", "settings", "preset", "model", "like", "base", "apart", "not_with", "paper",
-    "caption", "negative", "masked",
+    "name", "label", "group", "note", "settings", "preset", "model", "like", "base", "apart", "merged", "not_with",
+    "paper", "caption", "negative", "masked",
 )  # fmt: skip
 
 
@@ -75,6 +76,7 @@ class Method:
         settings: ``{"section.key": value}`` over the preset. for_preset, for_model: more of them, by preset and by
             bundled base model; the later of the three wins.
         base: the preset that it changes; "" for the evaluation's. apart: each concept of a scene has a run of its own.
+        merged: what those have learnt is joined in closed form.
         paper: published values by column.
         caption: of the descriptions beside the picture, the one of this name. negative: prompt to draw with; that of
             "description" names what the description does. masked: it needs a mask.
@@ -89,6 +91,7 @@ class Method:
     for_model: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     base: str = ""
     apart: bool = False
+    merged: bool = False
     not_with: tuple[str, ...] = ()
     paper: Mapping[str, float] = field(default_factory=dict)
     caption: str = ""
@@ -220,15 +223,19 @@ def _method(row: Any, where: str, above: Mapping[str, Method]) -> Method:
     like = above.get(str(row.get("like", "")), Method("", ""))
     if not like.name and "like" in row:
         raise ConfigError(f"{where}: like {row['like']!r} is no row above it{nearest(str(row['like']), above)}")
-    base, apart = str(row.get("base", like.base)), row.get("apart", like.apart)
+    base = str(row.get("base", like.base))
+    apart, merged = row.get("apart", like.apart), row.get("merged", like.merged)
     if base and base not in preset_names():
         raise ConfigError(f"{where}: base {base!r} is no preset{nearest(base, preset_names())}")
-    if not isinstance(apart, bool):
-        raise ConfigError(f"{where}: apart is true or false, not {apart!r}")
+    for key, value in (("apart", apart), ("merged", merged)):
+        if not isinstance(value, bool):
+            raise ConfigError(f"{where}: {key} is true or false, not {value!r}")
+    if merged and not apart:
+        raise ConfigError(f"{where}: merged is for concepts that are trained apart: set apart = true")
     return Method(
         name=name, label=str(row["label"]), group=str(row.get("group", "")), note=str(row.get("note", "")),
         settings={**like.settings, **settings}, for_preset=_over(like.for_preset, settings, extra["preset"]),
-        for_model=_over(like.for_model, settings, extra["model"]), base=base, apart=apart,
+        for_model=_over(like.for_model, settings, extra["model"]), base=base, apart=apart, merged=merged,
         not_with=tuple(row.get("not_with", like.not_with)), paper=_paper(row.get("paper", {}), where),
         caption=str(row.get("caption", like.caption)), negative=str(row.get("negative", like.negative)),
         masked=bool(row.get("masked", like.masked)),

@@ -99,9 +99,10 @@ class Plan:
         """Of everything that is asked of one concept, for the queue: what was done under another plan is not done."""
         asked = [[p.text, [[t.question, dict(t.label)] for t in p.targets]] for p in concept.prompts]
         apart = [method.name for method in self.methods.methods if method.apart]
+        merged = [method.name for method in self.methods.methods if method.merged]
         settings = {name: flatten(settings) for name, settings in concept.settings.items()}
         measures = protocols.measures(self.protocol)
-        more = [each for each in (apart, dict(concept.negatives)) if each]
+        more = [each for each in (apart, merged, dict(concept.negatives)) if each]
         return key_of("plan", asked, concept.seeds, settings, measures, *more)[:10]
 
     def facts(self) -> dict[str, Any]:

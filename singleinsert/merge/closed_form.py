@@ -159,10 +159,12 @@ def _joined(
     artifacts: Sequence[Artifact], name: str, layers: Mapping[str, LoraWeights], scales: Sequence[float]
 ) -> Artifact:
     first = artifacts[0]
+    parts = [(artifact, concept) for artifact in artifacts for concept in artifact.concepts]
+    names = [concept.name.lower() for _, concept in parts]
     concepts = tuple(
-        replace(concept, name=artifact.trigger(concept), trigger=artifact.trigger(concept))
-        for artifact in artifacts for concept in artifact.concepts
-    )  # fmt: skip
+        replace(c, name=c.name if names.count(c.name.lower()) == 1 else a.trigger(c), trigger=a.trigger(c))
+        for a, c in parts
+    )
     if len(concepts) == 1:  # called by the artifact's name, as every single concept
         concepts = (replace(concepts[0], name=name, trigger=""),)
     metadata: dict[str, Any] = {
