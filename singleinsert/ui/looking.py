@@ -6,6 +6,7 @@ import json
 import re
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert import __version__
@@ -175,9 +176,18 @@ def compare(api: Api, request: Request) -> Any:
     names = [request.query.get(key, "") for key in ("a", "b")]
     told = [running.settings(api, request, name) for name in names]
     own = {"run.output_dir", "run.output_name", "run.resume_from_checkpoint"}
+    own |= {key for key in ("data.image", "data.mask") if _same_files(told[0].get(key), told[1].get(key))}
     differ = [key for key in to_values_keys() if key not in own and told[0].get(key) != told[1].get(key)]
     rows = [{"key": key, "a": plain(told[0].get(key)), "b": plain(told[1].get(key))} for key in differ]
     return {"settings": rows, "runs": [running.show(api, request, name) for name in names]}
+
+
+def _same_files(a: Any, b: Any) -> bool:
+    """Do two lists of paths hold the same pictures? Each run of the page has copies of its own."""
+    try:
+        return [Path(path).read_bytes() for path in a] == [Path(path).read_bytes() for path in b]
+    except (OSError, TypeError):
+        return False
 
 
 def to_values_keys() -> list[str]:

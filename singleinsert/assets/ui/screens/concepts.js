@@ -27,7 +27,7 @@ function draftOf(draft, redraw) {
     await ask("DELETE", `drafts/${draft.id}`);
     await redraw();
   }) }, "Delete");
-  return h("div", { class: "card" }, h("img", { src: `/api/drafts/${draft.id}/photo.png`, class: "thumb", alt: "", loading: "lazy" }),
+  return h("div", { class: "card" }, h("img", { src: `/api/drafts/${draft.id}/photo.png`, class: "thumb small", alt: "", loading: "lazy" }),
     h("h3", {}, draft.name || "without a name"), h("p", { class: "soft" }, draft.class_word || "nothing said yet"),
     h("div", { class: "row" }, h("a", { class: "button", href: `/new/${draft.id}/photo` }, "Go on"), remove));
 }
@@ -42,8 +42,8 @@ function empty() {
 export async function show(place, facts, signal) {
   const cards = h("div", { class: "cards", id: "concepts" }), drafts = h("section", { "aria-label": "Drafts" });
   const start = dropPlace("Drop a photo anywhere here to begin", signal);
-  const nothing = h("div"), problems = h("div");
-  place.replaceChildren(h("h1", {}, "Concepts"), start, nothing, problems, drafts, cards);
+  const nothing = h("div"), problems = h("div"), title = h("h2", { hidden: true }, "Started and trained");
+  place.replaceChildren(h("h1", {}, "Concepts"), start, nothing, problems, drafts, title, cards);
   let before = "";
   const redraw = async () => {
     const told = await get("concepts"), text = JSON.stringify(told);
@@ -52,6 +52,7 @@ export async function show(place, facts, signal) {
     nothing.replaceChildren(...(told.concepts.length || told.drafts.length ? [] : [empty()]));
     problems.replaceChildren(...told.problems.map(line => h("p", { class: "bad" }, line)));
     drafts.replaceChildren(...(told.drafts.length ? [h("h2", {}, "Drafts"), h("div", { class: "cards" }, told.drafts.map(draft => draftOf(draft, redraw)))] : []));
+    title.hidden = !told.concepts.length || !told.drafts.length;
     cards.replaceChildren(...told.concepts.map(cardOf));
   };
   await every(2000, signal, redraw, problem => say(problem.message));

@@ -38,5 +38,5 @@ function comfyTest(name, address) {
 export async function show(place, { name }) {
   const told = await get(`runs/${part(name)}/get`);
   place.replaceChildren(tabs(name, "/get"), h("h1", {}, `Get ${name}`), h("div", { class: "cards", id: "clients" }, told.clients.map(client => cardOf(name, client))), comfyTest(name, told.comfyui),
-    h("div", { class: "card" }, h("h2", {}, "Before you hand it on"), h("p", {}, "Is this a person? Share it only with their consent; hosts of models ask for that too. The base model\u2019s licence goes for what was made from it. The files say neither where nor by whom they were made; the photo is not in them, a small preview picture is.")));
+    h("div", { class: "card" }, h("h2", {}, "Before you hand it on"), h("p", {}, "Is this a person? Share it only with their consent; hosts of models ask for that too. The base model\u2019s licence goes for what was made from it. The photo is not in the files; a small preview picture is, and the settings that they were made with.")));
 }

@@ -21,18 +21,16 @@ export async function show(place, { name }, signal) {
   const field = id => Number(document.getElementById(id).value);
   const render = (id, told) => {
     const { wish, files } = told, columns = wish.seeds.length, rows = [...(wish.base ? ["base model"] : []), ...wish.strengths.map(value => `strength ${value}`)];
-    let maps = -1;
     const table = h("table", {}, h("tbody", {}, h("tr", {}, h("th", {}), wish.seeds.map(seed => h("th", { scope: "col" }, `seed ${seed}`))),
       rows.map((title, row) => h("tr", {}, h("th", { scope: "row" }, title), wish.seeds.map((seed, column) => {
         const index = row * columns + column, file = `${String(index).padStart(2, "0")}.png`;
         return h("td", {}, files.includes(file) ? h("a", { href: drawn(id, file), target: "_blank", rel: "noopener" }, h("img", { src: drawn(id, file), alt: `${wish.prompt}, ${title}, seed ${seed}`, "data-file": file })) : h("div", { class: "empty" }));
       })))));
-    const words = Object.values(told.maps)[0] || [];
-    const overlay = words.length ? h("fieldset", {}, h("legend", {}, "Where it acts"), choice("where it acts", [["-1", "picture"], ...words.map((word, i) => [String(i), word])], "-1", value => {
-      maps = Number(value);
+    const words = [...new Set(Object.values(told.maps).flat())];
+    const overlay = words.length ? h("fieldset", {}, h("legend", {}, "Where it acts"), choice("where it acts", [["", "picture"], ...words.map(word => [word, word === "*" ? name : word])], "", value => {
       for (const image of table.querySelectorAll("img")) {
-        const file = image.dataset.file, own = told.maps[file.slice(0, 2)];
-        image.src = drawn(id, maps >= 0 && own?.[maps] ? file.replace(".png", `_map${maps}.png`) : file);
+        const file = image.dataset.file, index = value ? (told.maps[file.slice(0, 2)] || []).indexOf(value) : -1;
+        image.src = drawn(id, index >= 0 ? file.replace(".png", `_map${index}.png`) : file);
       }
     })) : null;
     const last = `${String(rows.length * columns - columns).padStart(2, "0")}.png`;

@@ -1,0 +1,316 @@
+"""The page in headless Chromium on mini-sd, 3 + 3 steps: with the mouse from a photo to a zip and a picture; reloads, a
+stop, a server and a worker that are killed, two tabs, a phone, a keyboard. `make test-browser` runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from batches import ENVIRONMENT, ROOT
+
+from singleinsert.batch.growing import live_workers
+
+pytestmark = pytest.mark.browser
+PATIENCE = 300
+"""Seconds for a step of a run, on a machine that does much else."""
+
+
+class Program:
+    """``singleinsert ui`` as a process of its own, which can be killed and started again at the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, 0
+        self.start()
+
+    def start(self) -> None:
+        words = [sys.executable, "-m", "singleinsert", "ui", "--folder", str(self.folder), "--port", str(self.port)]
+        self.process = subprocess.Popen(
+            words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, cwd=self.folder.parent
+        )
+        assert self.process.stdout is not None
+        found = re.search(r"http://127.0.0.1:(\d+)/\S+", self.process.stdout.readline())
+        assert found is not None
+        self.address, self.port = found[0], int(found[1])
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def workers(self) -> list[int]:
+        return [int(worker["pid"]) for worker in live_workers(self.folder)]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    program = Program(tmp_path_factory.mktemp("ui") / "place")
+    yield program
+    program.kill()
+    for pid in program.workers():
+        os.kill(pid, signal.SIGKILL)
+
+
+class Browser:
+    """Chromium with the page open."""
+
+    def __init__(self, program: Program, downloads: Path, width: int = 1280) -> None:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", f"--window-size={width},1000"):
+            options.add_argument(argument)
+        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options)
+        self.program, self.offline = program, False
+        self.driver.get(program.address)
+
+    def go(self, path: str) -> None:
+        self.driver.get(f"http://127.0.0.1:{self.program.port}{path}")
+
+    def find(self, css: str) -> Any:
+        return self.until(lambda: (self.driver.find_elements("css selector", css) or [None])[0])
+
+    def click(self, css: str) -> None:
+        element = self.find(css)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def text(self, css: str) -> str:
+        return str(self.script(f"return document.querySelector({json.dumps(css)})?.textContent || ''"))
+
+    def script(self, text: str, *facts: Any) -> Any:
+        return self.driver.execute_script(text, *facts)
+
+    def until(self, test: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = test()
+            if found:
+                return found
+            time.sleep(0.2)
+        raise AssertionError(f"it never came: {self.text('main')[:2000]}")
+
+    def until_text(self, css: str, pattern: str) -> str:
+        return str(self.until(lambda: (re.search(pattern, self.text(css)) or [None])[0]))
+
+    def refuse_errors(self) -> None:
+        """No error in the console; while the server was dead, its silence is none."""
+        said = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+        if self.offline:
+            said = [line for line in said if "ERR_CONNECTION" not in line and "ERR_EMPTY_RESPONSE" not in line]
+        assert not said
+
+    def close(self) -> None:
+        self.driver.quit()
+
+
+@pytest.fixture
+def browser(program: Program, tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(program, tmp_path)
+    yield browser
+    try:
+        browser.refuse_errors()
+    finally:
+        browser.close()
+
+
+def begin(browser: Browser, name: str) -> str:
+    """A draft of the example photo, dropped by the file input; its id."""
+    browser.go("/new")
+    browser.find("#photo-file").send_keys(str(ROOT / "examples" / "face.png"))
+    browser.find("#name").send_keys(name)
+    browser.click('[data-value="face"]')
+    browser.until_text("#judged", "free")
+    draft = re.search(r"/new/(\w+)/", browser.driver.current_url)
+    assert draft is not None
+    browser.until(lambda: draft_facts(browser, draft[1])["name"] == name)
+    return draft[1]
+
+
+def draft_facts(browser: Browser, draft: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((browser.program.folder / "drafts" / draft / "draft.json").read_text())
+    return told
+
+
+def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
+    """mini-sd, and settings of the form."""
+    browser.go(f"/new/{draft}/train")
+    browser.script("const s = document.getElementById('base'); s.value = 'mini-sd'; s.dispatchEvent(new Event('change'))",
+                   browser.find("#base"))  # fmt: skip
+    browser.until(lambda: draft_facts(browser, draft)["base"] == "mini-sd")
+    browser.click("#all summary")
+    for key, value in {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}.items():
+        search = browser.find("#search")
+        search.clear()
+        search.send_keys(key)
+        field = browser.find(f"[id='s-{key}']")
+        field.clear()
+        field.send_keys(f"{value}\t")
+        browser.until(lambda key=key, value=value: draft_facts(browser, draft)["settings"].get(key) == value)
+        browser.find(f".changed[data-key='{key}']")
+
+
+def test_from_a_photo_to_a_zip_and_a_picture_with_the_mouse_alone(browser: Browser, program: Program, tmp_path: Path):
+    from PIL import Image
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    draft = begin(browser, "annaxy")
+    choose_mini(browser, draft)
+    browser.go(f"/new/{draft}/mask")
+    browser.until_text("#verdict", "good share")  # found at once
+    path = program.folder / "drafts" / draft / "mask_00.png"
+    before = Image.open(path).convert("L")
+    assert before.getpixel((3, 3)) == 0
+    canvas = browser.find("#canvas")
+    size = canvas.size
+    # a stroke along the upper edge, from the left to the middle
+    ActionChains(browser.driver).move_to_element_with_offset(canvas, -size["width"] // 2 + 30, -size["height"] // 2 + 30)\
+        .click_and_hold().move_by_offset(size["width"] // 2 - 40, 0).release().perform()  # fmt: skip
+    browser.until(lambda: Image.open(path).convert("L").getpixel((3, 3)) > 200)
+    after = Image.open(path).convert("L")
+    assert after.getpixel((20, 3)) > 200 and after.getpixel((3, 60)) == 0 and after.size == before.size
+    browser.click("#undo")
+    browser.until(lambda: Image.open(path).convert("L").getpixel((3, 3)) < 50)
+    browser.click("#next")
+    browser.find("#caption")
+    browser.click("#next")
+    browser.until_text("#checks", "good share")
+    browser.click("#start")
+    browser.until(lambda: browser.driver.current_url.endswith("/runs/annaxy"))
+    browser.until_text("#told", r"step 1 of 3")
+    browser.driver.refresh()
+    browser.until_text("#told", r"step \d of 3")
+    browser.driver.refresh()
+    browser.find("#to-try")
+    assert browser.script("return document.querySelectorAll('#curve polyline').length") >= 4
+    browser.until(lambda: browser.script(
+        "const all = [...document.querySelectorAll('#samples img')]; for (const i of all) i.loading = 'eager';"
+        "return all.length >= 18 && all.every(i => i.naturalWidth > 0)"))  # fmt: skip
+    browser.click("#to-get")
+    browser.click("#zip-a1111")
+    file = tmp_path / "annaxy_a1111.zip"
+    browser.until(file.is_file)
+    with zipfile.ZipFile(file) as content:
+        assert content.testzip() is None and "embeddings/annaxy.safetensors" in content.namelist()
+    browser.go("/runs/annaxy/try")
+    browser.script("for (const [id, n] of [['steps', 4], ['count', 1]]) document.getElementById(id).value = n",
+                   browser.find("#steps"))  # fmt: skip
+    browser.click("#draw")
+    browser.until_text("#result", "^done")
+    assert browser.script("return [...document.querySelectorAll('#result .strip img')].length") == 2
+
+
+def test_stop_go_on_and_kills_lose_nothing(browser: Browser, program: Program):
+    """The worker outlives the server; who looks again, in another tab too, sees the same."""
+    draft = begin(browser, "bertxy")
+    choose_mini(browser, draft, **{"stage1.steps": 30, "stage2.steps": 30})
+    # through the job's text: a checkpoint after every second step, which is what a kill may cost
+    browser.go(f"/new/{draft}/train")
+    browser.click("#text summary")
+    browser.script("const t = document.getElementById('toml'); t.value = t.value.replace('stage1.steps', "
+                   "'run.checkpoints_total_limit = 1\\nstage1.steps')", browser.find("#toml"))  # fmt: skip
+    browser.until_text("#checks", "steps: 30")
+    browser.click("#start")
+    browser.until_text("#told", r"stage I, step \d+ of 30")
+    program.kill()
+    browser.offline = True
+    browser.until_text("#top", "does not answer")
+    assert program.workers()  # it goes on by itself
+    program.start()
+    browser.until_text("#told", r"stage I, step \d+ of 30")  # the same tab, the same session
+    other = browser.driver.current_window_handle
+    browser.driver.switch_to.new_window("tab")
+    browser.go("/runs/bertxy")
+    step = int(re.findall(r"step (\d+)", browser.until_text("#told", r"step \d+ of 30"))[0])
+    browser.click("#stop")
+    browser.until_text(".pill", "stopped")
+    browser.driver.switch_to.window(other)
+    browser.until_text(".pill", "stopped")  # the other tab says so too
+    browser.click("#fix-again")
+    again = int(re.findall(r"step (\d+)", browser.until_text("#told", r"step \d+ of 30"))[0])
+    assert again >= step  # from its state, and not from the beginning
+    for pid in program.workers():
+        os.kill(pid, signal.SIGKILL)
+    browser.until(lambda: program.workers())  # another one is started by itself
+    browser.until_text("#told", r"step \d+ of 30")
+    browser.click("#finish")
+    browser.find("#to-get")
+    events = [
+        json.loads(line) for line in (program.folder / "bertxy/logs/bertxy/events.jsonl").read_text().splitlines()
+    ]
+    assert events[-1]["event"] == "done" and events[-1]["finished_early"]
+
+
+def test_a_failure_is_a_line_and_a_button_and_the_form_is_kept(browser: Browser, program: Program):
+    draft = begin(browser, "carlxy")
+    choose_mini(browser, draft)
+    browser.go(f"/new/{draft}/mask")
+    browser.until_text("#verdict", "good share")
+    browser.click("#clear")
+    browser.until_text("#verdict", "empty|too small")
+    browser.go(f"/new/{draft}/train")
+    browser.until_text("#checks", "is empty")
+    browser.click("#start")
+    browser.until_text(".pill", "failed")
+    assert "is empty" in browser.text("#reason") and "Traceback" not in browser.text("main")
+    browser.click("#fix-mask")
+    browser.until(lambda: browser.driver.current_url.endswith("/mask"))
+    browser.click("#find")
+    browser.until_text("#verdict", "good share")
+    again = re.search(r"/new/(\w+)/", browser.driver.current_url)
+    assert again is not None and draft_facts(browser, again[1])["settings"]["stage1.steps"] == 3
+
+
+SCREENS = ["/", "/new", "/queue", "/settings", "/compare", "/runs/annaxy", "/runs/annaxy/try", "/runs/annaxy/check",
+           "/runs/annaxy/get", "/runs/annaxy/edit", "/runs/nobody"]  # fmt: skip
+
+
+def test_every_screen_fits_a_phone_and_names_its_controls(program: Program, tmp_path: Path):
+    browser = Browser(program, tmp_path, width=500)
+    try:
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
+                                       {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
+        for path in SCREENS:
+            browser.go(path)
+            browser.until(lambda: browser.text("h1") and "Loading" not in browser.text("main"))
+            wide = browser.script("return document.documentElement.scrollWidth")
+            assert wide <= 390, f"{path} is {wide} pixels wide"
+            nameless = browser.script(
+                "return [...document.querySelectorAll('button, input, select, textarea, a, [role=application]')].filter(e =>"
+                " !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length || e.getAttribute('aria-label')))"
+                ".map(e => e.outerHTML)"
+            )
+            assert not nameless, path
+            images = browser.script("return [...document.querySelectorAll('img')].filter(i => i.alt === null).length")
+            assert images == 0
+        logged = [e["message"] for e in browser.driver.get_log("browser") if e["level"] == "SEVERE"]
+        assert all("/runs/nobody" in line for line in logged)  # 404, as it should be
+    finally:
+        browser.close()
+
+
+def test_a_mask_is_painted_by_keys_alone(browser: Browser, program: Program):
+    from PIL import Image
+    from selenium.webdriver.common.keys import Keys
+
+    draft = begin(browser, "keyxy")
+    choose_mini(browser, draft)
+    browser.go(f"/new/{draft}/mask")
+    browser.until_text("#verdict", "good share")
+    canvas = browser.find("#canvas")
+    canvas.send_keys("e")
+    canvas.send_keys(" ")
+    path = program.folder / "drafts" / draft / "mask_00.png"
+    browser.until(lambda: Image.open(path).convert("L").getpixel((32, 32)) < 50)
+    canvas.send_keys(Keys.CONTROL + "z")
+    browser.until(lambda: Image.open(path).convert("L").getpixel((32, 32)) > 200)
