@@ -145,8 +145,8 @@ def draft_facts(browser: Browser, draft: str) -> dict[str, Any]:
 def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
     """mini-sd, and settings of the form."""
     browser.go(f"/new/{draft}/train")
-    browser.script("const s = document.getElementById('base'); s.value = 'mini-sd'; s.dispatchEvent(new Event('change'))",
-                   browser.find("#base"))  # fmt: skip
+    choose = "const s = arguments[0]; s.value = 'mini-sd'; s.dispatchEvent(new Event('change'))"
+    browser.script(choose, browser.find("#base"))
     browser.until(lambda: draft_facts(browser, draft)["base"] == "mini-sd")
     browser.click("#all summary")
     for key, value in {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}.items():
@@ -162,7 +162,7 @@ def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
 
 def test_from_a_photo_to_a_zip_and_a_picture_with_the_mouse_alone(browser: Browser, program: Program, tmp_path: Path):
     from PIL import Image
-    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     draft = begin(browser, "annaxy")
     choose_mini(browser, draft)
@@ -172,10 +172,13 @@ def test_from_a_photo_to_a_zip_and_a_picture_with_the_mouse_alone(browser: Brows
     before = Image.open(path).convert("L")
     assert before.getpixel((3, 3)) == 0
     canvas = browser.find("#canvas")
-    size = canvas.size
+    box = browser.script("arguments[0].scrollIntoView(); return arguments[0].getBoundingClientRect().toJSON()", canvas)
+    left, top = round(box["left"]) + 30, round(box["top"]) + 30
     # a stroke along the upper edge, from the left to the middle
-    ActionChains(browser.driver).move_to_element_with_offset(canvas, -size["width"] // 2 + 30, -size["height"] // 2 + 30)\
-        .click_and_hold().move_by_offset(size["width"] // 2 - 40, 0).release().perform()  # fmt: skip
+    actions = ActionBuilder(browser.driver)
+    mouse = actions.pointer_action
+    mouse.move_to_location(left, top).pointer_down().move_to_location(left + round(box["width"] / 2), top).pointer_up()
+    actions.perform()
     browser.until(lambda: Image.open(path).convert("L").getpixel((3, 3)) > 200)
     after = Image.open(path).convert("L")
     assert after.getpixel((20, 3)) > 200 and after.getpixel((3, 60)) == 0 and after.size == before.size
@@ -278,16 +281,16 @@ SCREENS = ["/", "/new", "/queue", "/settings", "/compare", "/runs/annaxy", "/run
 def test_every_screen_fits_a_phone_and_names_its_controls(program: Program, tmp_path: Path):
     browser = Browser(program, tmp_path, width=500)
     try:
-        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride",
-                                       {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True})  # fmt: skip
+        phone = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", phone)
         for path in SCREENS:
             browser.go(path)
             browser.until(lambda: browser.text("h1") and "Loading" not in browser.text("main"))
             wide = browser.script("return document.documentElement.scrollWidth")
             assert wide <= 390, f"{path} is {wide} pixels wide"
             nameless = browser.script(
-                "return [...document.querySelectorAll('button, input, select, textarea, a, [role=application]')].filter(e =>"
-                " !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length || e.getAttribute('aria-label')))"
+                "return [...document.querySelectorAll('button, input, select, textarea, a, [role=application]')]"
+                ".filter(e => !(e.textContent.trim() || e.ariaLabel || e.title || e.labels?.length))"
                 ".map(e => e.outerHTML)"
             )
             assert not nameless, path

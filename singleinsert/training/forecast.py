@@ -85,7 +85,9 @@ class Forecast:
                 f"memory on a GPU: {self.gpu_gb[0]} GB at the least, up to {self.gpu_gb[1]} GB if there is that"
             )
         left = (
-            f"about {duration(self.seconds)}, as the runs beside it took" if self.seconds else "no run like it is here"
+            f"about {duration(self.seconds)}, as the runs beside it took"
+            if self.seconds
+            else "not known: no run like it is here"
         )
         return [*found, f"time: {left}", *(f"note: {note}" for note in self.notes)]
 

@@ -36,7 +36,7 @@ class EventReader:
     """Reads event files as they grow; what was read once is kept."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[int, int, list[Event]]] = {}
+        self._known: dict[Path, tuple[int, int, int, list[Event]]] = {}
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> list[Event]:
@@ -47,17 +47,19 @@ class EventReader:
             except OSError:
                 self._known.pop(path, None)
                 return []
-            inode, done, events = self._known.get(path, (stat.st_ino, 0, []))
-            if stat.st_size < done or inode != stat.st_ino:
+            inode, changed, done, events = self._known.get(path, (stat.st_ino, 0, 0, []))
+            if stat.st_mtime_ns == changed:
+                return events
+            if (
+                stat.st_size <= done or inode != stat.st_ino
+            ):  # another file than the one that was read, not a longer one
                 done, events = 0, []
-            if stat.st_size > done:
-                with path.open("rb") as file:
-                    file.seek(done)
-                    text = file.read()
-                whole = text[: text.rfind(b"\n") + 1]
-                events = events + [event for line in whole.splitlines() if (event := _event(line)) is not None]
-                done += len(whole)
-            self._known[path] = (stat.st_ino, done, events)
+            with path.open("rb") as file:
+                file.seek(done)
+                text = file.read()
+            whole = text[: text.rfind(b"\n") + 1]
+            events = events + [event for line in whole.splitlines() if (event := _event(line)) is not None]
+            self._known[path] = (stat.st_ino, stat.st_mtime_ns, done + len(whole), events)
             return events
 
 

@@ -60,11 +60,13 @@ def start(drafts: Drafts, draft: Draft) -> str:
         raise ConfigError(f"the name {draft.name!r} cannot be: {problem}")
     settings = drafts.settings(draft)
     check_name(settings)
+    if draft.is_scene and not all(drafts.mask_path(draft, n).exists() for n in range(len(draft.subjects))):
+        raise InputError("every concept of the photo needs a mask: paint the one that is missing")
     inputs = place.folder / INPUTS / draft.name
-    job = write_inputs(drafts, draft, inputs)
     try:
+        job = write_inputs(drafts, draft, inputs)
         write_text(place.queue_folder / f"{draft.name}.toml", job_text(job))
-    except InputError:
+    except (InputError, OSError):
         shutil.rmtree(inputs, ignore_errors=True)
         raise
     shutil.rmtree(drafts.folder(draft.id), ignore_errors=True)
@@ -83,8 +85,6 @@ def write_inputs(drafts: Drafts, draft: Draft, folder: Path) -> dict[str, Any]:
         if source.exists():
             write_atomically(folder / name, lambda target, source=source: shutil.copyfile(source, target))  # type: ignore[misc]
             masks.append(f"{seen}/{name}")
-    if draft.is_scene and len(masks) < len(draft.subjects):
-        raise InputError("every concept of the photo needs a mask: paint the one that is missing")
     if text := read_caption(drafts.photo_path(draft)):
         write_text(caption_file(photo), text + "\n")
     own = {"name": draft.name, "preset": drafts.preset(draft), "data.image": f"{seen}/{photo.name}"}
