@@ -15,12 +15,16 @@ import threading
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from singleinsert.cli import Parser, path_argument, run_script
 from singleinsert.errors import ConfigError, InputError, first_line
 from singleinsert.masks.guard import TRUSTED
 from singleinsert.ui.place import OWN, open_place
 from singleinsert.ui.session import Gate, read_password, read_secret
+
+if TYPE_CHECKING:
+    from singleinsert.ui.api import Api
 
 PORT = 7862
 
@@ -81,13 +85,19 @@ def run(args: argparse.Namespace) -> None:
     print("Ctrl-C ends the page; what trains goes on, and the page finds it again", flush=True)
     if args.open:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    threading.Thread(target=place.ensure_worker, daemon=True).start()
+    threading.Thread(target=begin, args=[server.api], daemon=True).start()
     try:
         server.serve_forever(poll_interval=0.2)
     except KeyboardInterrupt:
         print(f"\nnext: singleinsert ui --folder {args.folder}")
     finally:
         server.server_close()
+
+
+def begin(api: Api) -> None:
+    """What takes a moment, while the browser opens; and the work that a program before this one has left."""
+    api.warm()
+    api.place.ensure_worker()
 
 
 def _secured(server: object, certfile: Path) -> ssl.SSLSocket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,23 @@ class Api:
 
     def __init__(self, place: Place) -> None:
         self.place, self.drafts, self.runs = place, Drafts(place), Runs(place)
+        self._warming, self._is_warm = threading.Lock(), False
+
+    def warm(self) -> None:
+        """Import what answers need, once and in one thread: lazy modules such as transformers do not bear several."""
+        with self._warming:
+            if not self._is_warm:
+                from singleinsert.captions import page
+                from singleinsert.masks import find
+                from singleinsert.models.trigger import common_word_note
+                from singleinsert.training import forecast
+
+                common_word_note(f"{page.__name__} {find.__name__} {forecast.__name__}")  # reads CLIP's vocabulary
+                self._is_warm = True
 
     def answer(self, request: Request) -> Reply:
         """The reply to a request that was let in. SingleInsertError where a user can mend what is wrong."""
+        self.warm()
         for method, pattern, handle in ROUTES:
             found = pattern.fullmatch(request.path)
             if found and method == ("GET" if request.method == "HEAD" else request.method):

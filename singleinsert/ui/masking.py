@@ -12,7 +12,7 @@ from PIL import Image
 from singleinsert.errors import InputError
 from singleinsert.ui.drafts import Draft, Drafts
 
-_ONE_AT_A_TIME = threading.Lock()
+ONE_AT_A_TIME = threading.Lock()
 """A segmenter takes memory; two of them twice that."""
 
 
@@ -44,7 +44,7 @@ def find(drafts: Drafts, draft: Draft, number: int, told: dict[str, Any]) -> dic
     options = asdict(drafts.settings(draft).mask)
     options |= {"box": _numbers(told.get("box"), 4), "points": _points(told.get("points"))}
     options["mask_index"] = int(told.get("choice", -1)) if str(told.get("choice", "")).lstrip("-").isdigit() else -1
-    with _ONE_AT_A_TIME:
+    with ONE_AT_A_TIME:
         result = find_mask(load_picture(drafts.photo_path(draft)), word, beside=False, **options)
     path = str(drafts.photo_path(draft))
     notes = [note.replace(path, "the photo") for note in result.notes]

@@ -29,6 +29,8 @@ from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, STOPPED, Clai
 LOADING, INTERRUPTED = "loading", "interrupted"
 QUIET = 120.0
 """Seconds without an event after which a run of the command line is not taken to be alive."""
+HEAD = 40
+"""Bytes, with the time in them, by which a file of events is known again."""
 SHOWN_FILE = re.compile(r"[^/\\]+\.(png|json|toml|safetensors|csv)")
 
 
@@ -36,7 +38,7 @@ class EventReader:
     """Reads event files as they grow; what was read once is kept."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[int, int, int, list[Event]]] = {}
+        self._known: dict[Path, tuple[bytes, int, int, list[Event]]] = {}
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> list[Event]:
@@ -47,19 +49,18 @@ class EventReader:
             except OSError:
                 self._known.pop(path, None)
                 return []
-            inode, changed, done, events = self._known.get(path, (stat.st_ino, 0, 0, []))
+            head, changed, done, events = self._known.get(path, (b"", 0, 0, []))
             if stat.st_mtime_ns == changed:
                 return events
-            if (
-                stat.st_size <= done or inode != stat.st_ino
-            ):  # another file than the one that was read, not a longer one
-                done, events = 0, []
             with path.open("rb") as file:
+                begins = file.read(HEAD)
+                if stat.st_size <= done or not begins.startswith(head):  # another file than the one that was read
+                    done, events = 0, []
                 file.seek(done)
                 text = file.read()
             whole = text[: text.rfind(b"\n") + 1]
             events = events + [event for line in whole.splitlines() if (event := _event(line)) is not None]
-            self._known[path] = (stat.st_ino, stat.st_mtime_ns, done + len(whole), events)
+            self._known[path] = (begins, stat.st_mtime_ns, done + len(whole), events)
             return events
 
 
