@@ -51,13 +51,14 @@ def words() -> list[str]:
     return list(dict.fromkeys(w for w in out if w))
 
 
-def learn_merges(vocabulary: list[str]) -> list[tuple[str, str]]:
-    """Byte-pair merges that make every word one token: the most frequent pair first, ties in alphabetical order.
+def learn_merges(vocabulary: list[str], end: str = "</w>") -> list[tuple[str, str]]:
+    """Byte-pair merges that make every word one token: the most frequent pair first, ties in alphabetical order. `end`
+    marks a word's last letter.
 
     The library's trainer breaks ties differently from run to run, which would renumber the tokens of a model
     that is being trained.
     """
-    spelled = [[*word[:-1], word[-1] + "</w>"] for word in vocabulary]
+    spelled = [[*word[:-1], word[-1] + end] for word in vocabulary]
     merges: list[tuple[str, str]] = []
     while True:
         counts = Counter(pair for word in spelled for pair in pairwise(word))

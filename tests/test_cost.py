@@ -167,6 +167,7 @@ def test_the_stand_ins_for_quantised_layers_have_the_bytes_of_the_true_ones(kind
 @pytest.mark.slow
 @pytest.mark.parametrize(("switches", "stage", "gb"), [
     ({"quantize": "nf4", "offload": False}, "stage1", 6.63), ({"quantize": "nf4", "offload": False}, "stage2", 6.61),
+    ({"blocks_to_swap": 20}, "stage1", 3.68), ({"blocks_to_swap": 20}, "stage2", 3.88),
 ])  # fmt: skip
 def test_klein_at_512_px_fits_a_card_of_8_gb_and_a_half(switches, stage, gb):
     """Counted, with checkpointing, 8-bit Adam and one sample at a time; 5.30 GB of it are the frozen weights."""

@@ -136,7 +136,8 @@ class Flux2Klein(Family):
     # prompts and pictures
 
     def tokenize(self, prompt: str, handles: Mapping[str, int]) -> Prompt:
-        tokens = tokenize_in_chat(self.tokenizer, self.template, prompt, handles, PROMPT_LENGTH)
+        length = min(PROMPT_LENGTH, self.tokenizer.model_max_length)
+        tokens = tokenize_in_chat(self.tokenizer, self.template, prompt, handles, length)
         return Prompt(prompt, {"text_encoder": tokens})
 
     def encode(self, prompt: Prompt, vectors: Mapping[str, Embedding], frame: Frame | None = None) -> Condition:
@@ -174,15 +175,8 @@ class Flux2Klein(Family):
         return norm.running_mean.view(1, -1, 1, 1).to(like), std.to(like)
 
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        batch, _, height, width = x_t.shape
-        states = condition.states.to(self.dtype).expand(batch, -1, -1)  # (b, 512, 3 d)
-        output = self.transformer(
-            hidden_states=x_t.to(self.dtype).flatten(2).transpose(1, 2),  # (b, h w, c)
-            timestep=self.schedule.network_time(t).to(self.dtype), guidance=None, encoder_hidden_states=states,
-            txt_ids=_positions(1, 1, states.shape[1], x_t.device), img_ids=_positions(height, width, 1, x_t.device),
-            return_dict=False,
-        )[0]  # fmt: skip
-        return output.transpose(1, 2).unflatten(2, (height, width))  # (b, c, h, w)
+        states = condition.states.to(self.dtype).expand(len(x_t), -1, -1)  # (b, 512, 3 d)
+        return velocity(self.transformer, x_t.to(self.dtype), self.schedule.network_time(t).to(self.dtype), states)
 
     # sampling
 
@@ -249,6 +243,18 @@ def _check_parts(transformer: Any, vae: Any, encoder: Any, source: str) -> None:
         raise ModelError(f"{source}: the transformer and the autoencoder do not fit each other")
     if transformer.joint_attention_dim != len(TAPS) * encoder.hidden_size or encoder.num_hidden_layers <= TAPS[-1]:
         raise ModelError(f"{source}: the transformer and the text encoder do not fit each other")
+
+
+def velocity(transformer: Any, x_s: Tensor, s: Tensor, states: Tensor) -> Tensor:
+    """The transformer's output (b, c, h, w) for noisy latents (b, c, h, w) of noise levels s (b,), told ``states``
+    (b, L, 3 d)."""
+    height, width = x_s.shape[-2:]
+    output = transformer(
+        hidden_states=x_s.flatten(2).transpose(1, 2), timestep=s, guidance=None, encoder_hidden_states=states,
+        txt_ids=_positions(1, 1, states.shape[1], x_s.device), img_ids=_positions(height, width, 1, x_s.device),
+        return_dict=False,
+    )[0]  # (b, h w, c)  # fmt: skip
+    return output.transpose(1, 2).unflatten(2, (height, width))
 
 
 def _patchify(z: Tensor) -> Tensor:
