@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from singleinsert.captions.phrases import split_caption
 from singleinsert.evaluate.__main__ import main
@@ -13,6 +14,7 @@ from singleinsert.evaluate.prompt_lists import load_prompts
 from testbed.biases.descriptions import CASES, QUALITIES, described
 from testbed.biases.folder import write_folder
 from testbed.biases.measures import drawn, measure, wanted_scene
+from testbed.biases.readers import SceneReader
 from testbed.biases.references import BIASES, references
 from testbed.biases.tables import choose_mode, claims_table, correlations, difference, pareto_lines, rank_correlation
 from testbed.esr import check
@@ -101,6 +103,18 @@ def test_true_drawings_have_no_event_and_the_reference_itself_has_it(bias, judge
         assert wanted_scene(reference, probe).background != reference.scene.background
 
 
+def test_scenes_are_read_from_cut_outs():
+    (reference,) = references("report", 1, ("scenes",))
+    reader = SceneReader(reference.class_word)
+    free = measure(reader, reference, drawn(reference, 1)[:3])
+    assert free["U"] == 0 and free["K"] > 0.7 and free["identity"] > 0.99
+    probe = next(p for p in reference.probes if p.kind == "plain")
+    bound = measure(reader, reference, [(probe, reference.draw(reference.scene))])
+    assert bound["U"] == 1 and bound["K"] > 0.5
+    blank = measure(reader, reference, [(probe, Image.new("RGB", (96, 96), "white"))])
+    assert blank["identity"] == 0 and blank["K"] == 0
+
+
 def test_overrides_and_demands_are_read_in_true_drawings(judge):
     (reference,) = references("report", 1, ("expression",))
     override = next(p for p in reference.probes if p.kind == "override")
@@ -144,7 +158,10 @@ def test_claims_ranks_and_fronts_of_known_numbers():
     assert table.count("| holds |") == 6 and table.count("not measured") == 4
     found = difference(rows, "case3", "case1", [f"tied-c{k}" for k in range(8)], "NSD")
     assert found is not None and found.mean == pytest.approx(0.2) and found.low == pytest.approx(found.high)
-    assert next(pareto_lines(rows, list(rows), ("tied",))) == "SA against NSD: best are case3"
+    assert (
+        next(pareto_lines(rows, list(rows), ("tied",)))
+        == "SA against NSD: best are case3 (not all of them with descriptions)"
+    )
     assert rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(0.8)
     assert rank_correlation([1, 1, 2], [1, 2, 3]) == pytest.approx(0.866, abs=1e-3)
     assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
@@ -180,6 +197,7 @@ def test_the_command_says_what_it_costs_stops_in_time_and_goes_on(tmp_path, caps
         (["--parts", "mode"], "unknown part 'mode'"),
         (["--instances", "11"], "there are 1 to 10"),
         (["--biases", "hat"], "unknown bias 'hat'"),
+        (["--biases", "scenes,tied"], "scenes is of another base model"),
     ):
         assert main([*words, *wrong]) == 2
         assert message in capsys.readouterr().err

@@ -44,7 +44,8 @@ def add_arguments(command: argparse.ArgumentParser, output: Path) -> None:
     """The flags of ``biases``. ``output``: folder of all evaluations."""
     add = command.add_argument
     add("--parts", default="modes", metavar="NAME,...", help=f"of {', '.join(PARTS)} (default: modes)")
-    add("--biases", default="", metavar="NAME,...", help="only these biases; default: all six")
+    add("--biases", default="", metavar="NAME,...",
+        help="only these biases; default: all six. scenes: nearby objects by mini-scenes, alone")  # fmt: skip
     add("--rows", default="", metavar="NAME,...", help="only these methods")
     add("--set", dest="instances_set", choices=SETS, default="report",
         help="choose: the instances by which defaults are chosen; report: the others (default)")  # fmt: skip
@@ -68,7 +69,9 @@ def study_biases(args: argparse.Namespace) -> None:
 
     world = _world()
     parts = _chosen(args.parts, tuple(PARTS), "part")
-    biases = _chosen(args.biases, world.BIASES, "bias") or world.BIASES
+    biases = _chosen(args.biases, (*world.BIASES, world.SCENES), "bias") or world.BIASES
+    if world.SCENES in biases and len(biases) > 1:
+        raise ConfigError(f"{world.SCENES} is of another base model: do it alone, with an --output_dir of its own")
     if not 1 <= args.instances <= world.MOST:
         raise ConfigError(f"--instances {args.instances}: there are 1 to {world.MOST} of each bias")
     until = None if args.max_minutes is None else time.perf_counter() + 60 * args.max_minutes

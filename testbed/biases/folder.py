@@ -10,7 +10,6 @@ from singleinsert.config.load import toml_string
 from singleinsert.data.captions import METADATA, metadata_text
 from singleinsert.evaluate.prompt_lists import BESIDE_SUFFIX
 
-from ..world.scene import draw
 from .descriptions import CASES, QUALITIES, described
 from .references import Reference
 
@@ -22,12 +21,14 @@ DEFAULTS = """# References of SID's biases: python -m singleinsert.evaluate bias
 "data.prompt" = "a photo of a {placeholder} {class_word}"
 "data.class_prompt" = "a photo of a {class_word}"
 """
+MINI_SCENES = "mini-scenes"
 STYLE = """"data.prompt" = "{placeholder} {class_word}"
 "data.class_prompt" = "{class_word}"
 "stage1.objective" = "full_image"
 "stage1.loss_space" = "epsilon"
 "stage2.objective" = "full_image"
 "stage2.loss_space" = "epsilon"
+"prior.prompt" = "{class_word}"
 """
 """Of a style: it has no mask, so that all of the picture is learnt."""
 
@@ -46,15 +47,19 @@ def write_folder(folder: Path, wanted: Sequence[Reference]) -> Path:
 
 def _write(reference: Reference, folder: Path) -> str:
     """The files of one reference, case 3 as the description beside it; its job."""
-    name, drawn = reference.name, draw(reference.scene)
-    write_atomically(folder / f"{name}.png", drawn.image.save)
+    name = reference.name
+    write_atomically(folder / f"{name}.png", reference.draw(reference.scene).save)
     write_text(folder / f"{name}.txt", described(reference, "case3") + "\n")
     write_text(folder / f"{name}{BESIDE_SUFFIX}", prompts_toml(reference))
     job = f'[[job]]\nname = "{name}"\nimage = "{name}.png"\nclass_word = "{reference.class_word}"\n'
     if reference.is_style:
         return job + STYLE
-    write_atomically(folder / f"{name}_mask.png", drawn.masks["subject"].save)
-    return job + f'mask = "{name}_mask.png"\n'
+    write_atomically(folder / f"{name}_mask.png", reference.mask().save)
+    return (
+        job
+        + (f'"model.pretrained_model_name_or_path" = "{MINI_SCENES}"\n' if reference.is_scene else "")
+        + f'mask = "{name}_mask.png"\n'
+    )
 
 
 def prompts_toml(reference: Reference) -> str:

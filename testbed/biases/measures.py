@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from PIL import Image
 
@@ -31,9 +31,10 @@ from singleinsert.models.loading import load_base_model
 from ..judge import Judge, Reading
 from ..labels import visible
 from ..world.features import EDITS, INSTANCE
-from ..world.scene import Scene, draw
+from ..world.scene import Scene
 from .folder import MOST
-from .references import BIASES, PLAIN, Probe, Reference, references
+from .readers import Reader, SceneReader
+from .references import BIASES, PLAIN, SCENES, Probe, Reference, references
 
 DRAWN, CLASS_WORD = "drawn", "class word"
 """Rows that nothing was trained for: true drawings of what a probe asks for, and the base model."""
@@ -44,17 +45,17 @@ RATE_OF = {"override": "V", "demand": "D", "edit": "S"}
 
 def known_references() -> dict[str, Reference]:
     """Every reference of both sets, by name."""
-    return {r.name: r for kind in ("choose", "report") for r in references(kind, MOST, BIASES)}
+    return {r.name: r for kind in ("choose", "report") for r in references(kind, MOST, (*BIASES, SCENES))}
 
 
-def measure(judge: Judge, reference: Reference, pictures: Asked) -> Means:
+def measure(reader: Reader, reference: Reference, pictures: Asked) -> Means:
     """The measures of one concept's pictures, each with the probe that it was drawn for; E is not among them."""
     marks: dict[str, list[float]] = defaultdict(list)
     images = [image for _, image in pictures]
     subject = reference.scene.instances[0].cls
     classes = [probe.asks.get("class", subject) for probe, _ in pictures]
     plain = [k for k, (probe, _) in enumerate(pictures) if probe.kind == "plain"]
-    for k, reading in enumerate(judge.read(images, classes)):
+    for k, reading in enumerate(reader.read(images, classes)):
         probe = pictures[k][0]
         if probe.kind in RATE_OF:
             marks[RATE_OF[probe.kind]].append(obeys(reading, _about(probe, reference)))
@@ -69,8 +70,8 @@ def measure(judge: Judge, reference: Reference, pictures: Asked) -> Means:
             marks["K"].append(statistics.mean(reading[name].value == value for name, value in kept.items()))
     if not reference.is_style:
         photos = [k for k in plain if "style" not in pictures[k][0].asks]
-        truths = judge.embed([draw(wanted_scene(reference, pictures[k][0]), masks=False).image for k in photos])
-        found = judge.embed([images[k] for k in photos])
+        truths = reader.embed([reference.draw(wanted_scene(reference, pictures[k][0])) for k in photos])
+        found = reader.embed([images[k] for k in photos])
         marks["identity"] = (truths * found).sum(dim=1).tolist()
     return {name: statistics.mean(values) for name, values in marks.items()}
 
@@ -124,7 +125,7 @@ def pictures_of(results: Results, cache: Cache, known: Mapping[str, Reference]) 
 def drawn(reference: Reference, seeds: int) -> Asked:
     """True drawings for the plain probes."""
     plain = [probe for probe in reference.probes if probe.kind == "plain" and not reference.is_style]
-    return [(probe, draw(wanted_scene(reference, probe), masks=False).image) for probe in plain for _ in range(seeds)]
+    return [(probe, reference.draw(wanted_scene(reference, probe))) for probe in plain for _ in range(seeds)]
 
 
 class BaseModel:
@@ -166,16 +167,21 @@ def all_means(results: Results, cache: Cache, judge: Judge) -> dict[str, dict[st
     SA, NSD and TA are the paper's three over the plain probes; "inside" is the share of the attention to the concept
     that lies on the subject.
     """
-    known = known_references()
-    base = BaseModel(results, cache)
+    known, base = known_references(), BaseModel(results, cache)
+
+    def read(concept: str, pictures: Asked) -> Means:
+        reference = known[concept]
+        reader = SceneReader(reference.class_word) if reference.is_scene else judge
+        return measure(reader, reference, pictures)
+
     rows: dict[str, dict[str, Means]] = {DRAWN: {}, CLASS_WORD: {}}
     for concept in (c["name"] for c in results.concepts):
         reference = known[concept]
-        rows[CLASS_WORD][concept] = measure(judge, reference, base.pictures(reference))
+        rows[CLASS_WORD][concept] = read(concept, base.pictures(reference))
         if not reference.is_style:
-            rows[DRAWN][concept] = measure(judge, reference, drawn(reference, 1))
+            rows[DRAWN][concept] = read(concept, drawn(reference, 1))
     for row, concepts in pictures_of(results, cache, known).items():
-        rows[row] = {concept: measure(judge, known[concept], pictures) for concept, pictures in concepts.items()}
+        rows[row] = {concept: read(concept, pictures) for concept, pictures in concepts.items()}
     for means in rows.values():
         for concept, values in means.items():
             values |= _entanglement(values["U"], rows[CLASS_WORD][concept]["U"])
@@ -204,9 +210,3 @@ def _add_published(rows: dict[str, dict[str, Means]], results: Results, known: M
             values[heat["method"], heat["concept"], name].append(share)
     for (row, concept, name), found in values.items():
         rows[row][concept][name] = statistics.mean(found)
-
-
-def shared_concepts(rows: Mapping[str, Mapping[str, Means]], names: Sequence[str], bias: str) -> list[str]:
-    """Concepts of a bias that all of the rows have, in order: comparisons are paired."""
-    sets = [{c for c in rows[name] if c.startswith(f"{bias}-")} for name in names if name in rows]
-    return sorted(set.intersection(*sets)) if sets else []

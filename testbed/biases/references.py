@@ -11,16 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from PIL import Image
+
 from ..dataset import HELD_OUT_START
 from ..instances import held_out_instance
 from ..world.captions import BACKGROUND_WORDS, VIEW_WORDS, subject_phrase, visible_hair, with_article
 from ..world.features import EDITS, EDITS_OF, INSTANCE
-from ..world.scene import Instance, Scene
+from ..world.scene import Instance, Scene, draw
+from ..world.scenes import draw_scene
 
 Kind = Literal["plain", "override", "demand", "edit"]
 Set = Literal["choose", "report"]
 
 BIASES = ("background", "nearby", "tied", "pose", "expression", "substance")
+SCENES = "scenes"
+"""The nearby object once more, in the larger scenes of mini-scenes: another base model, so a study of its own."""
 FIRST_SEED: Mapping[Set, int] = {"choose": 4_100_000_000, "report": 4_200_000_000}
 """Instances by which defaults are chosen, and those on which they are reported."""
 PLACES = ("pink fabric", "wooden floor", "night sky")
@@ -68,6 +73,18 @@ class Reference:
     def is_style(self) -> bool:
         return self.bias == "substance"
 
+    @property
+    def is_scene(self) -> bool:
+        return self.bias == SCENES
+
+    def draw(self, scene: Scene) -> Image.Image:
+        """A scene as pictures of this bias are drawn."""
+        return draw_scene(scene, masks=False).image if self.is_scene else draw(scene, masks=False).image
+
+    def mask(self) -> Image.Image:
+        """Of the subject in the reference picture ("L")."""
+        return draw_scene(self.scene).masks[0].whole if self.is_scene else draw(self.scene).masks["subject"]
+
 
 def references(kind: Set, count: int, biases: Sequence[str] = BIASES) -> Iterator[Reference]:
     """`count` references of each bias, one of every bias in turn, so that what is done first is of all of them."""
@@ -80,6 +97,7 @@ def references(kind: Set, count: int, biases: Sequence[str] = BIASES) -> Iterato
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "background": ("face", "cat", "dog", "cup", "car"),
     "nearby": ("face", "cat", "face", "dog", "car"),
+    SCENES: ("face", "cat", "face", "dog", "car"),
     "tied": ("face", "face", "cat", "dog", "face"),
     "pose": ("face", "cat", "dog", "face", "cat"),
     "expression": ("face",),
@@ -92,7 +110,7 @@ BESIDE = {"face": ("cup", "cat", "car"), "cat": ("cup", "car", "tree"), "dog": (
 
 def _instances(bias: str, kind: Set) -> Iterator[Instance]:
     """Unseen instances, each other's features and other biases' too."""
-    seed, keys, number = FIRST_SEED[kind] + 1_000_000 * BIASES.index(bias), set(), 0
+    seed, keys, number = FIRST_SEED[kind] + 1_000_000 * (*BIASES, SCENES).index(bias), set(), 0
     while True:
         cls = CLASSES[bias][number % len(CLASSES[bias])]
         instance = Instance.from_seed(seed, cls)
@@ -111,8 +129,8 @@ def _reference(bias: str, name: str, instance: Instance, number: int) -> Referen
     scene = Scene((instance,), (edits,), place, seed=HELD_OUT_START * 4 + rng.randrange(10**6))
     if bias == "background":
         return _finished(name, bias, scene, {"background": (place,)})
-    if bias == "nearby":
-        return _nearby(name, scene, rng, number)
+    if bias in ("nearby", SCENES):
+        return _nearby(name, bias, scene, rng, number)
     if bias == "tied":
         return _tied(name, scene, rng, number)
     if bias == "pose":
@@ -126,12 +144,12 @@ def _reference(bias: str, name: str, instance: Instance, number: int) -> Referen
     return _finished(name, bias, replace(scene, style=style), event)
 
 
-def _nearby(name: str, scene: Scene, rng: random.Random, number: int) -> Reference:
+def _nearby(name: str, bias: str, scene: Scene, rng: random.Random, number: int) -> Reference:
     choices = BESIDE[scene.instances[0].cls]
     second = choices[number // len(CLASSES["nearby"]) % len(choices)]
     other = Instance.from_seed(rng.randrange(10**9), second)
     both = replace(scene, instances=(scene.instances[0], other), edits=(scene.edits[0], PLAIN))
-    return _finished(name, "nearby", both, {"present": (second,)})
+    return _finished(name, bias, both, {"present": (second,)})
 
 
 def _tied(name: str, scene: Scene, rng: random.Random, number: int) -> Reference:
@@ -186,7 +204,7 @@ def _about_the_event(reference: Reference) -> Iterator[Probe]:
         if bias == "background":
             other = PLACES[(PLACES.index(scene.background) + (1 if place == "snow" else 2)) % len(PLACES)]
             yield _asked(instance, "override", other)
-        elif bias == "nearby":
+        elif bias in ("nearby", SCENES):
             there = scene.instances[1].cls
             other = next(c for c in ("tree", "cup", "car") if c not in (there, instance.cls))
             yield _asked(instance, "override", place, beside=other)
@@ -197,7 +215,7 @@ def _about_the_event(reference: Reference) -> Iterator[Probe]:
     for place in ("snow", "beach"):
         if bias == "background":
             yield _asked(instance, "demand", scene.background, style="photo" if place == "snow" else "pencil sketch")
-        elif bias == "nearby":
+        elif bias in ("nearby", SCENES):
             yield _asked(instance, "demand", place, beside=scene.instances[1].cls)
         elif bias == "pose":
             yield _asked(instance, "demand", place, view=scene.view)

@@ -14,10 +14,10 @@ from singleinsert.evaluate.results import Results
 from ..judge import Judge
 from .folder import MOST, write_folder
 from .measures import Means, all_means
-from .references import BIASES, Set, references
+from .references import BIASES, SCENES, Set, references
 from .tables import text_table
 
-__all__ = ["BIASES", "MOST", "PROTOCOL", "measured", "write_references"]
+__all__ = ["BIASES", "MOST", "PROTOCOL", "SCENES", "measured", "write_references"]
 
 PROTOCOL = Path(__file__).resolve().parent / "protocol.toml"
 NAME = "exact.json"

@@ -10,7 +10,7 @@ import numpy as np
 from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired, pareto_front
 
 from .measures import CLASS_WORD, DRAWN, Means
-from .references import BIASES
+from .references import BIASES, SCENES
 
 Rows = Mapping[str, Mapping[str, Means]]
 MEASURES = ("U", "E", "V", "D", "K", "identity", "O", "S", "SA", "NSD", "TA", "inside")
@@ -22,7 +22,7 @@ TWINS = (("SA", "identity"), ("SA", "K"), ("NSD", "E"), ("TA", "O"))
 
 def biases_in(rows: Rows) -> list[str]:
     found = {concept.partition("-")[0] for concepts in rows.values() for concept in concepts}
-    return [bias for bias in BIASES if bias in found]
+    return [bias for bias in (*BIASES, SCENES) if bias in found]
 
 
 def shared(rows: Rows, names: Sequence[str], biases: Sequence[str]) -> list[str]:
@@ -201,7 +201,8 @@ def pareto_lines(rows: Rows, names: Sequence[str], biases: Sequence[str]) -> Ite
                 points.append((name, (sign * float(np.mean(a)), float(np.mean(b)))))
         if points:
             best = [points[k][0] for k in pareto_front([point for _, point in points])]
-            yield f"{y} against {x}: best are {', '.join(best)}"
+            told = "all" if all(name.endswith("-sid") for name in best) else "not all"
+            yield f"{y} against {x}: best are {', '.join(best)} ({told} of them with descriptions)"
 
 
 # ranks
