@@ -14,8 +14,8 @@ from singleinsert.evaluate.prompt_lists import load_prompts
 from testbed.biases.descriptions import CASES, QUALITIES, described
 from testbed.biases.folder import write_folder
 from testbed.biases.measures import drawn, measure, wanted_scene
-from testbed.biases.readers import SceneReader
 from testbed.biases.references import BIASES, references
+from testbed.biases.scene_reader import SceneReader
 from testbed.biases.tables import choose_mode, claims_table, correlations, difference, pareto_lines, rank_correlation
 from testbed.esr import check
 from testbed.instances import held_out_instance

@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import Field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -177,13 +178,21 @@ def sections() -> list[str]:
     return [f.name for f in fields(Settings)]
 
 
-def all_fields() -> Iterator[tuple[str, Field[Any], Any]]:
+@cache
+def all_fields() -> tuple[tuple[str, Field[Any], Any], ...]:
     """(dotted key, dataclass field, type) of every setting, in the order of declaration."""
     section_types = get_type_hints(Settings)
-    for section in sections():
-        hints = get_type_hints(section_types[section])
-        for f in fields(section_types[section]):
-            yield f"{section}.{f.name}", f, hints[f.name]
+    hints = {section: get_type_hints(section_types[section]) for section in sections()}
+    return tuple(
+        (f"{section}.{f.name}", f, hints[section][f.name])
+        for section in sections()
+        for f in fields(section_types[section])
+    )
+
+
+@cache
+def _declared() -> dict[str, tuple[Field[Any], Any]]:
+    return {name: (f, hint) for name, f, hint in all_fields()}
 
 
 def keys_declared(fact: str) -> frozenset[str]:
@@ -199,7 +208,7 @@ def values_off() -> dict[str, Any]:
 
 def declaration(key: str, where: str = "") -> tuple[Field[Any], Any]:
     """The field and type of a dotted key. ConfigError, with the nearest key, where there is none."""
-    known = {name: (f, hint) for name, f, hint in all_fields()}
+    known = _declared()
     if key in RENAMED:
         raise ConfigError(f"{_at(where)}{key} is called {RENAMED[key]} now")
     if reason := DELETED.get(key.rpartition(".")[2]):

@@ -117,19 +117,19 @@ def _left(plan: Any, folder: Path, cache: Path) -> Left:
     from singleinsert.evaluate.estimate import measure
     from singleinsert.evaluate.work import make_runner
 
-    studio = make_runner(plan, folder, cache).studio
-    timing, todo, pictures, seconds = None, set[str](), 0, 0.0
+    runner = make_runner(plan, folder, cache)
+    studio, first = runner.studio, plan.concepts[0].any_settings
+    timing, todo, pictures, seconds = measure(studio.model(first), first), set[str](), 0, 0.0
     for concept in plan.concepts:
         for method, settings in concept.settings.items():
             asked = [picture for _, picture in concept.asked(method)]
-            key = concept_key(settings, studio.digest(settings))
+            key = concept_key(settings, runner.model)
             file = studio.cache.concept(key)
             if file.is_file():
                 keys = studio.keys(settings, [Artifact.load(file)], asked)
                 missing = sum(not studio.cache.picture(each).is_file() for each in keys)
             else:
                 missing = 0 if key in todo else len(asked)
-            timing = timing or measure(studio.model(settings), settings)
             if not file.is_file() and key not in todo:
                 todo.add(key)
                 seconds += timing.trained(settings)

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from singleinsert.data.prompts import fill
 from singleinsert.evaluate.cache import Cache, picture_key
@@ -28,12 +30,11 @@ from singleinsert.models.bundled import place_of_model
 from singleinsert.models.fingerprint import model_digest
 from singleinsert.models.loading import load_base_model
 
-from ..judge import Judge, Reading
+from ..judge import Judge, Pictures, Reading
 from ..labels import visible
 from ..world.features import EDITS, INSTANCE
 from ..world.scene import Scene
 from .folder import MOST
-from .readers import Reader, SceneReader
 from .references import BIASES, PLAIN, SCENES, Probe, Reference, references
 
 DRAWN, CLASS_WORD = "drawn", "class word"
@@ -41,6 +42,16 @@ DRAWN, CLASS_WORD = "drawn", "class word"
 Means = dict[str, float]
 Asked = list[tuple[Probe, Image.Image]]
 RATE_OF = {"override": "V", "demand": "D", "edit": "S"}
+
+
+class Reader(Protocol):
+    """What the measures need of a judge; `Judge` is one."""
+
+    def read(self, images: Pictures, classes: Sequence[str] | None = None) -> list[Reading]:
+        """The reading of each picture, for a subject of the class in its place."""
+
+    def embed(self, images: Pictures) -> Tensor:
+        """Unit vectors (n, d) of who the subject is."""
 
 
 def known_references() -> dict[str, Reference]:
@@ -171,8 +182,11 @@ def all_means(results: Results, cache: Cache, judge: Judge) -> dict[str, dict[st
 
     def read(concept: str, pictures: Asked) -> Means:
         reference = known[concept]
-        reader = SceneReader(reference.class_word) if reference.is_scene else judge
-        return measure(reader, reference, pictures)
+        if not reference.is_scene:
+            return measure(judge, reference, pictures)
+        from .scene_reader import SceneReader  # what it needs takes seconds to import
+
+        return measure(SceneReader(reference.class_word), reference, pictures)
 
     rows: dict[str, dict[str, Means]] = {DRAWN: {}, CLASS_WORD: {}}
     for concept in (c["name"] for c in results.concepts):

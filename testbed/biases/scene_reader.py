@@ -1,10 +1,9 @@
-"""Who reads the pictures: mini-sd's judge, or, of pictures by mini-scenes, the judge of scenes and of cut-outs."""
+"""Who reads the pictures that mini-scenes draws: the judge of scenes, of the whole and of the subject cut out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -13,16 +12,6 @@ from torch import Tensor
 from ..judge import Answer, Judge, Pictures, Reading
 from ..scenes_judge import SCENES_ASSET, WHOLE_HEADS, cut_out
 from ..scenes_reader import finder
-
-
-class Reader(Protocol):
-    """What the measures need of a judge; `Judge` is one."""
-
-    def read(self, images: Pictures, classes: Sequence[str] | None = None) -> list[Reading]:
-        """The reading of each picture, for a subject of the class in its place."""
-
-    def embed(self, images: Pictures) -> Tensor:
-        """Unit vectors (n, d) of who the subject is."""
 
 
 class SceneReader:
