@@ -136,6 +136,7 @@ def begin(browser: Browser, name: str) -> str:
     draft = re.search(r"/new/(\w+)/", browser.driver.current_url)
     assert draft is not None
     browser.until(lambda: draft_facts(browser, draft[1])["name"] == name)
+    browser.until(lambda: draft_facts(browser, draft[1])["subjects"][0]["class_word"] == "face")
     return draft[1]
 
 
@@ -159,17 +160,15 @@ def value_at(path: Path, x: int, y: int) -> int:
 def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
     """mini-sd, and settings of the form."""
     browser.go(f"/new/{draft}/train")
+    from selenium.webdriver.common.keys import Keys
+
     choose = "const s = arguments[0]; s.value = 'mini-sd'; s.dispatchEvent(new Event('change'))"
     browser.script(choose, browser.find("#base"))
     browser.until(lambda: draft_facts(browser, draft)["base"] == "mini-sd")
     browser.click("#all summary")
     for key, value in {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}.items():
-        search = browser.find("#search")
-        search.clear()
-        search.send_keys(key)
-        field = browser.find(f"[id='s-{key}']")
-        field.clear()
-        field.send_keys(f"{value}\t")
+        browser.find("#search").send_keys(Keys.CONTROL + "a", key)
+        browser.find(f"[id='s-{key}']").send_keys(Keys.CONTROL + "a", f"{value}\t")
         browser.until(partial(has_setting, browser, draft, key, value))
         browser.find(f".changed[data-key='{key}']")
 

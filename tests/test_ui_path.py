@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from runs import SMALL, draw_subject
 
 from singleinsert.batch.__main__ import main as batch
+from singleinsert.terms import BUNDLED_MODELS
 from singleinsert.training.events import EventLog
 from singleinsert.ui.bases import source_of
 from singleinsert.ui.fixes import fixes_for
@@ -366,4 +367,19 @@ def test_base_models_are_those_on_offer(page):
     assert source_of("mini-sd", folders) == "mini-sd" and source_of("folder0:tiny", folders).endswith("tiny")
     assert source_of("owner/name", folders) == "owner/name"
     keys = [base["key"] for base in page.get("settings")["bases"]]
-    assert keys == ["mini-sd", "mini-scenes", "folder0:tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
+    assert keys == [*BUNDLED_MODELS, "folder0:tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
+
+
+def test_changes_that_come_together_are_all_kept(page, photo):
+    """Screens send word, name and settings at once, from threads of the server each."""
+    at = make_draft(page, photo, "manyxy")
+    changes = [{"name": "otherxy"}, {"subjects": [{"class_word": "pet"}]}, {"quality": "long"}, {"memory": "6 GB"}]
+    threads = [Thread(target=page.ask, args=("PUT", at, change)) for change in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    draft = page.get(at)
+    assert (draft["name"], draft["quality"], draft["memory"]) == ("otherxy", "long", "6 GB")
+    assert draft["subjects"][0]["class_word"] == "pet" and draft["subjects"][0]["source"] == "paint"
+    page.ask("DELETE", at)

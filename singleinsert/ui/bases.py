@@ -17,6 +17,7 @@ DEFAULT = Settings().model.pretrained_model_name_or_path
 TITLES = {
     "mini-sd": "mini-sd, bundled: a miniature for drawings, to try things out in minutes on any machine",
     "mini-scenes": "mini-scenes, bundled: the same for several things in one picture",
+    "mini-sdxl": "mini-sdxl, bundled: a miniature of SDXL",
 }
 
 
@@ -32,7 +33,7 @@ class Base:
 
 def known_bases(folders: Sequence[Path]) -> list[Base]:
     """The bundled ones, what lies in ``folders``, and the default of the hub."""
-    found = [Base(name, TITLES[name], name, "bundled") for name in BUNDLED_MODELS]
+    found = [Base(name, TITLES.get(name, f"{name}, bundled: a miniature"), name, "bundled") for name in BUNDLED_MODELS]
     for number, folder in enumerate(folders):
         for path in _models_in(folder):
             name = path.relative_to(folder).as_posix()

@@ -97,7 +97,7 @@ def described(drafts: Drafts, draft: Draft) -> dict[str, Any]:
 
 
 def change(api: Api, request: Request, draft_id: str) -> Any:
-    draft = api.drafts.change(api.drafts.read(draft_id), request.json())
+    draft = api.drafts.change(draft_id, request.json())
     return described(api.drafts, draft)
 
 
@@ -127,14 +127,16 @@ def find(api: Api, request: Request, draft_id: str, number: str) -> Any:
 
 def subjects(api: Api, request: Request, draft_id: str, action: str) -> Any:
     """One concept of the photo more, or one less."""
-    draft = api.drafts.read(draft_id)
-    if action == "add":
-        given = [{"class_word": s.class_word, "name": s.name} for s in draft.subjects] + [{}]
-        return described(api.drafts, api.drafts.change(draft, {"subjects": given}))
-    if action == "remove":
-        api.drafts.remove_subject(draft, _number(str(request.json().get("number", ""))))
-        return described(api.drafts, draft)
-    raise InputError("there is no such address")
+    with api.drafts.changing:
+        draft = api.drafts.read(draft_id)
+        if action == "add":
+            given = [{"class_word": s.class_word, "name": s.name} for s in draft.subjects] + [{}]
+            draft = api.drafts.change(draft_id, {"subjects": given})
+        elif action == "remove":
+            api.drafts.remove_subject(draft, _number(str(request.json().get("number", ""))))
+        else:
+            raise InputError("there is no such address")
+    return described(api.drafts, draft)
 
 
 def form(api: Api, request: Request, draft_id: str) -> Any:
@@ -176,7 +178,7 @@ def toml(api: Api, request: Request, draft_id: str) -> Any:
     given = {key: value for key, value in flat_keys(jobs[0]).items() if key not in NOT_ON_THE_FORM}
     known = {key: value for key, value in api.drafts.values(draft).items() if key not in draft.settings}
     changed = {key: value for key, value in given.items() if known.get(key) != value}
-    api.drafts.change(draft, {"settings": changed})
+    api.drafts.change(draft_id, {"settings": changed})
     return form(api, request, draft_id)
 
 

@@ -8,6 +8,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -83,6 +84,8 @@ class Drafts:
 
     def __init__(self, place: Place) -> None:
         self.place, self.root = place, place.folder / DRAFTS
+        self.changing = threading.RLock()
+        """Held from the reading of a draft to its writing: screens send several changes at once."""
 
     def folder(self, draft_id: str) -> Path:
         """InputError where there is no such draft; an id is no path."""
@@ -155,10 +158,14 @@ class Drafts:
         """The mask of a subject, of the photo's size, and where it came from."""
         path = self.mask_path(draft, number)
         write_atomically(path, lambda target: mask.convert("L").save(target, "PNG"))
-        draft.subjects[number] = replace(draft.subjects[number], source=source, notes=notes or [])
-        self.write(draft)
+        with self.changing:
+            now = self.read(draft.id)  # to find a mask takes a while
+            now.subjects[number] = replace(now.subjects[number], source=source, notes=notes or [])
+            self.write(now)
+        draft.subjects[number] = now.subjects[number]
 
     def remove_subject(self, draft: Draft, number: int) -> None:
+        """Drop a subject and its mask; the later ones move up. InputError where it is the only one."""
         if len(draft.subjects) < 2:
             raise InputError("a concept is needed")
         self.mask_path(draft, number).unlink(missing_ok=True)
@@ -171,12 +178,16 @@ class Drafts:
 
     # choices
 
-    def change(self, draft: Draft, given: Mapping[str, Any]) -> Draft:
+    def change(self, draft_id: str, given: Mapping[str, Any]) -> Draft:
         """The draft with what a screen has sent; it is written only if all of it can be.
 
         Raises:
             InputError, ConfigError: one line.
         """
+        with self.changing:
+            return self._change(self.read(draft_id), given)
+
+    def _change(self, draft: Draft, given: Mapping[str, Any]) -> Draft:
         for key, value in given.items():
             if key in ("name", "base") and isinstance(value, str):
                 setattr(draft, key, value.strip())

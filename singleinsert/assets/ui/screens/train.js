@@ -20,7 +20,7 @@ function looked(box, told) {
   box.replaceChildren(h("ul", { class: "tight" }, lines));
 }
 
-/** One setting: its control, its help, and what it would be by itself. */
+/** One setting: its control, its help, and what it would be by itself; update() shows another state of it. */
 function settingRow(field, changed, set) {
   const value = field.key in changed ? changed[field.key] : field.value, id = `s-${field.key}`;
   const shown = each => Array.isArray(each) ? each.join(", ") : String(each);
@@ -31,8 +31,16 @@ function settingRow(field, changed, set) {
     control = h("input", { type: "number", id, class: "wide", value: String(value), step: field.kind === "int" ? "1" : "any", min: field.minimum === null ? null : String(field.minimum),
       max: field.maximum === null ? null : String(field.maximum), onchange: () => set(field, control.value === "" ? field.value : Number(control.value)) });
   } else control = h("input", { id, class: "wide", value: shown(value), onchange: () => set(field, field.kind === "list" ? control.value.split(",").map(each => each.trim()).filter(Boolean) : control.value) });
-  const row = h("div", { class: "setting" + (field.key in changed ? " changed" : ""), "data-key": field.key }, h("label", { for: id }, field.key), control,
-    h("small", {}, field.help, field.key in changed ? ` (otherwise ${shown(field.value)})` : ""));
+  const help = h("small"), row = h("div", { class: "setting", "data-key": field.key }, h("label", { for: id }, field.key), control, help);
+  row.update = (now, told) => {
+    const own = now.key in told, is = own ? told[now.key] : now.value;
+    row.classList.toggle("changed", own);
+    help.textContent = field.help + (own ? ` (otherwise ${shown(now.value)})` : "");
+    if (document.activeElement === control) return;  // somebody is at it
+    if (field.kind === "bool") control.checked = is;
+    else control.value = shown(is);
+  };
+  row.update(field, changed);
   row.words = `${field.key} ${field.help}`.toLowerCase();
   return row;
 }
@@ -58,7 +66,9 @@ export async function show(place, { id }, signal) {
   };
   const fill = told => {
     form = told;
-    list.replaceChildren(...told.fields.map(field => settingRow(field, told.changed, set)));
+    const rows = new Map([...list.children].map(row => [row.dataset.key, row]));
+    if (told.fields.every(field => rows.has(field.key))) told.fields.forEach(field => rows.get(field.key).update(field, told.changed));
+    else list.replaceChildren(...told.fields.map(field => settingRow(field, told.changed, set)));
     toml.value = told.toml;
     command.textContent = told.command;
     filter();
@@ -66,10 +76,10 @@ export async function show(place, { id }, signal) {
   };
   const refresh = async () => fill(await get(`drafts/${id}/form`));
   const set = (field, value) => doing(async () => {
-    const settings = { ...form.changed, [field.key]: value };
-    if (JSON.stringify(value) === JSON.stringify(field.value)) delete settings[field.key];
-    try { await keep(id, { settings }); } finally { await refresh(); }
-    document.getElementById(`s-${field.key}`)?.focus();
+    const plain = form.fields.find(each => each.key === field.key).value;
+    if (JSON.stringify(value) === JSON.stringify(plain)) delete form.changed[field.key];
+    else form.changed[field.key] = value;
+    try { await keep(id, { settings: form.changed }); } finally { await refresh(); }
   })();
   const choose = changes => doing(async () => { draft = await keep(id, changes); await refresh(); })();
   const bases = h("select", { id: "base", class: "wide", onchange: () => bases.value === "" ? hub.focus() : choose({ base: bases.value }) },
