@@ -186,7 +186,7 @@ def test_the_rows_of_the_papers_figure():
         rows[method.name] = method.applied(base, method.base)
     paper, scene = rows["scene-paper"], rows["scene"]
     samples = {name: sum(s.steps * s.batch_size for s in row.stages.values()) for name, row in rows.items()}
-    assert {samples[name] for name in rows if not name.startswith("scene") and name != "singleinsert"} == {800}
+    assert {samples[name] for name in rows if not name.startswith(("scene", "singleinsert"))} == {800}
     assert samples["scene-paper"] == 800
     assert paper.adapter.type == "full" and paper.stage2.learning_rate == 1.2e-5  # not the rate of LoRAs
     assert list(rows["paper-no-phase1"].stages) == ["stage2"] and rows["ti-m"].stages.keys() == {"stage1"}

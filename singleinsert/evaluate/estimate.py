@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from singleinsert.batch.progress import duration
-from singleinsert.config import Settings
+from singleinsert.config import FREE_SECTIONS, Settings
 from singleinsert.evaluate.plan import ConceptPlan, Plan
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.family import Family
+from singleinsert.terms import STAGES
+from singleinsert.training.results import flatten
 from singleinsert.training.stages import stages_of, wants_bank
 
 BATCH = 4
@@ -28,11 +30,17 @@ class Timing:
     forward: float
     decode: float
 
-    def trained(self, settings: Settings) -> float:
+    def trained(self, settings: Settings, shared: bool) -> float:
         """Of one run: for every sample one pass with the concepts, forward and backward, and those that the objective
-        asks for beside it. A stage that draws from kept predictions has none of the frozen model's."""
+        asks for beside it. A stage that draws from kept predictions has none of the frozen model's.
+
+        Args:
+            shared: stage I is another row's, and kept.
+        """
         stages, seconds = stages_of(settings), 0.0
         for i, stage in enumerate(stages):
+            if shared and stage.name == STAGES[0]:
+                continue
             kept = i > 0 and wants_bank(settings, stages)
             passes = 1 + BACKWARD
             passes += (1 + BACKWARD) * stage.objective.needs_class
@@ -77,7 +85,7 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
     Args:
         done: whether a row of a concept is measured already.
     """
-    total = 0.0
+    total, begun = 0.0, set[tuple[str, str]]()
     for method in plan.methods.methods:
         runs = pictures = samples = left = 0
         training = drawing = 0.0
@@ -90,7 +98,9 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
             samples += each * sum(stage.steps * stage.batch_size for stage in settings.stages.values())
             if not done(concept, method.name):
                 left += 1
-                training += each * timing.trained(settings)
+                stage = (concept.name, _first_stage(settings, method.apart))
+                training += each * timing.trained(settings, stage in begun)
+                begun.add(stage)
                 drawing += timing.drawn(settings, asked)
         total += training + drawing
         yield (
@@ -101,3 +111,9 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
         f"all rows: about {duration(total)} of one undisturbed process, without scoring; "
         f"{timing.forward * 1000:.1f} ms a pass of one sample"
     )
+
+
+def _first_stage(settings: Settings, apart: bool) -> str:
+    """What stage I depends on: rows that agree in it train it once."""
+    later = (*STAGES[1:], "adapter", *FREE_SECTIONS)
+    return repr([apart, *((k, v) for k, v in flatten(settings).items() if k.split(".")[0] not in later)])

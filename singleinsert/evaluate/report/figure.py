@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from itertools import pairwise
@@ -73,6 +73,13 @@ class Figure:
         for part in self.parts:
             _draw(pen, part, scale)
         return image
+
+
+def widest(texts: Iterable[str], size: float) -> int:
+    """Pixels that the longest of some texts takes."""
+    texts = list(texts)
+    font = typeface(*texts)(size)
+    return round(max((font.getlength(text) for text in texts), default=0))
 
 
 def _svg(part: Line | Dot | Text) -> str:

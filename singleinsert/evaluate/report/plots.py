@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from singleinsert.evaluate.bootstrap import Interval, pareto_front
-from singleinsert.evaluate.report.figure import Figure
+from singleinsert.evaluate.report.figure import Figure, widest
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import Summary, full_label, measured_trade_off
 
@@ -31,7 +31,8 @@ def scatter(results: Results, summary: Summary) -> Figure | None:
     if not rows:
         return None
     cells = [(summary[m["name"]][x], summary[m["name"]][y]) for _, m in rows]
-    figure = Figure(LEFT + SIDE + 30 + LEGEND, max(TOP + SIDE + 60, TOP + 26 * len(rows) + 40))
+    legend = max(LEGEND, 90 + widest(map(full_label, results.methods), 13))
+    figure = Figure(LEFT + SIDE + 30 + legend, max(TOP + SIDE + 60, TOP + 26 * len(rows) + 40))
     across, up = (_Scale([cell[k] for cell in cells]) for k in (0, 1))
 
     def place(a: float, b: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from singleinsert.data.opening import open_picture
 from singleinsert.drawing.tiles import INK, PAPER, SOFT, wrap, write_lines
 from singleinsert.drawing.typeface import typeface
 from singleinsert.evaluate.columns import COLUMNS
-from singleinsert.evaluate.report.figure import Figure
+from singleinsert.evaluate.report.figure import Figure, widest
 from singleinsert.evaluate.report.page import Load
 from singleinsert.evaluate.report.scenes import prompts_shown
 from singleinsert.evaluate.results import Results
@@ -25,7 +25,7 @@ SPREAD = 24
 
 def table_sheet(results: Results, summary: Summary) -> Image.Image:
     """The table with means, intervals below them, and the best of each column dark."""
-    left, wide, high = 280, 112, 46
+    left, wide, high = max(280, MARGIN + widest(map(full_label, results.methods), 15)), 112, 46
     figure = Figure(left + wide * len(results.columns) + MARGIN, 60 + high * len(results.methods))
     winners = {column: best(summary, column) for column in results.columns}
     for k, column in enumerate(results.columns):
