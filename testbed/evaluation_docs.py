@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from singleinsert.evaluate.columns import PAPER
+from singleinsert.evaluate.columns import PAPER, RATED
 from singleinsert.evaluate.report import FOLDER
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import (
@@ -32,7 +32,6 @@ from .docs import IMAGES, RESEARCH, fill_block, save_picture
 
 PAGES = (RESEARCH / "ablation.md", RESEARCH / "scenes.md")
 OF_SCENES = ("prompt", "identity", "looks", "margin", "mixing", "count", "leak", "found", "ESR")
-RATED = ("rated-prompt", "rated-identity")
 SHOWN = (("scatter", "Identity against text alignment"), ("samples-{}", "Samples by method and prompt"),
          ("attention-{}", "Cross-attention of the concept and of its class word"))  # fmt: skip
 
@@ -101,7 +100,7 @@ def claims(results: Results) -> str:
 def order(results: Results) -> str:
     """Column by column, whether the rows stand in the paper's order."""
     lines = ["| column | pairs of rows in the paper's order | the other way, beyond chance |", "|---|---|---|"]
-    for column in PAPER:
+    for column in (*PAPER, *RATED):
         found = agreement(results, column)
         if found:
             right, total, wrong = found
@@ -115,7 +114,7 @@ def block(results: Results, name: str, folder: Path) -> str:
     parts = [conditions(results), markdown(results, summarise(results), columns)]
     parts += scene_parts(results) if results.of_scenes else []
     for heading, text in (
-        ("**The paper's**", paper_markdown(results, (*PAPER, *RATED))), ("**Its claims**", claims(results)),
+        ("**The paper's**", paper_markdown(results, (*PAPER, *RATED.values()))), ("**Its claims**", claims(results)),
         ("**Order**", order(results)),
     ):  # fmt: skip
         parts += [heading, text] if text else []

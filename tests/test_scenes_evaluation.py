@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.scene_prompts import powerset_prompts, with_class_words, worded
 from singleinsert.evaluate.scene_scoring import SceneScorer
-from singleinsert.evaluate.table import mixing_matrix, sizes, summarise
+from singleinsert.evaluate.table import agreement, mixing_matrix, sizes, summarise
 from singleinsert.losses import BreakAScene, FullImage, Views
 from singleinsert.metrics.scenes import choose_segments, counts_right, leaks, margin, match
 from singleinsert.metrics.segments import MaskFormer, Segment, panoptic_segments
@@ -210,6 +211,7 @@ METHODS = """title = "Two"
 [[method]]
 name = "together"
 label = "together"
+paper = { rated-prompt = 3.0, rated-identity = 2.5 }
 settings.concept.type = "vector"
 settings.stage2.steps = 0
 [[method]]
@@ -217,6 +219,7 @@ name = "apart"
 label = "apart"
 like = "together"
 apart = true
+paper = { rated-prompt = 2.0, rated-identity = 3.5 }
 settings.scene.phrase = "{placeholder} {class_word}"
 [[method]]
 name = "merged"
@@ -366,5 +369,12 @@ def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
     for heading in ("One concept asked for", "2 concepts asked for", "Whose looks", "Its claims"):
         assert f"**{heading}**" in text
     assert "Not run: another. its weights cannot be had" in text and "| another | 3.500 |" in text
+    results = Results.load(done / "out")
+    rated = replace(
+        results,
+        samples=[replace(s, values={"prompt": 0.2 + 0.1 * (s.method == "apart")}) for s in results.samples],
+    )
+    # apart obeys more here; people said the reverse
+    assert agreement(rated, "prompt") == (0, 1, [("together", "apart")]) and agreement(rated, "identity") is None
     items = make_items(Results.load(done / "out"), RATING, methods=[], seed="", rater="me", count=0)
     assert {item.text for item in items} >= {"a photo of a face and a cat in the snow", "a cat"}

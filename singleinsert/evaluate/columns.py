@@ -44,5 +44,7 @@ COLUMNS = {
 """In the order of the SingleInsert paper's tables, then SID's, then those of scenes, then how far the masks go."""
 
 PAPER = ("CLIP-I-f", "CLIP-I-b", "DINO-f", "DINO-b", "CLIP-T", "DIV", "ESR")
+RATED = {"prompt": "rated-prompt", "identity": "rated-identity"}
+"""Columns that Break-A-Scene shows in a figure without numbers, and what people said of the same (its Table 4)."""
 TRADE_OFFS = (("CLIP-T", "DINO-f"), ("prompt", "identity"))
 """What is drawn against what: obeying across, keeping the subject up; the first pair that was measured."""

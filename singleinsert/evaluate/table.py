@@ -11,7 +11,7 @@ from itertools import combinations
 from typing import Any
 
 from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired, pareto_front
-from singleinsert.evaluate.columns import COLUMNS, TRADE_OFFS
+from singleinsert.evaluate.columns import COLUMNS, RATED, TRADE_OFFS
 from singleinsert.evaluate.results import Results, mean
 
 Means = dict[str, dict[str, dict[str, float]]]
@@ -97,16 +97,17 @@ def check_claims(results: Results) -> list[dict[str, Any]]:
 
 
 def agreement(results: Results, column: str) -> tuple[int, int, list[tuple[str, str]]] | None:
-    """How the order of the rows compares with the paper's, pair by pair.
+    """How the order of the rows compares with the paper's, pair by pair; by people's ratings where it has those alone.
 
     Returns:
         (pairs in the paper's order, pairs with different published values, the pairs that are in the other order
         beyond chance, the better of the paper's first); None where the paper has no such column.
     """
-    methods = [m for m in results.methods if column in m["paper"]]
+    told = RATED.get(column, column)
+    methods = [m for m in results.methods if told in m["paper"]]
     means, right, total, wrong = concept_means(results), 0, 0, []
     for a, b in combinations(methods, 2):
-        published = (a["paper"][column] - b["paper"][column]) * COLUMNS[column].better
+        published = (a["paper"][told] - b["paper"][told]) * COLUMNS[told].better
         found = difference(means, column, a["name"], b["name"])
         if not published or found is None:
             continue
