@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,9 @@ def _add_own(group: Any, methods: str | None) -> None:
         "--methods", required=methods is None, default=methods, metavar="SET",
         help=f"{', '.join(set_names())}, or a .toml file{default}",
     )  # fmt: skip
+    group.add_argument(
+        "--max_minutes", type=float, metavar="N", help="begin nothing more after so long; the same command goes on"
+    )
     group.add_argument("--dry_run", action="store_true", help="say what would be done, and about how long it takes")
     group.add_argument("--json", action="store_true", help="with --dry_run: the plan as JSON, inputs checked")
     group.add_argument("--rows", default="", metavar="NAME,...", help="only these methods of the set")
@@ -179,13 +183,15 @@ def evaluate(args: argparse.Namespace) -> None:
         return plan_as_json(plan, folder)
     what = "scenes" if of_scenes else "concepts"
     say(f"{len(plan.concepts)} {what}, {len(plan.methods.methods)} methods, into {folder}")
+    until = None if args.max_minutes is None else time.perf_counter() + 60 * args.max_minutes
     scorer, cache = SceneScorer if of_scenes else Scorer, args.cache or OUTPUT / "cache"
-    runner = make_runner(plan, folder, cache, scorer, keep_stages=args.keep_stages)
+    runner = make_runner(plan, folder, cache, scorer, until, keep_stages=args.keep_stages)
     if args.dry_run:
         runner.estimate()
         print_next(("evaluate", *args.words), leave_out="--dry_run")
         return
-    carry_out(runner)
+    if not carry_out(runner):
+        say("the time is over, the same command goes on")
 
 
 def plan_as_json(plan: Plan, folder: Path) -> None:

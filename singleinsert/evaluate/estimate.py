@@ -30,7 +30,7 @@ class Timing:
     forward: float
     decode: float
 
-    def trained(self, settings: Settings, shared: bool) -> float:
+    def trained(self, settings: Settings, shared: bool = False) -> float:
         """Of one run: for every sample one pass with the concepts, forward and backward, and those that the objective
         asks for beside it. A stage that draws from kept predictions has none of the frozen model's.
 
