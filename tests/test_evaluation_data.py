@@ -107,7 +107,7 @@ def test_every_set_of_methods_goes_with_every_preset(name, preset):
     for method in found.methods:
         settings = method.applied(load_settings(method.base or preset), method.base or preset)
         assert stages_of(settings)
-        row = settings, method.caption, method.negative, method.apart, method.merge
+        row = settings, method.caption, method.negative, method.apart, method.merged
         assert row not in seen, f"{method.name} is another row again"
         seen.append(row)
 
