@@ -36,7 +36,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import torch  # noqa: E402
 from authors import Authors  # noqa: E402
 
-from singleinsert.cli import overrides_from_args, run_script, training_parser  # noqa: E402
+from singleinsert.cli import Parser, add_flags, overrides_from_args, run_script  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
 from singleinsert.data.pictures import image_to_tensor  # noqa: E402
 from singleinsert.export import export  # noqa: E402
@@ -225,7 +225,8 @@ def measured_flops_per_second(device: torch.device) -> float:
 
 
 def speed_parser() -> argparse.ArgumentParser:
-    parser = training_parser(__doc__)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
     parser.add_argument("--family", choices=("sd1", "sd2"), default="sd1", help="shapes of the random model")
     parser.add_argument("--authors_steps", type=int, default=3, help="steps of each stage to time; 0: leave them out")
     parser.add_argument("--profile", action="store_true", help="print where the training's time goes")

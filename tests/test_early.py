@@ -75,8 +75,8 @@ def test_the_bare_package_says_what_commands_there_are(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-m", "singleinsert"], capture_output=True, text=True, env=environment)
     assert done.returncode == 0
-    for part in ("masks", "batch", "export", "evaluate", "config"):
-        assert f"python -m singleinsert.{part}" in done.stdout
+    for part in ("masks", "captions", "batch", "export", "evaluate", "config", "ui"):
+        assert f"singleinsert {part} " in done.stdout
         assert (ROOT / "singleinsert" / part / "__main__.py").is_file()
 
 

@@ -293,7 +293,7 @@ def test_a_name_that_is_a_word_is_told(concept, tmp_path, capsys):
         assert main([str(path), "--output_dir", str(tmp_path / name), "--output_name", name]) == 0
         said = capsys.readouterr().err
         if not name:
-            assert said == ""
+            assert said.startswith("next: ") and "is a word" not in said
             continue
         assert f"'{name}' is a word of CLIP's vocabulary" in said and f"--output_name {name}xy" in said
         assert ("diffusers" in said) == refused

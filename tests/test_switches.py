@@ -125,7 +125,7 @@ def test_offloaded_encoders_compute_in_float32_and_the_run_is_the_same(tiny_sd, 
     ]  # fmt: skip
     assert seen == {"unet": torch.bfloat16, "text_encoder": torch.float32, "vae": torch.bfloat16}
     assert torch.allclose(*results, atol=0.05)
-    assert len(list((tmp_path / "True/out/samples").iterdir())) == 4
+    assert len(list((tmp_path / "True/out/samples").iterdir())) == 6  # two prompts: before, and after both stages
 
 
 def test_channels_last_orders_the_weights_and_changes_no_number(tiny_sd):
