@@ -1,7 +1,8 @@
 """Concepts from the files that clients use: an embedding and, beside it or not, a LoRA. Ours or anyone's.
 
 Embeddings: ``emb_params`` (kohya), the trigger word (diffusers), ``string_to_param`` (A1111), ``clip_l``, for SDXL with
-``clip_g``; shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names; A1111's bundle holds all in one file.
+``clip_g``, ``qwen3_4b`` for klein; shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names; A1111's bundle
+holds all in one file.
 What a user names, a file, a folder or a name, is found by :mod:`singleinsert.locate`.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, LoraKey, 
 from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo, TrainedConcept, check
 from singleinsert.errors import InputError, ModelError, first_line
+from singleinsert.models.families import FILE_FACTS
 from singleinsert.tensorfile import read_safetensors, read_safetensors_header
 
 BUNDLE_PREFIX = "bundle_emb."
@@ -52,7 +54,7 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
 
     Args:
         embedding_file: a textual embedding; or an A1111 bundle, which holds the LoRA and any number of embeddings.
-        lora_file: a LoRA for SD 1.x, 2.x or SDXL; None for an embedding alone.
+        lora_file: a LoRA for SD 1.x, 2.x, SDXL or klein; None for an embedding alone.
         allow_pickle: read .pt and .bin files too (by torch's loader for plain tensors, which runs no code).
 
     Raises InputError (no such file, pickle not allowed) or ModelError (not such a file, damaged).
@@ -72,7 +74,7 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
         lora = _lora_weights(lora_tensors, lora_header, lora_file)
         header = {**lora_header, **header}
     where = f"{embedding_file}" + (f" with {lora_file}" if lora_file else "")
-    described = describe(header, where, next(iter(embeddings.values())))
+    described = describe(header, where, next(iter(embeddings.values())), set(tensors))
     artifact = _assembled(embedding_file, embeddings, described)
     if lora:
         artifact = replace(artifact, update=WeightUpdate("lora", lora, origin=described.origin))
@@ -88,8 +90,11 @@ def gather_scene(parts: list[Artifact], scene: str) -> Artifact:
     return replace(parts[0], name=scene, concepts=concepts)
 
 
-def describe(header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor]) -> Described:
-    """Our own header text if it is there, else what clients' headers and the embedding's width tell."""
+def describe(
+    header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor], keys: Collection[str] = ()
+) -> Described:
+    """Our own header text if it is there, else what clients' headers, the embedding's width and its file's ``keys``
+    tell."""
     own = _json(header, HEADER_KEY, where)
     if own:
         try:
@@ -108,7 +113,11 @@ def describe(header: Mapping[str, str], where: str, embedding: Mapping[str, Tens
     predicts_v = header.get("modelspec.prediction_type") == "v" or version.endswith("_v")
     sd2 = header.get("ss_v2", str(embedding[TEXT_ENCODER].shape[1] == SD2_WIDTH)) == "True"
     family = "sdxl" if TEXT_ENCODER_2 in embedding or version.startswith("sdxl") else "sd2" if sd2 else "sd1"
-    base = BaseInfo(family, header.get("ss_sd_model_name", "unknown"), "v_prediction" if predicts_v else "epsilon")
+    predicts = "v_prediction" if predicts_v else "epsilon"
+    for name, facts in FILE_FACTS.items():  # clients have a name for each language model's embeddings
+        if facts.layout == "diffusers" and {*facts.embedding_keys.values()} == {*keys}:
+            family, predicts = name, "flow"
+    base = BaseInfo(family, header.get("ss_sd_model_name", "unknown"), predicts)
     return Described(base, {}, {})
 
 

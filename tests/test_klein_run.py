@@ -9,7 +9,7 @@ from diffusers import Flux2KleinPipeline
 from PIL import Image
 from runs import small_values
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train_script import command_line
 from tinyklein import WIDTH
 
@@ -148,6 +148,16 @@ def test_our_own_loader_draws_it_from_every_file(name, trained, wanted, tiny_kle
     pipeline.close()
     after = {key: tensor for part in model.parts.values() for key, tensor in part.state_dict().items()}
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_files_of_another_trainer_are_known_by_their_keys(trained, artifact, tmp_path):
+    """Without any header: the embedding's key tells the model, and the LoRA's alpha is its rank."""
+    for name in ("zork", "zork_lora"):
+        save_file(load_file(trained / f"{name}.safetensors"), tmp_path / f"{name}.safetensors")
+    back = load_concept(tmp_path / "zork.safetensors")
+    assert (back.base.family, back.base.prediction_type) == ("flux2-klein-4b", "flow")
+    for path, weights in artifact.lora["transformer"].items():
+        assert torch.equal(back.lora["transformer"][path].baked().up, weights.baked().up)
 
 
 def infer(*words):
