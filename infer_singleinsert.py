@@ -57,7 +57,9 @@ def run(args: argparse.Namespace) -> None:
     else:  # refuses at once what cannot be drawn; draws when asked
         drawing = ((image, {}) for image in pipeline.render(pictures, batch_size=args.batch_size))
     folder, images = PictureFolder(args.output_dir), []
-    for picture, (image, maps) in zip(pictures, tqdm(drawing, total=len(pictures), unit="picture"), strict=True):
+    for picture, (image, maps) in zip(
+        pictures, tqdm(drawing, total=len(pictures), unit="picture", disable=None), strict=True
+    ):
         images.append(image)
         path = folder.save(image, picture, pipeline, args.scheduler)
         tqdm.write(str(path), file=sys.stdout)

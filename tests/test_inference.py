@@ -43,7 +43,8 @@ def prediction(model, condition):
         return model.unet(noisy, torch.tensor([500]), condition).sample
 
 
-def test_the_trained_models_picture_to_the_bit(anna, tiny_sd, model):
+def test_the_trained_models_picture(anna, tiny_sd, model):
+    """To one level of 255: its LoRA is folded into the weights while it draws."""
     trained = load_base_model(tiny_sd)
     inject_lora(trained, "anna", 2, 5.0)
     with torch.no_grad():
@@ -51,7 +52,7 @@ def test_the_trained_models_picture_to_the_bit(anna, tiny_sd, model):
         condition, negative = (trained.encode(trained.tokenize(p, {"*": 1}), vectors) for p in (FACE.prompt, ""))
     (wanted,) = sample_images(trained, condition, negative, [torch.Generator().manual_seed(3)], steps=3)
     (got,) = drawn(ConceptPipeline(model, [anna]), FACE)
-    assert np.array_equal(got, wanted)
+    assert np.abs(got - np.asarray(wanted)).max() <= 1
 
 
 def test_loras_add_up_with_their_weights(anna, hat, tiny_sd, model):

@@ -125,7 +125,7 @@ def test_our_own_loader_draws_it_from_every_file(name, trained, artifact, tiny_s
     pipeline = ConceptPipeline(model, [load_concept(trained / name)])
     picture = Picture("* face in the snow", seed=SEED, steps=STEPS, guidance_scale=GUIDANCE)
     (drawn,) = pipeline.render([picture])
-    assert np.abs(np.asarray(drawn).astype(int) - wanted).max() <= (1 if name == "zork_diffusers" else 0)
+    assert np.abs(np.asarray(drawn).astype(int) - wanted).max() <= 1  # its LoRA is folded into the weights
     pipeline.set_weights([0.0])
     (without,) = pipeline.render([picture])
     assert not np.array_equal(np.asarray(without), wanted)
@@ -141,7 +141,8 @@ def test_the_inference_script_draws_it(trained, artifact, tiny_sdxl, tmp_path):
     )  # fmt: skip
     assert code == 0
     pictures = sorted(path for path in tmp_path.rglob("*.png") if "attention" not in path.name)
-    assert np.array_equal(np.asarray(Image.open(pictures[0])), as_trained(tiny_sdxl, artifact))
+    difference = np.asarray(Image.open(pictures[0])).astype(int) - as_trained(tiny_sdxl, artifact)
+    assert np.abs(difference).max() <= 1
 
 
 def test_layout_of_the_files(trained, artifact):

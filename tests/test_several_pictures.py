@@ -167,7 +167,8 @@ def test_two_subjects_of_one_picture_both_learn_and_are_exported(tmp_path, capsy
     card = json.loads((out / "zorpair_lora.json").read_text())
     assert card["example prompts"][0] == "zorpairface face and zorpaircat cat <lora:zorpair_lora:1>"
     (sample,) = (out / "samples").glob("*stage2*.png")
-    assert np.array_equal(np.asarray(Image.open(sample)), of_diffusers(out))
+    # the LoRA is folded into the weights while a sample is drawn
+    assert np.abs(np.asarray(Image.open(sample)).astype(int) - of_diffusers(out)).max() <= 1
     # captions and two rows of stages are 716 pixels; where each acts on the source is a third one
     assert Image.open(out / "zorpair_sheet.png").height > 716 + TILE
 

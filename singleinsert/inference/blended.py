@@ -21,6 +21,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from singleinsert.adapters.folded import folded
 from singleinsert.errors import InputError
 from singleinsert.inference.canvas import Canvas
 from singleinsert.inference.pipeline import ConceptPipeline, Picture, batches
@@ -97,14 +98,17 @@ def _sample(
 ) -> list[Image]:
     """One pass: a picture for each of ``batch``; rows are picture by picture, regions within."""
     device, (steps, guidance, width, height) = blend.source.device, batch[0].batch_key()
-    return sample_images(
-        pipeline.model,
-        Condition.concatenate([conditions[prompt] for _ in batch for prompt in prompts]).to(device),
-        Condition.concatenate([conditions[picture.negative_prompt] for picture in batch for _ in prompts]).to(device),
-        blend.generators,
-        steps=steps, guidance_scale=guidance, height=height, width=width, callback=blend, pipeline=pipeline.pipeline,
-        latents=blend.start(pipeline.pipeline.scheduler, steps).to(pipeline.model.dtype),
-    )  # fmt: skip
+    negative = [conditions[picture.negative_prompt] for picture in batch for _ in prompts]
+    with folded(pipeline.model.denoiser):
+        return sample_images(
+            pipeline.model,
+            Condition.concatenate([conditions[prompt] for _ in batch for prompt in prompts]).to(device),
+            Condition.concatenate(negative).to(device),
+            blend.generators,
+            steps=steps, guidance_scale=guidance, height=height, width=width, callback=blend,
+            pipeline=pipeline.pipeline,
+            latents=blend.start(pipeline.pipeline.scheduler, steps).to(pipeline.model.dtype),
+        )  # fmt: skip
 
 
 class Blend:

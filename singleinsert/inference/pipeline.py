@@ -12,6 +12,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from singleinsert.adapters.folded import folded
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
 from singleinsert.inference.drawing import PLAIN, Drawing, switch_after, with_class_words
@@ -199,12 +200,13 @@ class ConceptPipeline:
         if late := self.drawing.steps_of_class(steps):
             callback = switch_after(late, self.model, condition, negative, guidance > 1, callback)
             condition = Condition.concatenate([conditions[self._of_class(p.prompt)] for p in batch]).to(device)
-        return sample_images(
-            self.model, condition, negative,
-            [torch.Generator().manual_seed(picture.seed) for picture in batch],
-            steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
-            pipeline=self.pipeline,
-        )  # fmt: skip
+        with folded(self.model.denoiser):
+            return sample_images(
+                self.model, condition, negative,
+                [torch.Generator().manual_seed(picture.seed) for picture in batch],
+                steps=steps, guidance_scale=guidance, height=height, width=width, callback=callback,
+                pipeline=self.pipeline,
+            )  # fmt: skip
 
     def _check(self, picture: Picture) -> None:
         for side in (picture.width, picture.height):

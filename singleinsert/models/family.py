@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from singleinsert.data.subject import Frame
 from singleinsert.errors import ConfigError, InputError, ModelError
 from singleinsert.models.condition import Condition
+from singleinsert.models.keys import kept_keys
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import Schedule
 from singleinsert.models.text import (
@@ -255,6 +256,12 @@ class Family(ABC):
             InputError: the prompt names a concept that ``vectors`` does not have.
         """
 
+    def encode_all(
+        self, prompts: Sequence[Prompt], vectors: Mapping[str, Embedding], frames: Sequence[Frame | None]
+    ) -> list[Condition]:
+        """The condition of each of ``prompts`` with its frame, where a family can in one batch."""
+        return [self.encode(prompt, vectors, frame) for prompt, frame in zip(prompts, frames, strict=True)]
+
     def word_embeddings(self, word: str) -> dict[str, Tensor]:
         """Each text encoder's own input embeddings (k, d) float32 of the k tokens of ``word``; k differs by tokenizer.
 
@@ -313,10 +320,11 @@ class Family(ABC):
                 does not depend on the others. height, width: in pixels.
         """
         pipeline = self.pipeline(denoiser_only=True)
-        return pipeline(
-            **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-            guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
-        ).images  # fmt: skip
+        with kept_keys(self.denoiser):
+            return pipeline(
+                **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
+                guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
+            ).images  # fmt: skip
 
     def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
         """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out.

@@ -12,6 +12,7 @@ from torch import Tensor
 from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
+from singleinsert.models.keys import kept_keys
 
 
 def known_latents(scheduler: Any, source: Tensor, noise: Tensor, step: int) -> Tensor:
@@ -102,8 +103,9 @@ def sample_images(
             )
         return tensors
 
-    return pipeline(
-        **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
-        latents=latents,
-    ).images  # fmt: skip
+    with kept_keys(model.denoiser):
+        return pipeline(
+            **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
+            guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
+            latents=latents,
+        ).images  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from singleinsert.adapters.folded import folded
 from singleinsert.atomic import write_atomically
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
@@ -132,10 +133,11 @@ def draw_latents(
     guidance_scale: float, size: int,
 ) -> Tensor:  # fmt: skip
     """Latents (n, c, h, w) of a square picture of ``size`` pixels per condition, each from a seed of its own."""
-    return model.sample(
-        Condition.concatenate(conditions), empty, [torch.Generator().manual_seed(seed) for seed in seeds],
-        steps=steps, guidance_scale=guidance_scale, height=size, width=size,
-    )  # fmt: skip
+    with folded(model.denoiser):
+        return model.sample(
+            Condition.concatenate(conditions), empty, [torch.Generator().manual_seed(seed) for seed in seeds],
+            steps=steps, guidance_scale=guidance_scale, height=size, width=size,
+        )  # fmt: skip
 
 
 def without_concepts(prompt: str, handles: Sequence[Handle]) -> str:
