@@ -50,6 +50,9 @@ def run(args: argparse.Namespace) -> None:
         from singleinsert.training.files import check_early
 
         check_early(settings)
+        from singleinsert.models.threads import choose_threads
+
+        choose_threads(settings.model.pretrained_model_name_or_path)
     # heavy from here on: a wrong flag or preset is reported before torch is imported
     from singleinsert.insert import insert_concepts, write_masks
 
