@@ -1,14 +1,15 @@
-"""What a piece of training costs, counted operator by operator: FLOPs by component, live bytes by kind.
+"""What a piece of training costs, counted operator by operator: FLOPs and operators by component, live bytes by kind.
 
 Made for fake tensors: nothing is computed, and every count is exact. One multiply-add is two FLOPs, by the formulas of
-torch's own counter; elementwise operators and normalisations count nothing, as there.
+torch's own counter; elementwise operators and normalisations count nothing, as there. Operators are those that launch
+something on a GPU: views are none.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
 }
 
+NO_LAUNCH = (aten.detach, aten._unsafe_view, aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty_strided)
+"""Operators that are no views by their declaration, and launch nothing."""
+
 KINDS = ("frozen weights", "trainables", "gradients", "optimiser", "activations")
 PASSES = ("no graph", "forward", "recomputed", "backward")
 
@@ -35,7 +39,8 @@ class Account(TorchDispatchMode):
     """Counts while it is active.
 
     Attributes:
-        flops: {(component, one of PASSES): FLOPs}, on any device.
+        flops: {(component, one of PASSES): FLOPs}, on any device. operators: likewise, how many of them. One that uses
+            no weights, and those of the backward pass, belong to the component entered last.
         live: {one of KINDS: bytes} on ``card`` now. peak: the same at the moment of their highest sum.
     """
 
@@ -43,6 +48,7 @@ class Account(TorchDispatchMode):
         super().__init__()
         self.card = card
         self.flops: dict[tuple[str, str], int] = defaultdict(int)
+        self.operators: dict[tuple[str, str], int] = defaultdict(int)
         self.live = dict.fromkeys(KINDS, 0)
         self.peak = dict(self.live)
         self._storages: dict[int, tuple[str, int]] = {}
@@ -60,6 +66,9 @@ class Account(TorchDispatchMode):
         formula = FORMULAS.get(func._overloadpacket)
         if formula is not None:
             self._enter_component(args)
+        if not func.is_view and func._overloadpacket not in NO_LAUNCH:
+            self.operators[self._component, _current_pass()] += 1
+        if formula is not None:
             self.flops[self._component, _current_pass()] += formula(*args, **(kwargs or {}), out_val=out)
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
@@ -77,9 +86,25 @@ class Account(TorchDispatchMode):
                 self.live[before] -= size
                 self.live[kind] += size
 
+    def name_weights(self, component: str, parameters: Iterable[Tensor]) -> None:
+        """Let ``component`` be entered where one of ``parameters`` is used, whatever module it is in."""
+        self._owners |= {parameter.untyped_storage()._cdata: component for parameter in parameters}
+
+    def within(self, component: str, act: Callable[..., None]) -> Callable[..., None]:
+        """``act``, with all of its operators counted as ``component``'s."""
+
+        def acted(*args: Any) -> None:
+            before, self._component = self._component, component
+            owners, self._owners = self._owners, {}
+            act(*args)
+            self._component, self._owners = before, owners
+
+        return acted
+
     def start(self) -> None:
         """Forget what was counted so far, but for what is live."""
         self.flops.clear()
+        self.operators.clear()
         self.peak = dict(self.live)
 
     def _see(self, tensor: Tensor, kind: str) -> None:

@@ -1,7 +1,7 @@
 """Count what a run costs, without a GPU: the trainer's own steps on fake tensors of the true shapes. Minutes on a CPU.
 
     python benchmarks/cost.py                       SD 1.5 at 512 px: FLOPs, and the peak of every way to save memory
-    python benchmarks/cost.py --json cost.json      five figures, for machines
+    python benchmarks/cost.py --json cost.json      seven figures, for machines
     python benchmarks/cost.py --family sd2 --resolution 768
 
 Peaks are bytes of tensors on the card, in GB (1e9): add 0.6 to 1.0 for the CUDA context and cuDNN's workspaces.
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
@@ -41,10 +42,17 @@ CARDS = {"H200": 790e12, "A100": 290e12, "V100": 115e12, "RTX 4070": 74e12, "RTX
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one optimiser step. ``flops``: {(component, pass): FLOPs}. ``peak``: {kind: bytes on the card}."""
+    """Of one optimiser step. ``flops``: {(component, pass): FLOPs}. ``peak``: {kind: bytes on the card}. ``operators``:
+    {(component, pass): how many}, the optimiser's under "optimiser"."""
 
     flops: Mapping[tuple[str, str], int]
     peak: Mapping[str, int]
+    operators: Mapping[tuple[str, str], int]
+
+    @property
+    def launches(self) -> int:
+        """Operators without the optimiser's."""
+        return sum(count for (component, _), count in self.operators.items() if component != "optimiser")
 
     @property
     def total_flops(self) -> int:
@@ -64,6 +72,7 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         account = Account(
             CARD, {"denoiser": model.denoiser, "text encoder": encoders, "image encoder": loop.run.concepts}
         )
+        account.name_weights("LoRA", dict(loop.adapters.named_parameters()).values())
         account.hold([*model.denoiser.parameters(), *encoders.parameters()], "frozen weights")
         account.hold(trainables.values(), "trainables")
         for parameter in trainables.values():
@@ -76,9 +85,9 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         for parameter in trainables.values():
             parameter.register_post_accumulate_grad_hook(lambda p: account.hold([p.grad], "gradients"))
         account.start()
-        with account:
+        with account, mock.patch.object(loop, "_apply_gradients", account.within("optimiser", loop._apply_gradients)):
             loop._optimiser_step(stage)
-    return Cost(dict(account.flops), dict(account.peak))
+    return Cost(dict(account.flops), dict(account.peak), dict(account.operators))
 
 
 def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
@@ -95,7 +104,7 @@ def measure_setup(settings: Settings, family: str = "sd1") -> Cost:
         account.start()
         with account:
             encode_once(settings, loop.run)
-    return Cost(dict(account.flops), dict(account.peak))
+    return Cost(dict(account.flops), dict(account.peak), dict(account.operators))
 
 
 def on_a_card(preset: str | None = None, **run: Any) -> Settings:
@@ -142,9 +151,11 @@ LOW_VRAM = {key.removeprefix("run."): value for key, value in low_vram().items()
 
 
 def figures(family: str = "sd1") -> dict[str, float]:
-    """The five figures of ``--json``: paper settings; the least memory without extra FLOPs; ``--low_vram``."""
+    """The figures of ``--json``: paper settings; the least memory without extra FLOPs; ``--low_vram``."""
     whole = on_a_card(PRESETS.get(family))
-    found = {"run_tflop": run_tflop(whole, run_flops(whole, family))["run"]}
+    costs = run_flops(whole, family)
+    found = {"run_tflop": run_tflop(whole, costs)["run"]}
+    found |= {f"{name}_operators": costs[name].launches for name in STAGES}
     for prefix, switches in (("", LOW_MEMORY), ("low_vram_", LOW_VRAM)):
         for name in STAGES:
             settings = two_micro_batches(on_a_card(PRESETS.get(family), **switches))
@@ -181,6 +192,13 @@ def print_flops(settings: Settings, costs: Mapping[str, Cost]) -> None:
         for component in dict.fromkeys(component for component, _ in costs[name].flops):
             row = [costs[name].flops.get((component, direction), 0) / 1e9 for direction in PASSES]
             print(f"  {component:38}" + "".join(f"{value:12,.1f}" for value in row))
+    print("operators per step, without views")
+    for name in STAGES:
+        parts = {part: 0 for part, _ in costs[name].operators}
+        for (part, _), count in costs[name].operators.items():
+            parts[part] += count
+        shares = ", ".join(f"{part} {count:,}" for part, count in parts.items())
+        print(f"  {name}: {costs[name].launches:,} and the optimiser's: {shares}")
     totals = run_tflop(settings, costs)
     print(f"\nTFLOP {'':18}{'authors':>12}{'lean':>12}{'this':>12}")
     for name, total in totals.items():
@@ -213,7 +231,7 @@ def at(settings: Settings, resolution: int) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the five figures there, and nothing else")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, and nothing else")
     parser.add_argument("--family", choices=("sd1", "sd2", "sdxl", "flux2-klein-4b"), default="sd1", help="default sd1")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)

@@ -29,6 +29,30 @@ def inject(models, rank=4, alpha=4.0, seed=0, kind=LoraAdapters, **targets):
     return kind.inject(models, AdapterOptions(targets, rank, alpha), torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("alpha", [4.0, 6.0])
+def test_the_lean_forward_pass_is_pefts_to_the_bit(models, alpha):
+    """Outputs and all gradients, of three dimensions and two."""
+    from peft.tuners.lora import Linear
+
+    adapters = inject(models, alpha=alpha)
+    train_a_little(adapters)
+    layer = next(iter(adapters.layers["unet"].values()))
+    assert type(layer) is not Linear
+
+    def numbers(forward, shape):
+        x = hashed(shape, 7).requires_grad_()
+        parameters = [layer.lora_A["default"].weight, layer.lora_B["default"].weight]
+        y = forward(layer, x)
+        return [y, *torch.autograd.grad((y * hashed(tuple(y.shape), 8)).sum(), [x, *parameters])]
+
+    for shape in ((2, 9, layer.in_features), (5, layer.in_features)):
+        ours, theirs = numbers(type(layer).forward, shape), numbers(Linear.forward, shape)
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        with adapters.disabled():
+            x = hashed(shape, 7)
+            assert torch.equal(layer(x), layer.base_layer(x))
+
+
 def train_a_little(adapters):
     with torch.no_grad():
         for i, (_, parameter) in enumerate(adapters.named_parameters()):

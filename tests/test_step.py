@@ -69,9 +69,9 @@ def conditions_of(model, part, adapters):
     return StepConditions(book, concepts, adapters, [ASKED], [FRAME], tunes_text="text_encoder" in adapters.parts)
 
 
-def step(draws, conditions, model, adapters, objective, keep=None):
+def step(draws, conditions, model, adapters, objective, keep=None, together=False):
     asked = [ASKED] * len(draws.t)
-    return training_step(draws, asked, [subject()], conditions, model, adapters, objective, keep)
+    return training_step(draws, asked, [subject()], conditions, model, adapters, objective, keep, together=together)
 
 
 def run(model, part, adapters, objective, draws, keep=None):
@@ -194,6 +194,28 @@ def test_micro_batches_are_the_whole_batch(model):
     conditions.backward()
     for a, p in zip(together, (part.weight, *(p for _, p in adapters.named_parameters())), strict=True):
         assert torch.allclose(a, p.grad, rtol=1e-4, atol=1e-5 * a.abs().max())
+
+
+def test_both_prompts_in_one_batch_are_both_one_after_the_other(model):
+    """The same terms and gradients but for the last digits, by half of the denoiser's passes."""
+    part, adapters, passes = concept(), inject(model), []
+    trained = [part.weight, *(p for _, p in adapters.named_parameters())]
+    draws = draw(model.schedule, SHAPE, 0, "stage2", range(3))
+    model.unet.register_forward_hook(lambda module, args, output: passes.append(len(args[0])))
+    found = []
+    for together in (False, True):
+        conditions = conditions_of(model, part, adapters)
+        terms = {}
+        for yielded in step(draws, conditions, model, adapters, SingleInsert(semantic_weight=1.0), None, together):
+            torch.stack([term.sum() for term in yielded.values()]).sum().backward()
+            terms |= {name: term.detach() for name, term in yielded.items()}
+        conditions.backward()
+        found.append([*terms.values(), *(p.grad for p in trained)])
+        for p in trained:
+            p.grad = None
+    assert passes == [3, 3, 3, 3, 6]  # each time the frozen model's; then two of 3 samples, or one of both
+    for apart, together in zip(*found, strict=True):
+        assert torch.allclose(together, apart, rtol=1e-4, atol=1e-5 * apart.abs().max())
 
 
 def test_draws_depend_on_seed_stage_and_sample_alone(model):

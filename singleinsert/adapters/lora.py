@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -33,6 +34,29 @@ class _CastLinear(nn.Linear):
 class _CastConv2d(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return self._conv_forward(input, self.weight.to(input.dtype), None)
+
+
+class _LeanLinear(LoraLinear):
+    """peft's layer of one adapter, with peft's parameters, without what peft asks itself in each forward pass.
+
+    3 operators in place of 5: where alpha is the rank, nothing is multiplied by 1, and the update is added as it is
+    multiplied. In float32 the numbers are the same to the last bit, since a short rank is summed in one go; in half
+    precision they are rounded once in place of twice.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        base = self.base_layer
+        result = functional.linear(x, base.weight, base.bias)
+        if self._disable_adapters:
+            return result
+        down, up, scaling = self.lora_A[NAME], self.lora_B[NAME], self.scaling[NAME]
+        hidden = down(x)
+        if scaling != 1:
+            return result + up(hidden) * scaling
+        if x.dim() < 3 or result.dtype != hidden.dtype:
+            return result + up(hidden)
+        weight = up.weight.to(x.dtype)
+        return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), weight.t()).view_as(result)
 
 
 @dataclass
@@ -129,6 +153,8 @@ def _inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float) -> 
         for part in (layer.lora_A[NAME], layer.lora_B[NAME]):
             part.weight = nn.Parameter(part.weight.detach().float())
             part.__class__ = _CastLinear if isinstance(part, nn.Linear) else _CastConv2d
+        if type(layer) is LoraLinear:
+            layer.__class__ = _LeanLinear
         found[path] = layer
     return found
 

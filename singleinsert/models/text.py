@@ -7,7 +7,7 @@ positions as its concept has vectors, wherever it is and however many concepts t
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,29 +70,37 @@ def encode(encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tenso
 
 
 def run_text_encoder(encoder: Any, tokenized: TokenizedPrompt, vectors: Mapping[str, Tensor], **options: Any) -> Any:
-    """transformers' output for one prompt, with ``vectors`` (placeholder -> (n, d)) written in at the lookup.
+    """As :func:`run_on_prompts`, for one."""
+    return run_on_prompts(encoder, [tokenized], vectors, **options)
+
+
+def run_on_prompts(
+    encoder: Any, prompts: Sequence[TokenizedPrompt], vectors: Mapping[str, Tensor], **options: Any
+) -> Any:
+    """transformers' output for a batch of prompts, with ``vectors`` (placeholder -> (n, d)) written in at the lookup.
 
     The result is bit for bit that of an embedding table that held the vectors. ``options`` go to the encoder.
 
     Raises:
-        InputError: the prompt holds a placeholder that ``vectors`` does not have.
+        InputError: a prompt holds a placeholder that ``vectors`` does not have.
     """
-    missing = {slot.placeholder for slot in tokenized.slots} - set(vectors)
+    slots = [(row, slot) for row, tokenized in enumerate(prompts) for slot in tokenized.slots]
+    missing = {slot.placeholder for _, slot in slots} - set(vectors)
     if missing:
         raise InputError(f"the prompt holds {', '.join(sorted(missing))}, for which no concept is loaded")
 
     def write_vectors(module: Any, args: Any, embedded: Tensor) -> Tensor:
-        embedded = embedded.clone()
-        for position, placeholder, vector in tokenized.slots:
-            row = vectors[placeholder][vector].to(embedded)  # (d,)
-            embedded[:, position] = row if scale is None else row * scale.to(row)
+        embedded = embedded.clone()  # (b, L, d)
+        for row, (position, placeholder, vector) in slots:
+            written = vectors[placeholder][vector].to(embedded)  # (d,)
+            embedded[row, position] = written if scale is None else written * scale.to(written)
         return embedded
 
     module = lookup(encoder)
     scale = lookup_scale(module)
-    hook = module.register_forward_hook(write_vectors) if tokenized.slots else None
+    hook = module.register_forward_hook(write_vectors) if slots else None
     try:
-        return encoder(tokenized.input_ids.to(encoder.device), **options)
+        return encoder(torch.cat([tokenized.input_ids for tokenized in prompts]).to(encoder.device), **options)
     finally:
         if hook is not None:
             hook.remove()

@@ -212,6 +212,7 @@ class Loop:
             step = training_step(
                 draws, [prompts[sample] for sample in samples], run.pictures, conditions, run.model, self.adapters,
                 objective, keep, prior.draw(run.model.schedule, stage.name, samples) if prior else None,
+                self.micro_batch.together,
             )  # fmt: skip
             for terms in step:
                 means = {name: term.sum() / self._batch(stage) for name, term in terms.items()}
@@ -288,7 +289,8 @@ class Loop:
             )
         for parameter in trainables.values():
             parameter.requires_grad_(True)
-        self.micro_batch.begin(sum(p.nbytes for p in trainables.values() if p.device == self.run.model.device))
+        on_device = sum(p.nbytes for p in trainables.values() if p.device == self.run.model.device)
+        self.micro_batch.begin(on_device, stage.objective.needs_class)
         if self.bank and stage is not self.run.stages[0]:
             self.bank.gather(self.run.accelerator)
         self.optimizer = build_optimizer(trainables.values(), stage, self.run.settings.run.use_8bit_adam)

@@ -16,6 +16,10 @@ class MicroBatch:
 
     Without a size asked for, a stage on a GPU begins with ONE sample, sees how much memory that takes, and goes on
     with as many as fit. Where memory runs out all the same, half as many are tried.
+
+    Attributes:
+        together: does a sample go through the denoiser with both of its prompts at once? Where a size was asked for,
+            memory is what counts, and they go one after the other.
     """
 
     def __init__(
@@ -24,13 +28,17 @@ class MicroBatch:
     ) -> None:  # fmt: skip
         self.device, self._say, self._say_out_of_memory = device, say, say_out_of_memory or say
         self._measures = asked == 0 and device.type == "cuda"
+        self._asked = asked
         self._size: int | None = asked or None
+        self.together = False
         self._probe: int | None = None
         self._given = 1
 
-    def begin(self, trainable_bytes: int) -> None:
-        """A new stage, which will keep gradients and two moments of ``trainable_bytes`` on the device."""
+    def begin(self, trainable_bytes: int, two_prompts: bool = False) -> None:
+        """A new stage, which will keep gradients and two moments of ``trainable_bytes`` on the device; ``two_prompts``:
+        the denoiser sees each sample twice."""
         self._to_come = 3 * trainable_bytes
+        self.together = two_prompts and self._asked == 0
         if self._measures:
             self._size = self._probe = None
 
@@ -68,6 +76,11 @@ class MicroBatch:
 
         if not should_reduce_batch_size(error):
             return False
+        if self._given == 1 and self.together:
+            self.together = False
+            self._say("out of memory with both prompts of a sample at a time: going on with one after the other")
+            clear_device_cache()
+            return True
         if self._given == 1:
             raise SingleInsertError(
                 "out of memory with one sample at a time: use --low_vram, or a smaller --resolution, or close other "

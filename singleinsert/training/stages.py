@@ -202,8 +202,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], stage: Stage, use_8bit_a
     for parameter in parameters:
         by_device.setdefault(parameter.device, []).append(parameter)
     options: dict[str, Any] = {"betas": (section.adam_beta1, section.adam_beta2), "eps": section.adam_epsilon}
-    if not use_8bit_adam and any(device.type == "cuda" for device in by_device):
-        options["fused"] = True  # no temporary copies, and under a loss scale no waiting for the GPU
+    if not use_8bit_adam and all(device.type in ("cuda", "cpu") for device in by_device):
+        options["fused"] = True  # one operator, no temporary copies, and under a loss scale no waiting for the GPU
     return cls(
         [{"params": group} for group in by_device.values()], lr=section.learning_rate,
         weight_decay=section.adam_weight_decay, **options,

@@ -11,6 +11,7 @@ from torch import Tensor
 from singleinsert.adapters.base import Adapters
 from singleinsert.data.subject import Frame
 from singleinsert.losses import Objective, Views
+from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.training.attention import read_attention
@@ -76,13 +77,16 @@ def training_step(
     objective: Objective,
     keep_frozen: Callable[[Tensor], None] | None = None,
     prior: PriorDraws | None = None,
+    together: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the weighted loss terms (b,) of one micro-batch, prompt after prompt.
 
     The loop owns backward, clipping and the optimiser. Backward is to be called on each yield before the next is
-    asked for: a graph is then gone before another is built, and the peak is that of one forward pass.
-    ``keep_frozen`` is handed the frozen model's output where it is computed; ``prior`` are the class pictures that an
-    objective with a prior term sees beside these samples.
+    asked for: a graph is then gone before another is built, and the peak is that of one forward pass. With ``together``
+    the prompts with the concept and those of the class are one batch, where an objective needs both: half the
+    operators, twice the memory, and the same numbers but for how sums over a batch are rounded. ``keep_frozen`` is
+    handed the frozen model's output where it is computed; ``prior`` are the class pictures that an objective with a
+    prior term sees beside these samples.
     """
     schedule, t = model.schedule, draws.t
     x0 = latents_of(pictures, prompts, draws.posterior)
@@ -106,6 +110,37 @@ def training_step(
                 frozen = model.predict(x_t, t, conditions.frozen(texts, prompts))
             views = replace(views, x0_frozen_class=schedule.x0_from(frozen, x_t, t))
 
+    together = together and objective.needs_class and not objective.needs_attention
+    if together:
+        condition = Condition.concatenate([conditions.concept(prompts), conditions.tuned_class(prompts)])
+        both = model.predict(torch.cat([x_t, x_t]), torch.cat([t, t]), condition)
+        concept, tuned_class = (schedule.x0_from(part, x_t, t) for part in both.chunk(2))
+        views_of_both = replace(views, x0_concept=concept, x0_class=tuned_class)
+        yield draws.weigh({**objective.concept_terms(views_of_both), **objective.class_terms(views_of_both)})
+        del both, concept, tuned_class, views_of_both
+    else:
+        yield from _one_after_the_other(draws, prompts, pictures, conditions, model, objective, views, x_t)
+
+    if prior is not None:
+        x_t = schedule.add_noise(prior.x0, prior.noise, prior.t)
+        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
+        output = model.predict(x_t, prior.t, conditions.prior(len(prior.t)))
+        seen = Views(prior.x0, None, schedule.x0_from(output, x_t, prior.t), None, views.mask, weight)
+        yield objective.prior_terms(seen)
+
+
+def _one_after_the_other(
+    draws: Draws,
+    prompts: Sequence[StepPrompt],
+    pictures: Sequence[EncodedPicture],
+    conditions: StepConditions,
+    model: Family,
+    objective: Objective,
+    views: Views,
+    x_t: Tensor,
+) -> Iterator[dict[str, Tensor]]:
+    """The terms of the prompts with the concept, and then those of the class prompts."""
+    schedule, t = model.schedule, draws.t
     with read_attention(objective, model, conditions, prompts, pictures, x_t) as reading:
         prediction = schedule.x0_from(model.predict(x_t, t, conditions.concept(prompts)), x_t, t)
         yield draws.weigh(objective.concept_terms(replace(views, x0_concept=prediction, attention=reading.views())))
@@ -115,10 +150,3 @@ def training_step(
         tuned_class = schedule.x0_from(model.predict(x_t, t, conditions.tuned_class(prompts)), x_t, t)
         yield draws.weigh(objective.class_terms(replace(views, x0_class=tuned_class)))
         del tuned_class
-
-    if prior is not None:
-        x_t = schedule.add_noise(prior.x0, prior.noise, prior.t)
-        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
-        output = model.predict(x_t, prior.t, conditions.prior(len(prior.t)))
-        seen = Views(prior.x0, None, schedule.x0_from(output, x_t, prior.t), None, views.mask, weight)
-        yield objective.prior_terms(seen)

@@ -80,7 +80,7 @@ class ConstantConditions:
 
 
 class StepConditions:
-    """The conditions of one optimiser step: each different prompt goes through the text encoders once.
+    """The conditions of one optimiser step: each different prompt goes through the text encoders once, all as a batch.
 
     What has a graph is cut from it (:class:`~singleinsert.models.condition.GradientCut`): each micro-batch adds to the
     leaves' gradients, and :meth:`backward` sends the sums on once.
@@ -106,20 +106,19 @@ class StepConditions:
         self._concept, self._class = kept.of_concepts, kept.of_classes
         prompts = [each for each in prompts if not self._known(each, tunes_text)]
         vectors = concepts.vectors({handle for prompt in prompts for handle in prompt.handles})
-        for each in prompts:
-            key = (each.prompt, frames[each.picture])
-            if key not in self._concept:
-                self._concept[key] = self._cut.cut(model.encode(book.prompt(each.prompt), vectors, key[1]))
-        for each in prompts if tunes_text else ():
-            key = (each.class_prompt, frames[each.picture])
-            if key not in self._class:
-                self._class[key] = self._cut.cut(model.encode(book.prompt(each.class_prompt), {}, key[1]))
-
+        wanted = [(each.prompt, frames[each.picture]) for each in prompts]
+        classes = [(each.class_prompt, frames[each.picture]) for each in prompts] if tunes_text else []
+        tunes_prior = bool(prior) and any(part in adapters.parts for part in model.text_parts)
+        priors = [(prior, frames[0])] if tunes_prior else []
+        keys = list(dict.fromkeys([*wanted, *classes, *priors]))
+        texts, seen = [book.prompt(text) for text, _ in keys], [frame for _, frame in keys]
+        encoded = model.encode_all(texts, vectors, seen) if keys else []
+        tuned = dict(zip(keys, (self._cut.cut(condition) for condition in encoded), strict=True))
+        self._concept.update({key: tuned[key] for key in wanted if key not in self._concept})
+        self._class.update({key: tuned[key] for key in classes if key not in self._class})
         self._prior: Condition | None = None
-        if prior and any(part in adapters.parts for part in model.text_parts):
-            self._prior = self._cut.cut(model.encode(book.prompt(prior), {}, frames[0]))
-        elif prior:
-            self._prior = book.frozen(prior, frames[0], adapters)
+        if prior:
+            self._prior = tuned[priors[0]] if priors else book.frozen(prior, frames[0], adapters)
 
     def _known(self, prompt: StepPrompt, tunes_text: bool) -> bool:
         """Whether an earlier step of the stage has encoded all that is wanted of a sample's prompts."""

@@ -19,7 +19,7 @@ from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Family, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import LatentDistribution, decode_latents, encode_image
 from singleinsert.models.schedule import NoiseSchedule
-from singleinsert.models.text import encode
+from singleinsert.models.text import run_on_prompts
 from singleinsert.models.vocabulary import clip_tokenizer
 
 _SCHEDULER_KEYS = (
@@ -139,9 +139,17 @@ class StableDiffusion(Family):
     # prompts and pictures
 
     def encode(self, prompt: Prompt, vectors: Mapping[str, Embedding], frame: Frame | None = None) -> Condition:
-        missing_concepts(prompt, vectors)
+        return self.encode_all([prompt], vectors, [frame])[0]
+
+    def encode_all(
+        self, prompts: Sequence[Prompt], vectors: Mapping[str, Embedding], frames: Sequence[Frame | None]
+    ) -> list[Condition]:
+        for prompt in prompts:
+            missing_concepts(prompt, vectors)
         own = {handle: embedding["text_encoder"] for handle, embedding in vectors.items()}
-        return Condition({"states": encode(self.text_encoder, prompt.tokens["text_encoder"], own)})
+        tokens = [prompt.tokens["text_encoder"] for prompt in prompts]
+        states = run_on_prompts(self.text_encoder, tokens, own)[0]  # (b, L, d)
+        return [Condition({"states": row}) for row in states.split(1)]
 
     def encode_picture(self, pixels: Tensor) -> LatentDistribution:
         return encode_image(self.vae, pixels)

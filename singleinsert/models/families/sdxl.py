@@ -19,7 +19,7 @@ from singleinsert.models.families.sd import StableDiffusion, sampling_scheduler
 from singleinsert.models.family import Embedding, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import decode_latents
 from singleinsert.models.schedule import NoiseSchedule
-from singleinsert.models.text import run_text_encoder
+from singleinsert.models.text import run_on_prompts
 from singleinsert.models.vocabulary import clip_tokenizer
 
 _K_PROJECTION = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -122,18 +122,24 @@ class StableDiffusionXL(StableDiffusion):
 
     # prompts and pictures
 
-    def encode(self, prompt: Prompt, vectors: Mapping[str, Embedding], frame: Frame | None = None) -> Condition:
+    def encode_all(
+        self, prompts: Sequence[Prompt], vectors: Mapping[str, Embedding], frames: Sequence[Frame | None]
+    ) -> list[Condition]:
         """The states before the last layer of both encoders, side by side, and the second one's projected summary."""
-        missing_concepts(prompt, vectors)
+        for prompt in prompts:
+            missing_concepts(prompt, vectors)
         outputs = {}
         for part, encoder in self.text_encoders.items():
             own = {handle: embedding[part] for handle, embedding in vectors.items()}
-            outputs[part] = run_text_encoder(encoder, prompt.tokens[part], own, output_hidden_states=True)
-        states = torch.cat([output.hidden_states[-2] for output in outputs.values()], dim=-1)  # (1, L, 768 + 1280)
-        tensors = {"states": states, "pooled": outputs["text_encoder_2"].text_embeds}
-        if frame is not None:
-            tensors["time_ids"] = torch.tensor([[*frame.original, *frame.crop, *frame.size]], device=states.device)
-        return Condition(tensors)
+            tokens = [prompt.tokens[part] for prompt in prompts]
+            outputs[part] = run_on_prompts(encoder, tokens, own, output_hidden_states=True)
+        states = torch.cat([output.hidden_states[-2] for output in outputs.values()], dim=-1)  # (b, L, 768 + 1280)
+        pooled = outputs["text_encoder_2"].text_embeds
+        found = [{"states": s, "pooled": p} for s, p in zip(states.split(1), pooled.split(1), strict=True)]
+        for tensors, frame in zip(found, frames, strict=True):
+            if frame is not None:
+                tensors["time_ids"] = torch.tensor([[*frame.original, *frame.crop, *frame.size]], device=states.device)
+        return [Condition(tensors) for tensors in found]
 
     def decode(self, latents: Tensor) -> list[Image]:
         """In float32 where the autoencoder's config says that float16 overflows (``force_upcast``)."""
