@@ -16,20 +16,20 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from PIL import Image
 
 from singleinsert.atomic import write_text
+from singleinsert.config import SampleSettings, load_settings
 from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired
 from singleinsert.evaluate.methods import load_methods
-from singleinsert.evaluate.prompt_lists import EditPrompt
+from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
 from singleinsert.evaluate.results import NAME, Results
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.loading import load_base_model
 
-from .compare import MEASURES, Means, Pictures, gallery, pictures_of, score, with_references
+from .compare import MEASURES, PROMPTS, Means, Pictures, gallery, pictures_of, score, with_references
 from .docs import RESEARCH, ROOT, fill_block
 from .instances import asked, ideal, subjects_to_choose_by
 from .judge import Judge
@@ -71,42 +71,58 @@ def run_row(name: str) -> bool:
 
 
 def scores_of(rows: Sequence[str]) -> Scores:
-    """What the judge reads in the rows' pictures, and in the two references'; kept beside the pictures."""
-    judge, scenes, references = Judge.load(), dict(subjects_to_choose_by()), FOLDER / "references.json"
-    others = {name: gallery(judge, scene) for name, scene in scenes.items()}
-
-    def judged(pictures: Mapping[str, Pictures]) -> Scores:
-        return {
-            row: {c: score(judge, scenes[c], others[c], found) for c, found in by_concept.items()}
-            for row, by_concept in pictures.items()
-        }
-
-    out: Scores = {}
-    for name in rows:
-        folder = FOLDER / "rows" / name
-        results, kept = Results.load(folder), folder / "judged.json"
-        if not kept.is_file() or kept.stat().st_mtime < (folder / NAME).stat().st_mtime:
-            pictures = pictures_of(folder, results)
-            if not references.is_file():
-                first = dict(pictures)
-                with_references(first, scenes, results.facts["sampling"])
-                first[ALL_WORDS] = asked_in_full(next(iter(pictures.values())), scenes, results.facts["sampling"])
-                added = {row: found for row, found in first.items() if row not in pictures}
-                write_text(references, json.dumps(judged(added), indent=1))
-            write_text(kept, json.dumps(next(iter(judged(pictures).values())), indent=1))
-        out[name] = json.loads(kept.read_text())
-    return out | json.loads(references.read_text())
+    """What the judge reads in the rows' pictures, and in those that need no training; kept beside the rows."""
+    reader = Reader()
+    kept = FOLDER / "references.json"
+    if not kept.is_file():
+        write_text(kept, json.dumps({row: reader.read(found) for row, found in reference_pictures(reader).items()}))
+    return {name: _scores_of_row(name, reader) for name in rows} | json.loads(kept.read_text())
 
 
-def asked_in_full(like: Pictures, scenes: Mapping[str, Scene], sampling: Mapping[str, Any]) -> Pictures:
+class Reader:
+    """The judge on the instances that settings are chosen by."""
+
+    def __init__(self) -> None:
+        self.judge, self.scenes = Judge.load(), dict(subjects_to_choose_by())
+        self._others = {name: gallery(self.judge, scene) for name, scene in self.scenes.items()}
+
+    def read(self, pictures: Pictures) -> dict[str, Means]:
+        """Instance -> means, of one row."""
+        return {c: score(self.judge, self.scenes[c], self._others[c], found) for c, found in pictures.items()}
+
+
+def _scores_of_row(name: str, reader: Reader) -> dict[str, Means]:
+    folder = FOLDER / "rows" / name
+    kept = folder / "judged.json"
+    if not kept.is_file() or kept.stat().st_mtime < (folder / NAME).stat().st_mtime:
+        (pictures,) = pictures_of(folder, Results.load(folder)).values()
+        write_text(kept, json.dumps(reader.read(pictures)))
+    return json.loads(kept.read_text())
+
+
+def reference_pictures(reader: Reader) -> dict[str, Pictures]:
+    """Row -> pictures of what needs no training: true drawings, the class word, all words."""
+    blank = Image.new("RGB", (1, 1))
+    asked_for: Pictures = {
+        name: [(p, blank) for p in load_prompts(PROMPTS).for_class(scene.instances[0].cls) for _ in range(SEEDS)]
+        for name, scene in reader.scenes.items()
+    }
+    sample = load_settings("mini").sample
+    rows = {"": asked_for}
+    with_references(rows, reader.scenes, {"guidance_scale": sample.guidance_scale, "steps": sample.num_inference_steps})
+    rows[ALL_WORDS] = asked_in_full(asked_for, reader.scenes, sample)
+    return {row: found for row, found in rows.items() if row}
+
+
+def asked_in_full(like: Pictures, scenes: Mapping[str, Scene], sample: SampleSettings) -> Pictures:
     """Pictures of the prompts of ``like`` with the instance described by every word that there is for it, and nothing
     learnt: the most that a text can do."""
     pipeline, out = ConceptPipeline(load_base_model(MINI_SD)), dict[str, list[tuple[EditPrompt, Image.Image]]]()
     for concept, found in like.items():
         prompts = [prompt for prompt, _ in found]
         wanted = [
-            Picture(in_full(scenes[concept], prompt), sampling["first_seed"] + n % SEEDS, "", sampling["steps"],
-                    sampling["guidance_scale"], sampling["resolution"], sampling["resolution"])
+            Picture(in_full(scenes[concept], prompt), sample.seed + n % SEEDS, "", sample.num_inference_steps,
+                    sample.guidance_scale)
             for n, prompt in enumerate(prompts)
         ]  # fmt: skip
         out[concept] = list(zip(prompts, pipeline.render(wanted, batch_size=len(wanted)), strict=True))
@@ -127,7 +143,7 @@ def compared(scores: Scores, first: str) -> dict[str, dict[str, tuple[Interval, 
         cells = {}
         for measure in MEASURES:
             values = {c: means[measure] for c, means in by_concept.items() if measure in means}
-            base = {c: means[measure] for c, means in scores[first].items() if measure in means}
+            base = {c: means[measure] for c, means in scores.get(first, {}).items() if measure in means}
             shared = [c for c in values if c in base]
             if values:
                 difference = paired([values[c] for c in shared], [base[c] for c in shared]) if shared else None
@@ -157,10 +173,8 @@ def _cell(mean: Interval, difference: Interval | None) -> str:
 
 def fill_table() -> None:
     """Write the table of all rows that are there into docs/research/levers.md."""
-    left = missing_rows([])
-    done = [name for name in all_rows() if name not in left]
-    scores = scores_of(done)
-    text = table(scores, done[0])
+    rows, left = all_rows(), missing_rows([])
+    text = table(scores_of([name for name in rows if name not in left]), rows[0])
     if left:
         text += f"\n\nNot measured yet: {', '.join(left)}."
     fill_block(RESEARCH / "levers.md", "levers", text)
