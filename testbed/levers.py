@@ -154,7 +154,7 @@ def compared(scores: Scores, first: str) -> dict[str, dict[str, tuple[Interval, 
 
 def table(scores: Scores, first: str) -> str:
     """Markdown: each row's means, and below each its difference from the first row with the 95 percent interval, bold
-    where that leaves 0 out."""
+    where that leaves 0 out; where there is none, the mean's own interval."""
     known = {method.name: method.full_label for method in load_methods(METHODS).methods}
     lines = ["| | instances | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for row, cells in compared(scores, first).items():
@@ -165,7 +165,7 @@ def table(scores: Scores, first: str) -> str:
 
 def _cell(mean: Interval, difference: Interval | None) -> str:
     if difference is None:
-        return f"{mean.mean:.3f}"
+        return f"{mean.mean:.3f}<br><sub>{mean.low:.3f} to {mean.high:.3f}</sub>"
     text = f"{difference.mean:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
     beyond = difference.low > 0 or difference.high < 0
     return f"{mean.mean:.3f}<br><sub>{f'**{text}**' if beyond else text}</sub>"
