@@ -15,11 +15,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, cast
 
 from singleinsert.cli import path_argument
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.reading import user_path
+
+if TYPE_CHECKING:
+    from singleinsert.evaluate.plan import Plan
 
 WORLD = "testbed.biases.study"
 PARTS = {
@@ -28,6 +31,26 @@ PARTS = {
 }  # fmt: skip
 """Part -> its set of methods."""
 SETS = ("choose", "report")
+
+
+class World(Protocol):
+    """What the module of :data:`WORLD` offers.
+
+    Attributes:
+        BIASES: their names. SCENES: one more, by another base model. MOST: references of each bias in a set.
+        PROTOCOL: how they are evaluated.
+    """
+
+    BIASES: Sequence[str]
+    SCENES: str
+    MOST: int
+    PROTOCOL: Path
+
+    def write_references(self, folder: Path, kind: str, count: int, biases: Sequence[str]) -> Path:
+        """Write pictures, masks, descriptions and probes; the path of the list of them."""
+
+    def measured(self, folder: Path) -> str:
+        """Measure what an evaluation has drawn, and keep that in its folder; the tables as text."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +120,7 @@ def study_biases(args: argparse.Namespace) -> None:
         print(f"together at most {total / 3600:.1f} hours: what parts have in common is done once")
 
 
-def _plan(world: Any, part: str, args: argparse.Namespace, folder: Path, concepts: Path) -> Any:
+def _plan(world: World, part: str, args: argparse.Namespace, folder: Path, concepts: Path) -> Plan:
     from singleinsert.evaluate.methods import load_methods
     from singleinsert.evaluate.plan import make_plan
     from singleinsert.evaluate.protocol import load_protocol
@@ -109,7 +132,7 @@ def _plan(world: Any, part: str, args: argparse.Namespace, folder: Path, concept
     return make_plan(methods, protocol, args.preset, args.config_file, {}, folder)
 
 
-def _left(plan: Any, folder: Path, cache: Path) -> Left:
+def _left(plan: Plan, folder: Path, cache: Path) -> Left:
     """What is not in the cache, and what it takes by a moment's timing. A picture of what is still to train cannot be
     there."""
     from singleinsert.artifact import Artifact
@@ -138,9 +161,9 @@ def _left(plan: Any, folder: Path, cache: Path) -> Left:
     return Left(len(todo), plan.units, pictures, seconds)
 
 
-def _world() -> Any:
+def _world() -> World:
     try:
-        return importlib.import_module(WORLD)
+        return cast(World, importlib.import_module(WORLD))
     except ImportError as problem:
         raise InputError(f"{problem}: the drawn world is in a checkout, run from its folder") from problem
 
