@@ -98,9 +98,10 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
             samples += each * sum(stage.steps * stage.batch_size for stage in settings.stages.values())
             if not done(concept, method.name):
                 left += 1
-                stage = (concept.name, _first_stage(settings, method.apart))
-                training += each * timing.trained(settings, stage in begun)
-                begun.add(stage)
+                stage, whole = ((concept.name, text) for text in _depends_on(settings, method.apart))
+                if whole not in begun:
+                    training += each * timing.trained(settings, stage in begun)
+                begun |= {stage, whole}
                 drawing += timing.drawn(settings, asked)
         total += training + drawing
         yield (
@@ -113,7 +114,9 @@ def describe(plan: Plan, timing: Timing, done: Callable[[ConceptPlan, str], bool
     )
 
 
-def _first_stage(settings: Settings, apart: bool) -> str:
-    """What stage I depends on: rows that agree in it train it once."""
-    later = (*STAGES[1:], "adapter", *FREE_SECTIONS)
-    return repr([apart, *((k, v) for k, v in flatten(settings).items() if k.split(".")[0] not in later)])
+def _depends_on(settings: Settings, apart: bool) -> tuple[str, str]:
+    """What stage I depends on, and what all of the training does: rows that agree in it train it once."""
+    values = {key: value for key, value in flatten(settings).items() if key.split(".")[0] not in FREE_SECTIONS}
+    later = (*STAGES[1:], "adapter")
+    first = {key: value for key, value in values.items() if key.split(".")[0] not in later}
+    return repr([apart, first]), repr([apart, "whole", values])
