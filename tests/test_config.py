@@ -347,3 +347,19 @@ def test_a_bundled_model_brings_what_it_needs_over_any_preset(tmp_path):
     assert load_settings("face", file).data.resolution == 64
     assert load_settings("face", None, wanted | {"data.resolution": 48}).data.resolution == 48
     assert load_settings("face").data.resolution == 512
+
+
+def test_what_is_off_by_default_is_in_no_fingerprint():
+    """What was trained before a setting existed is found again; a row that turns it on is another."""
+    from singleinsert.config import values_off
+    from singleinsert.evaluate.cache import _numbers
+
+    plain = load_settings("mini")
+    offs = values_off()
+    assert {"stage2.prompt_places", "adapter.min_rank", "painted.views", "run.quantize"} <= offs.keys()
+    assert not offs.keys() & _numbers(plain).keys()
+    assert not any(key.startswith("prior.") for key in _numbers(plain))
+    on = load_settings("mini", None, {"stage2.average_steps": 5, "painted.views": 2})
+    assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.average_steps", "painted.views"}
+    prior = load_settings("mini", None, {"stage2.prior_weight": 1.0, "prior.pictures": 20})
+    assert {"stage2.prior_weight", "prior.pictures"} <= _numbers(prior).keys()

@@ -31,7 +31,7 @@ class ModelSettings:
     timestep_shift: float = setting(
         0.0, "flow models: s = shift u / (1 + (shift - 1) u) are the noise levels of training for uniform u; 0: the "
         "family's own, 2 for FLUX.2 klein. With loss_space x0 at most 2; with v trainers use about 3", minimum=0,
-        maximum=20, loaded=True,
+        maximum=20, loaded=True, off=0.0,
     )  # fmt: skip
 
 
@@ -283,7 +283,7 @@ class RunSettings:
     )  # fmt: skip
     quantize: Literal["no", "nf4", "int8"] = setting(
         "no", "frozen weights of the denoiser's and the text encoders' blocks in 4 or 8 bits, by bitsandbytes; the "
-        "frozen model is then the quantised one, and the LoRA is trained on it", loaded=True,
+        "frozen model is then the quantised one, and the LoRA is trained on it", loaded=True, off="no",
     )  # fmt: skip
     blocks_to_swap: int = setting(
         0, "so many of the denoiser's blocks live in main memory and come to the GPU when they are called; with "

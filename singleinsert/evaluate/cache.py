@@ -116,4 +116,5 @@ def _numbers(settings: Settings) -> dict[str, Any]:
     values = {key: value for key, value in flatten(settings).items() if key not in offs or value != offs[key]}
     left_out = {*keys_declared("free"), "model.pretrained_model_name_or_path", "model.revision", "model.variant"}
     left_out -= {"data.description"} if settings.data.description else set()  # free because a run's identity has it
-    return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in FREE_SECTIONS}
+    sections = FREE_SECTIONS if any(s.prior_weight for s in settings.stages.values()) else {*FREE_SECTIONS, "prior"}
+    return {k: v for k, v in values.items() if k not in left_out and k.split(".")[0] not in sections}
