@@ -167,8 +167,8 @@ def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
     browser.until(lambda: draft_facts(browser, draft)["base"] == "mini-sd")
     browser.click("#all summary")
     for key, value in {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}.items():
-        browser.find("#search").send_keys(Keys.CONTROL + "a", key)
-        browser.find(f"[id='s-{key}']").send_keys(Keys.CONTROL + "a", f"{value}\t")
+        for css, text in (("#search", key), (f"[id='s-{key}']", f"{value}\t")):
+            browser.find(css).send_keys(Keys.CONTROL, "a", Keys.NULL, text)
         browser.until(partial(has_setting, browser, draft, key, value))
         browser.find(f".changed[data-key='{key}']")
 
