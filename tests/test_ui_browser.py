@@ -254,7 +254,7 @@ def test_stop_go_on_and_kills_lose_nothing(browser: Browser, program: Program):
     assert again >= step  # from its state, and not from the beginning
     for pid in program.workers():
         os.kill(pid, signal.SIGKILL)
-    browser.until(lambda: program.workers())  # another one is started by itself
+    browser.until_text(".pill", "queue|loading")  # another one is started by itself
     browser.until_text("#told", r"step \d+ of 30")
     browser.click("#finish")
     browser.find("#to-get")
