@@ -163,7 +163,8 @@ class Runs:
         last = events[-1] if events else {}
         if run.queued is not None:
             state, reason = run.queued.state, run.queued.reason
-            if state == RUNNING and not any(event["event"] == "step" for event in events):
+            began = float(run.queued.record.get("started", 0))  # events of earlier tries were copied
+            if state == RUNNING and not any(e["event"] == "step" and e.get("time", 0) >= began for e in events):
                 return LOADING, ""
             if state == QUEUED and run.queued.attempt and run.queued.lost:
                 return QUEUED, "its worker was killed; it goes on from its last checkpoint"
@@ -232,8 +233,8 @@ class Runs:
     def ask(self, run: Run, request: str) -> None:
         """Leave a request where the run looks for it. InputError where it does not run."""
         state, _ = self._state(run, self.events(run))
-        if state not in (RUNNING, LOADING):
-            raise InputError(f"{run.name} is not running: it is {state}")
+        if state != RUNNING:
+            raise InputError(f"{run.name} is not training now: it is {state}")
         if request not in (STOP, FINISH, SAMPLE):
             raise InputError("that cannot be asked of a run")
         if not run.files.logs.is_dir():
