@@ -176,6 +176,18 @@ def test_a_profile_of_other_channels_is_told(tmp_path):
     assert picture.image.getpixel((0, 0)) == (255, 0, 0) and "is of RGB, not of CMYK" in picture.notes[0]
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("read", [load_picture, read_mask])
+def test_values_that_are_no_numbers_are_one_line(tmp_path, read, bad):
+    values = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert np.ptp(np.asarray(load_picture(tmp_path / "a.tif").image)) == 255
+    values[3, 4] = bad
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match=r"a.tif holds values that are no numbers \(NaN or infinite\)"):
+        read(tmp_path / "a.tif")
+
+
 def test_lab_has_no_alpha(tmp_path):
     """Its channels are called L, A and B, and its profile is of what it is converted from."""
     srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")

@@ -37,6 +37,7 @@ BOTH = PAIR + "--mask left.png --mask right.png "
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("--class_word cat\u200b --class_word face", "is empty or holds characters that cannot be seen"),
         ("--class_word horse --class_word face", "no word for 'horse', only face, cat, dog"),
         (PAIR + "--set mask.threshold=1", "no face was found in photo.png"),
         (PAIR + "--set mask.threshold=1", "give a mask for each class word, in their order, with --mask FILE"),

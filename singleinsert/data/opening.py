@@ -69,8 +69,9 @@ def open_picture(
         later: bytes for each pixel that the caller will hold once it is read, if those are more than reading takes.
 
     Raises:
-        InputError: missing, a folder, not a picture, damaged or cut short, of too many pixels or another size. One
-            line. Pillow's readers let two dozen kinds of exceptions through; all of them end here.
+        InputError: missing, a folder, not a picture, damaged or cut short, of too many pixels or another size, or
+            with values that are not finite. One line. Pillow's readers let two dozen kinds of exceptions through; all
+            of them end here.
     """
     path = _existing_file(path, what)
     try:
@@ -92,6 +93,8 @@ def open_picture(
         ) from problem
     if size is not None and image.size != size:
         raise InputError(size_message(path, what, image.size, size))
+    if image.mode == "F" and not all(np.isfinite(values).all() for _, values in strips(image)):
+        raise InputError(f"{what} {path} holds values that are no numbers (NaN or infinite): save it as PNG")
     return image
 
 
@@ -226,7 +229,7 @@ def to_8_bits(image: Image.Image, whites: tuple[float, ...] = (255.0, 65535.0)) 
     A file does not say what its white is: 1 for floats, else the smallest of ``whites`` that holds the values; 16-bit
     modes are of the largest one alone, unless ``whites`` begin with 1, as a mask's do.
     """
-    top = max(float(_finite(values).max(initial=0.0)) for _, values in strips(image))
+    top = max(float(values.max(initial=0)) for _, values in strips(image))
     if image.mode.startswith("I;16") and whites[0] > 1:
         white = whites[-1]
     elif image.mode == "F" and top <= 1:
@@ -235,9 +238,6 @@ def to_8_bits(image: Image.Image, whites: tuple[float, ...] = (255.0, 65535.0)) 
         white = next((w for w in whites if top <= w), top)
     out = Image.new("L", image.size)
     for row, values in strips(image):
-        out.paste(Image.fromarray((np.clip(_finite(values) / white, 0, 1) * 255 + 0.5).astype(np.uint8)), (0, row))
+        share = np.clip(values.astype(np.float64) / white, 0, 1)
+        out.paste(Image.fromarray((share * 255 + 0.5).astype(np.uint8)), (0, row))
     return out
-
-
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)

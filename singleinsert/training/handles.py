@@ -28,6 +28,8 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
         raise ConfigError(
             f"data.handles names {len(data.handles)} concepts, data.class_word has {len(data.class_word)}"
         )
+    if unseen := [word for word in data.class_word if not word.isprintable() or not word.strip()]:
+        raise ConfigError(f"data.class_word {unseen[0]!r:.80} is empty or holds characters that cannot be seen")
     handles = name_handles(data.class_word, data.handles, data.placeholder_token)
     everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
     names = [handle.name for handle in everything]
