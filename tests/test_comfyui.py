@@ -278,8 +278,8 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "work"
 
 
-def write_events(queue: Path, *events: dict[str, Any], name: str = "mexyz") -> None:
-    logs = queue / name / "logs" / name
+def write_events(queue: Path, *events: dict[str, Any], folder: str = "mexyz") -> None:
+    logs = queue / folder / "logs" / "mexyz"
     logs.mkdir(parents=True, exist_ok=True)
     with (logs / "events.jsonl").open("a") as file:
         file.writelines(json.dumps(event) + "\n" for event in events)
@@ -297,8 +297,9 @@ def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
         sleeps.append(1)
         if len(sleeps) == 1:
             write_events(queue, {"event": "begun", "stages": {"stage1": 3, "stage2": 3}},
-                         {"event": "step", "stage": "stage1", "step": 2})  # fmt: skip
+                         {"event": "step", "stage": "stage1", "step": 2}, folder=".batch/work/mexyz.001")  # fmt: skip
         elif len(sleeps) == 2:
+            (queue / ".batch" / "work" / "mexyz.001").rename(queue / "mexyz")
             put(queue / "mexyz", "mexyz", own(("mexyz", "mexyz", "face")))
             put(queue / "mexyz", "mexyz_lora", own(("mexyz", "mexyz", "face")))
             put(queue / "mexyz", "mexyz_artifact", own(("mexyz", "mexyz", "face")))
@@ -351,10 +352,12 @@ def test_cancel_stops_the_run_and_takes_back_what_nobody_began(
     with pytest.raises(Interrupted):
         pack("train").TrainConcept().train(**request())
     assert not (queue / "queue" / "mexyz.toml").exists() and not (queue / "mexyz").exists()
-    write_events(queue, {"event": "begun", "stages": {"stage1": 3}})
+    for attempt in ("001", "002", "002.inputs"):
+        write_events(queue, {"event": "begun", "stages": {"stage1": 3}}, folder=f".batch/work/mexyz.{attempt}")
     with pytest.raises(Interrupted):
         pack("train").TrainConcept().train(**request())
-    assert (queue / "mexyz" / "logs" / "mexyz" / "stop").exists()
+    asked = [str(path.relative_to(queue)) for path in queue.rglob("stop")]
+    assert asked == [".batch/work/mexyz.002/logs/mexyz/stop"]
 
 
 @pytest.mark.parametrize(

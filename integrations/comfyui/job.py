@@ -1,8 +1,9 @@
 """A training job in the queue folder of a SingleInsert installation: written, followed, stopped, fetched.
 
 Nothing of SingleInsert is imported, because it lives in an environment of its own. What both sides know is files:
-``WORK/queue/NAME.toml`` asks for a run; ``WORK/NAME/logs/NAME/events.jsonl`` tells of it; a file ``stop`` beside that
-asks it to save its state and leave; ``WORK/NAME`` holds what it made.
+``WORK/queue/NAME.toml`` asks for a run; ``events.jsonl`` in its logs tells of it; a file ``stop`` beside that asks it to
+save its state and leave; ``WORK/NAME`` holds what it made. While it runs, its logs lie in ``WORK/.batch/work/NAME.001``,
+of a second try ``NAME.002``, and so on; then with the rest.
 """
 
 from __future__ import annotations
@@ -117,9 +118,16 @@ class Job:
         self.at, self.request = at, request
         self.file = at.job_file(request.name)
         self.output = at.work / request.name
-        self.logs = self.output / "logs" / request.name
         self._read = 0
         self._worker: subprocess.Popen[bytes] | None = None
+
+    @property
+    def logs(self) -> Path:
+        """Where the run tells of itself now."""
+        of_this = re.compile(rf"{re.escape(self.request.name)}\.\d+")
+        folders = (self.at.work / ".batch" / "work").glob("*")
+        tries = sorted(path for path in folders if of_this.fullmatch(path.name))
+        return (tries[-1] if tries else self.output) / "logs" / self.request.name
 
     def is_done(self) -> bool:
         """Was this very request trained already?"""
