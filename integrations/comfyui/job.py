@@ -1,9 +1,9 @@
 """A training job in the queue folder of a SingleInsert installation: written, followed, stopped, fetched.
 
 Nothing of SingleInsert is imported, because it lives in an environment of its own. What both sides know is files:
-``WORK/queue/NAME.toml`` asks for a run; ``events.jsonl`` in its logs tells of it; a file ``stop`` beside that asks it to
-save its state and leave; ``WORK/NAME`` holds what it made. While it runs, its logs lie in ``WORK/.batch/work/NAME.001``,
-of a second try ``NAME.002``, and so on; then with the rest.
+``WORK/queue/NAME.toml`` asks for a run; ``events.jsonl`` in its logs tells of it; a file ``stop`` beside that asks it
+to save its state and leave; ``WORK/NAME`` holds what it made. While it runs, its logs lie in
+``WORK/.batch/work/NAME.001``, of a second try ``NAME.002``, and so on; then with the rest.
 """
 
 from __future__ import annotations
