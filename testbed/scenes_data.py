@@ -28,6 +28,8 @@ MOST = 4
 """Subjects of a scene at most."""
 MERGED = 0.2
 """How often a span of words inside one subject's phrase is one slot of the prompt, as a concept's word will be."""
+AT_ONCE, MERGES = 128, 7
+"""Captions that are encoded at once, and the draw of their merged spans."""
 NOT_READ = ("background", "style")
 """Heads that are not asked of a subject's own window."""
 
@@ -135,11 +137,11 @@ def conditions_of(
         hidden = np.lib.format.open_memmap(hidden_file, "w+", np.float16, size)
         half: Any = encoder
         half = half.to(torch.bfloat16).eval()
-        for i in tqdm(range(0, len(captions), 128), desc=name, mininterval=10):
-            part = captions[i : i + 128]
+        for i in tqdm(range(0, len(captions), AT_ONCE), desc=name, mininterval=10):
+            part = captions[i : i + AT_ONCE]
             ids = tokenizer([c.text for c in part], padding="max_length", return_tensors="pt").input_ids
-            merges = merges_in(part, np.random.default_rng([i, 7]))
-            hidden[i : i + 128] = encode_tokens(half, ids, merges).float().numpy()
+            merges = merges_in(part, np.random.default_rng([i, MERGES]))
+            hidden[i : i + AT_ONCE] = encode_tokens(half, ids, merges).float().numpy()
         hidden.flush()
         encoder.float()
         np.save(named_file, named)
@@ -157,4 +159,13 @@ def merges_in(captions: list[SceneCaption], rng: np.random.Generator) -> list[tu
                 length = int(rng.integers(2, min(5, last - first) + 1))
                 begin = int(rng.integers(first, last - length + 1))
                 out.append((row, 1 + begin, 1 + begin + length))  # one more for the prompt's start
+    return out
+
+
+def merges_of(captions: list[SceneCaption]) -> list[list[tuple[int, int]]]:
+    """The merged spans (first, after the last) of each caption, as :func:`conditions_of` draws them."""
+    out: list[list[tuple[int, int]]] = [[] for _ in captions]
+    for i in range(0, len(captions), AT_ONCE):
+        for row, first, after in merges_in(captions[i : i + AT_ONCE], np.random.default_rng([i, MERGES])):
+            out[i + row].append((first, after))
     return out

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import Tensor
 
 from . import unet
@@ -27,6 +27,7 @@ from .common import HalfTrainer, device, run, schedule
 from .judge import Network
 from .labels import HEADS
 from .reader import build_reader, disturb, unread
+from .scenes_binding import Bindings, Watched, bindings_of, misbound, owners_of
 from .scenes_data import Conditions, Pictures, conditions_of, latents_of, pictures, training_scene_seeds
 from .world.scenes import SCENE_SIZE
 
@@ -49,6 +50,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--batch", type=int, default=16)
     p.add_argument("--rate", type=float, default=4e-4, help="learning rate")
     p.add_argument("--unread", type=float, default=0.02, help="weight of what the reader misses; 0: it is not asked")
+    p.add_argument("--misbound", type=float, default=0.1, help="weight of attention to other subjects' words; 0: none")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile the UNet: quicker on a CPU after some minutes")
     p.add_argument("--start", type=Path, default=ASSETS / "mini-sd", help="a folder of mini-sd or mini-scenes")
@@ -59,12 +61,14 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train: steps, samples a step, learning rate, the weight of what the reader misses, compiled or not."""
+    """How to train: steps, samples a step, learning rate, the weights of what the reader misses and of what attention
+    takes from other subjects' words, compiled or not."""
 
     steps: int
     batch: int
     rate: float
     unread: float
+    misbound: float = 0.0
     compile: bool = False
 
 
@@ -150,18 +154,27 @@ def train_scene_reader(latents: np.ndarray, scaling: float, data: Pictures, fold
     return reader
 
 
+@dataclass(frozen=True)
+class Bound:
+    """Who covers each latent pixel, and whose words are where in the plain and in the dense captions."""
+
+    owners: np.ndarray
+    plain: Bindings
+    dense: Bindings
+
+
 def train_scenes(
     start: UNet2DConditionModel, latents: np.ndarray, scaling: float, data: Pictures, plain: Conditions,
-    dense: Conditions, reader: Network | None, folder: Path, plan: Plan, save: Any,
+    dense: Conditions, bound: Bound | None, reader: Network | None, folder: Path, plan: Plan, save: Any,
 ) -> UNet2DConditionModel:  # fmt: skip
     """mini-sd's training (:func:`testbed.unet.train_unet`) on scenes. The reader reads windows of two subjects each;
     what it misses counts `plan.unread`; 0: it is not asked."""
     dev = device()
     model = scenes_unet(start).to(dev, memory_format=torch.channels_last).train()
-    if dev.type == "cpu":
-        model.set_attn_processor(AttnProcessor())
     trainer = HalfTrainer([model], lr=plan.rate, ema=0.998)
-    predict: Any = torch.compile(model) if plan.compile else model
+    watched = Watched(model)
+    predict: Any = torch.compile(watched) if plan.compile else watched
+    misbound_of: Any = torch.compile(misbound) if plan.compile else misbound
     unread_of: Any = torch.compile(unread) if plan.compile else unread
     abar = unet.build_scheduler().alphas_cumprod.to(dev)
     each = len(plain.hidden) // len(latents)
@@ -173,12 +186,17 @@ def train_scenes(
         x0 = torch.from_numpy(latents[rows].astype(np.float32) * scaling).to(dev)
         chosen = rows * each + rng.integers(0, each, plan.batch)
         hidden, named = plain.hidden[chosen], plain.named[chosen]
+        if bound is not None:
+            phrases, subjects = bound.plain.phrases[chosen], bound.plain.subjects[chosen]
         if schedule(step, plan.steps) > 0.4:
             much = rng.random(plan.batch) < unet.DENSE_SHARE
             hidden[much], named[much] = dense.hidden[rows[much]], dense.named[rows[much]]
+            if bound is not None:
+                phrases[much], subjects[much] = bound.dense.phrases[rows[much]], bound.dense.subjects[rows[much]]
         generator = torch.Generator().manual_seed(step)
         noised = unet.add_noise(x0, abar, generator, amid_noise if learning else None)
-        out = predict(noised.noisy, noised.t, torch.from_numpy(hidden).to(dev, torch.bfloat16)).sample.float()
+        out, maps = predict(noised.noisy, noised.t, torch.from_numpy(hidden).to(dev, torch.bfloat16))
+        out = out.float()
         terms = {"mse": unet.error_of(out, noised, data.covers[rows])}
         if reader is not None and plan.unread > 0:
             who = choose_subjects(data.places[rows], rng)
@@ -189,6 +207,9 @@ def train_scenes(
             missing = unread_of(reader, seen, target.to(dev), HARD)
             urgent = located(noised.snr).repeat_interleave(WINDOWS)
             terms["unread"] = plan.unread * (missing * urgent).mean()
+        if bound is not None and plan.misbound > 0:
+            told = (torch.from_numpy(a).to(dev) for a in (bound.owners[rows], phrases, subjects))
+            terms["misbound"] = plan.misbound * (misbound_of(maps, *told) * located(noised.snr)).mean()
         return terms
 
     def snapshot(_: int) -> None:
@@ -199,7 +220,7 @@ def train_scenes(
 
     run("scenes-unet", folder, trainer, loss_of_step, plan.steps, snapshot, report_every=50)
     trainer.finish()
-    model.set_default_attn_processor()
+    model.set_attn_processor(AttnProcessor2_0())
     return model.eval()
 
 
@@ -217,11 +238,16 @@ def main() -> None:
     )
     reader = train_scene_reader(latents, scaling, data, args.runs, args.reader_steps) if args.reader_steps else None
 
+    bound = None
+    if args.misbound:
+        of_plain, of_dense = (bindings_of(seeds, args.runs, n, much) for n, much in ((args.captions, False), (1, True)))
+        bound = Bound(owners_of(seeds, args.runs), of_plain, of_dense)
+
     def save(model: UNet2DConditionModel, folder: Path) -> None:
         export(model, args.start, folder)
 
-    plan = Plan(args.steps, args.batch, args.rate, args.unread, args.compile)
-    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, reader, args.runs, plan, save)
+    plan = Plan(args.steps, args.batch, args.rate, args.unread, args.misbound, args.compile)
+    model = train_scenes(begin.unet, latents, scaling, data, plain, dense, bound, reader, args.runs, plan, save)
     save(model, args.out)
     print(f"written: {args.out}", flush=True)
 

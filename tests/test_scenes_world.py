@@ -13,9 +13,10 @@ from transformers import CLIPTokenizer
 
 from testbed.labels import HEADS, labels
 from testbed.reader import build_reader
+from testbed.scenes_binding import Bindings
 from testbed.scenes_data import MOST, Conditions, Pictures, held_out_groups, merges_in, named_of, training_scene_seeds
 from testbed.scenes_gate import MODEL, question
-from testbed.scenes_train import Plan, choose_subjects, export, train_scenes, windows
+from testbed.scenes_train import Bound, Plan, choose_subjects, export, train_scenes, windows
 from testbed.world.features import CLASSES, EDITS
 from testbed.world.scene import Instance, Scene, held_out
 from testbed.world.scene_captions import ROOM, SceneCaption, full_scene_caption, scene_caption, tokens
@@ -202,8 +203,10 @@ def test_the_unet_is_trained_on_scenes_and_exported_with_the_rest_of_mini_sd(tmp
     captions = Conditions(rng.standard_normal((12, 48, 256)).astype(np.float16), shown)
     latents = rng.standard_normal((12, 4, 24, 24)).astype(np.float16)
     frozen = build_reader().to(torch.bfloat16).eval().requires_grad_(False)
-    plan = Plan(steps=4, batch=3, rate=1e-3, unread=0.1)
-    model = train_scenes(start, latents, 1.0, data, captions, captions, frozen, tmp_path, plan, lambda *_: None)
+    slots = Bindings(np.ones((12, 48), np.int8), np.ones((12, MOST), np.int8))
+    bound = Bound(np.zeros((12, 24, 24), np.int8), slots, slots)
+    plan = Plan(steps=4, batch=3, rate=1e-3, unread=0.1, misbound=0.1)
+    model = train_scenes(start, latents, 1.0, data, captions, captions, bound, frozen, tmp_path, plan, lambda *_: None)
     assert model.config.sample_size == 24
     assert not torch.equal(model.conv_in.weight, start.conv_in.weight)
     export(model, MINI_SD, tmp_path / "out")

@@ -30,11 +30,13 @@ TOGETHER = 0.3
 @dataclass(frozen=True)
 class SceneCaption:
     """A caption, what it names of each subject of the scene (the scene's own attributes are subject 0's), and for each
-    phrase in the text's order the first token and the one after the last, counted without the prompt's start."""
+    phrase in the text's order the first token and the one after the last, counted without the prompt's start, and the
+    subjects that it is of."""
 
     text: str
     said: Said
     spans: tuple[tuple[int, int], ...] = ()
+    subjects: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass
@@ -77,7 +79,7 @@ def scene_caption(scene: Scene, seed: int, dense: bool = False) -> SceneCaption:
         max(words, key=lambda w: len(w.features) + len(w.edits)).drop(rng)
     for k, w in enumerate(words):
         said |= _named(scene, k, w)
-    return SceneCaption(text, said, spans)
+    return SceneCaption(text, said, spans, tuple(together if k in together else (k,) for k in order))
 
 
 def full_scene_caption(scene: Scene, features: Sequence[Sequence[str]]) -> SceneCaption:
@@ -99,7 +101,7 @@ def full_scene_caption(scene: Scene, features: Sequence[Sequence[str]]) -> Scene
         max(words, key=lambda w: len(w.features) + len(w.edits)).drop(rng)
     for k, w in enumerate(words):
         said |= _named(scene, k, w)
-    return SceneCaption(text, said, spans)
+    return SceneCaption(text, said, spans, tuple((k,) for k in range(len(words))))
 
 
 def _choose(i: Instance, count: int, describe: bool, dense: bool, rng: random.Random) -> _Words:
