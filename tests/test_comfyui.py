@@ -398,6 +398,15 @@ def test_without_an_installation_the_line_says_what_to_write(comfy: Comfy, monke
         pack("train").TrainConcept().train(**request())
 
 
+def test_a_checkouts_own_environment_finds_the_package(comfy: Comfy, tmp_path: Path) -> None:
+    python = tmp_path / "SingleInsert" / ".venv" / "bin" / "python"
+    job = pack("job")
+    assert job.Installation(tmp_path / "work", str(python)).home == tmp_path / "work"
+    (tmp_path / "SingleInsert" / "singleinsert").mkdir(parents=True)
+    (tmp_path / "SingleInsert" / "singleinsert" / "__init__.py").touch()
+    assert job.Installation(tmp_path / "work", str(python)).home == tmp_path / "SingleInsert"
+
+
 def test_a_file_of_another_origin_is_not_replaced(comfy: Comfy, queue: Path) -> None:
     job = pack("job")
     mine = job.Job(job.Installation(queue), job.Request("mexyz", "mini", "face", {"mexyz.png": b"1"}))

@@ -41,6 +41,12 @@ class Installation:
         """Does this one job and leaves, or waits while another worker is at it."""
         return [self.python, "-m", "singleinsert.batch", str(self.job_file(name)), "--output_dir", str(self.work)]
 
+    @property
+    def home(self) -> Path:
+        """From where Python finds SingleInsert: the checkout that its environment lies in, if it lies in one."""
+        checkouts = (folder for folder in Path(self.python).parents if (folder / "singleinsert/__init__.py").is_file())
+        return next(checkouts, self.work)
+
     def job_file(self, name: str) -> Path:
         return self.work / "queue" / f"{name}.toml"
 
@@ -68,7 +74,7 @@ def find_installation(config: Path = CONFIG) -> Installation:
     python = str(Path(python).expanduser()) if python else ""
     if python and shutil.which(python) is None:
         raise ConceptError(f"{config}: python = {python!r} is no program: give the one of SingleInsert's environment")
-    return Installation(Path(work).expanduser(), python)
+    return Installation(Path(work).expanduser().absolute(), python)
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ class Job:
             with log.open("wb") as output:
                 self._worker = subprocess.Popen(
                     self.at.command(self.request.name), stdout=output, stderr=subprocess.STDOUT,
-                    stdin=subprocess.DEVNULL, env=environment, cwd=self.at.work, start_new_session=True,
+                    stdin=subprocess.DEVNULL, env=environment, cwd=self.at.home, start_new_session=True,
                 )  # fmt: skip
 
     def news(self) -> Iterator[dict[str, Any]]:
