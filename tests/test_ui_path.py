@@ -20,6 +20,8 @@ from singleinsert.terms import BUNDLED_MODELS
 from singleinsert.training.events import EventLog
 from singleinsert.ui.bases import source_of
 from singleinsert.ui.fixes import fixes_for
+from singleinsert.ui.getting import CLIENTS, EMBEDDED, exported
+from singleinsert.ui.runs import Run
 
 QUICK = {key: value for key, value in SMALL.items() if not key.startswith("data.class")} | {
     "sample.prompts": ["{concept}", "{concept} in the snow"], "stage1.steps": 2, "stage2.steps": 2,
@@ -284,7 +286,18 @@ def test_several_things_of_a_photo(page, photo):
     (job,) = [job for job in page.place.jobs()[0] if job.name == "kitchxy"]
     assert job.settings.data.class_word == ("face", "mug") and job.settings.data.handles == ("ann", "cup")
     assert len(job.settings.data.mask) == 2 and all(os.path.isfile(path) for path in job.settings.data.mask)
+    assert page.get("runs/kitchxy?after=0")["things"] == ["ann", "cup"]
     page.ask("DELETE", "runs/kitchxy")
+
+
+def test_the_prompt_for_clients_gives_each_thing_its_own_class_word(tmp_path):
+    """The files' order is not that of the class words, and the background beside them is no subject."""
+    for handle, word in (("background", "background"), ("ann", "mug"), ("bob", "face")):
+        (tmp_path / f"kitchxy{handle}.safetensors").touch()
+        (tmp_path / f"kitchxy{handle}.json").write_text(json.dumps({"activation text": f"kitchxy{handle} {word}"}))
+    files = exported(Run("kitchxy", tmp_path, None, None, None))
+    assert files.prompt(CLIENTS[2], "") == "kitchxyann mug and kitchxybob face on the beach"
+    assert files.things(EMBEDDED) == "embedding:kitchxyann mug and embedding:kitchxybob face"
 
 
 def test_runs_of_the_command_line_are_shown_too(page):

@@ -9,18 +9,21 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from singleinsert.atomic import write_atomically
+from singleinsert.claims import read_object
+from singleinsert.data.subject import BACKGROUND
 from singleinsert.errors import InputError, first_line
 from singleinsert.ui.place import Place
 from singleinsert.ui.runs import Run
 
 EMBEDDINGS, LORAS = "embeddings", "Lora"
+EMBEDDED = "embedding:"
+"""How a prompt of ComfyUI calls for an embedding."""
 STAMP = (2020, 1, 1, 0, 0, 0)
 """Of files in a zip, so that the same files make the same zip."""
 SECONDS = 300
@@ -40,11 +43,11 @@ class Client:
 
 CLIENTS = (
     Client("a1111", "AUTOMATIC1111, Forge", "embeddings", "models/Lora",
-           "{trigger} {word} on the beach <lora:{lora}:1>"),
+           "{things} on the beach <lora:{lora}:1>"),
     Client("comfyui", "ComfyUI", "models/embeddings", "models/loras",
-           "embedding:{trigger} {word} on the beach, with a Load LoRA node for {lora}, strength 1 for model and clip"),
-    Client("diffusers", "diffusers", ".", ".", "{trigger} {word} on the beach"),
-    Client("all", "everything, the artifact too", ".", ".", "{trigger} {word} on the beach"),
+           "{embedded} on the beach, with a Load LoRA node for {lora}, strength 1 for model and clip"),
+    Client("diffusers", "diffusers", ".", ".", "{things} on the beach"),
+    Client("all", "everything, the artifact too", ".", ".", "{things} on the beach"),
 )  # fmt: skip
 
 
@@ -59,6 +62,18 @@ class Exported:
     @property
     def triggers(self) -> list[str]:
         return [path.stem for path in self.embeddings if path.suffix == ".safetensors"]
+
+    def things(self, before: str = "") -> str:
+        """How a prompt names what was learnt, as each embedding's own card says it; a background only by itself."""
+        said = {
+            path.stem: str(read_object(path.with_suffix(".json")).get("activation text") or path.stem)
+            for path in self.embeddings if path.suffix == ".safetensors"
+        }  # fmt: skip
+        subjects = [text for trigger, text in said.items() if not trigger.endswith(BACKGROUND)] or list(said.values())
+        return " and ".join(before + text for text in subjects)
+
+    def prompt(self, client: Client, lora: str) -> str:
+        return client.prompt.format(things=self.things(), embedded=self.things(EMBEDDED), lora=lora)
 
 
 def exported(run: Run) -> Exported:
@@ -79,23 +94,16 @@ def exported(run: Run) -> Exported:
 def cards(place: Place, run: Run) -> list[dict[str, Any]]:
     """For each client: its files, where they go, the prompt, and whether a folder of it is known."""
     files = exported(run)
-    words = [word.strip() for word in _class_words(run)]
     found = []
     for client in CLIENTS:
-        prompt = client.prompt.format(
-            trigger=files.triggers[0], word=words[0] if words else "", lora=f"{run.name}_lora"
-        )
         folders = [str(folder) for folder in place.clients if kind_of_folder(folder) == client.key]
         found.append({
-            "key": client.key, "title": client.title, "prompt": prompt.replace("  ", " "), "folders": folders,
+            "key": client.key, "title": client.title, "prompt": files.prompt(client, f"{run.name}_lora"),
+            "folders": folders,
             "files": [{"name": p.name, "goes": client.embeddings} for p in files.embeddings]
             + [{"name": p.name, "goes": client.loras} for p in files.lora],
         })  # fmt: skip
     return found
-
-
-def _class_words(run: Run) -> Sequence[str]:
-    return run.job.settings.data.class_word if run.job else [str((run.record or {}).get("class_word", ""))]
 
 
 def make_zip(run: Run, key: str) -> bytes:
@@ -107,8 +115,7 @@ def make_zip(run: Run, key: str) -> bytes:
     placed = [(client.embeddings, path) for path in files.embeddings] + [(client.loras, path) for path in files.lora]
     if key == "all":
         placed += [(".", path) for path in files.artifact]
-    word = next(iter(_class_words(run)), "")
-    prompt = client.prompt.format(trigger=files.triggers[0], word=word, lora=f"{run.name}_lora")
+    prompt = files.prompt(client, f"{run.name}_lora")
     told = f"Unpack this into the folder of {client.title}. Then ask for:\n\n{prompt}\n"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
@@ -192,9 +199,7 @@ def draw_in_comfyui(address: str, run: Run, checkpoint: str, size: int, seed: in
         raise InputError("choose one of ComfyUI's checkpoints")
     if known["missing"] or (exported(run).lora and not known["lora"]):
         raise InputError("ComfyUI does not have the files yet: copy them into its folder, and refresh it")
-    word = next(iter(_class_words(run)), "")
-    prompt = f"embedding:{exported(run).triggers[0]} {word}"
-    graph = comfyui_workflow(checkpoint, prompt, known["lora"], size, seed, steps)
+    graph = comfyui_workflow(checkpoint, exported(run).things(EMBEDDED), known["lora"], size, seed, steps)
     number = _ask(f"{address}/prompt", {"prompt": graph}).get("prompt_id")
     until = time.monotonic() + SECONDS
     while time.monotonic() < until:

@@ -178,8 +178,15 @@ def compare(api: Api, request: Request) -> Any:
     own = {"run.output_dir", "run.output_name", "run.resume_from_checkpoint"}
     own |= {key for key in ("data.image", "data.mask") if _same_files(told[0].get(key), told[1].get(key))}
     differ = [key for key in to_values_keys() if key not in own and told[0].get(key) != told[1].get(key)]
-    rows = [{"key": key, "a": plain(told[0].get(key)), "b": plain(told[1].get(key))} for key in differ]
+    rows = [{"key": key, "a": _shown(key, told[0].get(key)), "b": _shown(key, told[1].get(key))} for key in differ]
     return {"settings": rows, "runs": [running.show(api, request, name) for name in names]}
+
+
+def _shown(key: str, value: Any) -> Any:
+    """A setting's value; of pictures their names, since each run has copies of its own in a folder of its own."""
+    if key in ("data.image", "data.mask"):
+        return [Path(path).name for path in value or ()]
+    return plain(value)
 
 
 def _same_files(a: Any, b: Any) -> bool:

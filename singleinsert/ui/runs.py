@@ -16,8 +16,10 @@ from typing import Any
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.local import clear_work
 from singleinsert.batch.store import RECORD_END
+from singleinsert.data.subject import name_handles
 from singleinsert.errors import InputError, SingleInsertError
 from singleinsert.names import problem_with_name
+from singleinsert.placeholders import STAR
 from singleinsert.reading import read_toml
 from singleinsert.training.events import EVENTS, FINISH, SAMPLE, STOP, Event
 from singleinsert.training.files import RunFiles
@@ -154,7 +156,7 @@ class Runs:
             "preview": self._preview(run), "prompts": list(settings.sample.prompts) if settings else [],
             "fixes": fixes_for(reason, bool(failed.get("out_of_memory"))) if state in (FAILED, STOPPED) else [],
             "asked": [name for name in (STOP, FINISH, SAMPLE) if (run.files.logs / name).exists()],
-            "source": self._source(run), "is_scene": "," in self._class_word(run),
+            "source": self._source(run), "things": self._things(run),
         }  # fmt: skip
 
     def _state(self, run: Run, events: Sequence[Event]) -> tuple[str, str]:
@@ -187,6 +189,12 @@ class Runs:
             return ", ".join(run.job.settings.data.class_word)
         return str(self._card(run).get("class_word", ""))
 
+    def _things(self, run: Run) -> list[str]:
+        """What prompts call the concepts of a run that learnt several; [] where it learnt one."""
+        if run.job is not None:
+            return _names_of(run.job.settings.data.class_word, run.job.settings.data.handles)
+        return list(self._config(run).get("things", []))
+
     def _base(self, run: Run) -> str:
         if run.job is not None:
             return Path(run.job.settings.model.pretrained_model_name_or_path).name
@@ -194,8 +202,9 @@ class Runs:
 
     def _card(self, run: Run) -> dict[str, Any]:
         """Class word and base model of a run that is not in the queue."""
-        if run.record is not None:
-            return run.record
+        return run.record if run.record is not None else self._config(run)
+
+    def _config(self, run: Run) -> dict[str, Any]:
         try:
             return _told_by_config(run.files.config, run.files.config.stat().st_mtime_ns)
         except OSError:
@@ -265,14 +274,19 @@ class Runs:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _names_of(class_words: Sequence[str], names: Sequence[str]) -> list[str]:
+    return [handle.name for handle in name_handles(class_words, names, STAR)] if len(class_words) > 1 else []
+
+
 @lru_cache(maxsize=1000)
 def _told_by_config(path: Path, changed: int) -> dict[str, Any]:
-    """Class word and base model in a run's resolved settings, which are read once for each time they change."""
+    """Class word, base model and things in a run's resolved settings, which are read once for each time they change."""
     try:
         told = read_toml(path)
         words, model = told["data"]["class_word"], told["model"]["pretrained_model_name_or_path"]
-        return {"class_word": ", ".join(words), "base": Path(model).name}
-    except (SingleInsertError, KeyError, TypeError):
+        things = _names_of(words, told["data"].get("handles", []))
+        return {"class_word": ", ".join(words), "base": Path(model).name, "things": things}
+    except (SingleInsertError, KeyError, TypeError, ValueError):
         return {}
 
 

@@ -1,5 +1,6 @@
 // What all screens use: elements, requests, addresses, repetition.
 
+const OUTLIVING = 20000;  // characters that a browser still sends when the page is left: 64 kB of all requests together
 const KEYS = { class: "className", for: "htmlFor" };
 
 /** An element: h("a", {href: "/"}, "text", child). What is null or false among the children is left out. */
@@ -32,9 +33,10 @@ export async function ask(method, path, body) {
     headers["Content-Type"] = "application/json";
     content = JSON.stringify(body);
   } else if (body instanceof Blob) headers["Content-Type"] = "application/octet-stream";
+  const size = content?.size ?? content?.length ?? 0, keepalive = method !== "GET" && size < OUTLIVING;
   let reply;
   try {
-    reply = await fetch("/api/" + path, { method, headers, body: content });
+    reply = await fetch("/api/" + path, { method, headers, body: content, keepalive });
   } catch {
     throw Object.assign(new Error("the program does not answer: is singleinsert ui still running?"), { offline: true });
   }
@@ -83,10 +85,14 @@ export function every(milliseconds, signal, work, trouble = () => {}) {
   return round();
 }
 
-/** The last of many calls in a row, a moment later. */
+const waiting = new Set();
+addEventListener("pagehide", () => { for (const now of waiting) now(); });
+
+/** The last of many calls in a row, a moment later; at once when the page is left or loaded again. */
 export function settled(milliseconds, work) {
-  let pending = 0;
-  return (...facts) => { clearTimeout(pending); pending = setTimeout(() => work(...facts), milliseconds); };
+  let pending = 0, last = [];
+  const now = () => { clearTimeout(pending); waiting.delete(now); work(...last); };
+  return (...facts) => { clearTimeout(pending); last = facts; waiting.add(now); pending = setTimeout(now, milliseconds); };
 }
 
 export function go(address, replace = false) {
@@ -150,5 +156,5 @@ export function wipe(under, over, labels) {
   range.oninput = show;
   show();
   return h("div", {}, h("div", { class: "wipe" }, h("img", { src: under, alt: labels[0] }), top), range,
-    h("div", { class: "row soft" }, h("small", {}, labels[1]), h("span", { class: "grow" }), h("small", {}, labels[0])));
+    h("div", { class: "row apart soft" }, h("small", {}, labels[1]), h("small", {}, labels[0])));
 }

@@ -3,6 +3,7 @@ import { h, part, s } from "./base.js";
 
 const STAGES = { stage1: "stage I", stage2: "stage II", before: "before" };
 const WIDTH = 900, HEIGHT = 260, LEFT = 46, BOTTOM = 22, TOP = 10, THUMB = 34;
+const LETTER = 6.5;  // width of one in a label, at least
 
 /** What a run's events say so far; events come in portions, and a run that went back makes its steps anew. */
 export class History {
@@ -45,6 +46,8 @@ export class History {
 const file = (run, name) => `/api/runs/${part(run)}/file/${part(name)}`;
 export const moment = sample => sample.stage === "before" ? "before" : `${STAGES[sample.stage] || sample.stage}, step ${sample.step}`;
 
+const tick = value => value < 0.001 ? value.toExponential(1).replace(".0", "") : String(Number(value.toPrecision(2)));
+
 /** Loss terms over all steps, on a logarithmic scale, with the samples at their steps. */
 export function chart(run, history, others = []) {
   const all = [history, ...others], total = Math.max(...all.map(each => each.total));
@@ -54,11 +57,14 @@ export function chart(run, history, others = []) {
   const x = at => LEFT + (WIDTH - LEFT - 8) * at / total, y = value => TOP + (HEIGHT - TOP - BOTTOM) * (high - Math.log10(value)) / span;
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `losses of ${history.rows.length} steps` });
   if (!values.length) return h("p", { class: "soft" }, "The curve begins with the first step.");
-  for (let power = Math.ceil(low); power <= high; power += 1) svg.append(s("line", { x1: LEFT, x2: WIDTH - 8, y1: y(10 ** power), y2: y(10 ** power) }), s("text", { x: 2, y: y(10 ** power) + 4 }, String(10 ** power)));
-  for (const value of [low, high]) svg.append(s("text", { x: 2, y: y(10 ** value) + 4 }, (10 ** value).toPrecision(2)));
+  for (let power = Math.ceil(low); power <= high; power += 1) svg.append(s("line", { x1: LEFT, x2: WIDTH - 8, y1: y(10 ** power), y2: y(10 ** power) }), s("text", { x: 2, y: y(10 ** power) + 4 }, tick(10 ** power)));
+  for (const value of [low, high]) svg.append(s("text", { x: 2, y: y(10 ** value) + 4 }, tick(10 ** value)));
   let edge = 0;
-  for (const [name, steps] of Object.entries(history.stages)) {
-    svg.append(s("line", { x1: x(edge), x2: x(edge), y1: TOP, y2: HEIGHT - BOTTOM }), s("text", { x: x(edge) + 4, y: HEIGHT - 6 }, `${STAGES[name] || name}, ${steps} steps`));
+  const longest = all.find(each => each.total === total);
+  for (const [name, steps] of Object.entries(longest.stages)) {
+    const title = STAGES[name] || name, room = x(steps) - LEFT;
+    const label = [`${title}, ${steps} steps`, title].find(text => text.length * LETTER < room) || "";
+    svg.append(s("line", { x1: x(edge), x2: x(edge), y1: TOP, y2: HEIGHT - BOTTOM }), s("text", { x: x(edge) + 4, y: HEIGHT - 6 }, label));
     edge += steps;
   }
   all.forEach((each, number) => terms.forEach((term, index) => {
@@ -76,7 +82,7 @@ export function chart(run, history, others = []) {
         s("image", { href: file(run, sample.files[0]), x: Math.min(WIDTH - THUMB, Math.max(LEFT, at - THUMB / 2)), y: TOP, width: THUMB, height: THUMB }, s("title", {}, moment(sample))));
     }
   }
-  return svg;
+  return h("div", { class: "scroll", tabindex: "0", "aria-label": "the curve" }, svg);
 }
 
 export function legend(history) {

@@ -43,7 +43,7 @@ export class Painter {
     this.over.addEventListener("pointermove", event => this.move(event));
     for (const end of ["pointerup", "pointercancel"]) this.over.addEventListener(end, event => this.up(event));
     this.over.addEventListener("keydown", event => this.key(event));
-    return h("div", { class: "stack" }, h("div", { class: "row" }, this.tools, h("label", { for: "size", class: "inline" }, "Size"), this.sizer, undo, clear),
+    return h("div", { class: "stack" }, h("div", { class: "row" }, this.tools, h("label", { class: "inline" }, "Size", this.sizer), undo, clear),
       h("div", { class: "canvas" }, photo, this.mask, this.over));
   }
 

@@ -37,10 +37,11 @@ function wordField(draft, number, changed) {
     h("label", { for: id, class: draft.is_scene ? "" : "sr" }, "Class word"), input, chips, name, remove);
 }
 
-function judged(box, told, use) {
+function judged(box, told, use, together) {
   const parts = [];
   if (told.problem) parts.push(h("span", { class: "bad" }, told.problem));
   else if (told.note) parts.push(h("span", { class: "look" }, told.note + ": prompts could no longer say it"));
+  else if (together) parts.push(h("span", { class: "good" }, "free. It goes before the name of each thing"));
   else parts.push(h("span", { class: "good" }, "free. You will type: "), h("code", {}, told.prompt));
   if (told.suggestion) parts.push(" ", h("button", { type: "button", onclick: () => use(told.suggestion) }, `take ${told.suggestion}`));
   box.replaceChildren(...parts);
@@ -51,7 +52,7 @@ export async function show(place, { id }, signal) {
   const draft = await load(id);
   const said = h("p", { id: "judged", role: "status" }), words = draft.subjects.map(({ class_word, name }) => ({ class_word, name }));
   const keepWords = keeper(id), keepName = keeper(id);
-  const look = settled(200, async () => judged(said, await ask("POST", "name", { name: name.value, class_word: words[0].class_word }), use));
+  const look = settled(200, async () => judged(said, await ask("POST", "name", { name: name.value, class_word: words[0].class_word }), use, draft.is_scene));
   const changed = (number, change) => { Object.assign(words[number], change); keepWords({ subjects: words }); look(); };
   const name = h("input", { id: "name", class: "wide", value: draft.name, autocomplete: "off", autocapitalize: "none", spellcheck: "false",
     "aria-describedby": "judged", placeholder: "annaxy", oninput: () => { keepName({ name: name.value }); look(); } });
@@ -73,5 +74,5 @@ export async function show(place, { id }, signal) {
       h("details", {}, h("summary", {}, "Several things of one photo"),
         h("p", { class: "soft" }, "Each gets a mask and a name, and prompts can put them together anew (Break-A-Scene)."),
         h("div", { class: "stack" }, more, background)))));
-  judged(said, draft.judged, use);
+  judged(said, draft.judged, use, draft.is_scene);
 }

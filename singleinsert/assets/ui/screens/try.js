@@ -9,8 +9,9 @@ export async function show(place, { name }, signal) {
   const [run, all] = await Promise.all([get(`runs/${part(name)}?after=0`), get("concepts")]);
   const others = all.concepts.filter(each => each.state === "done" && each.name !== name && each.base === run.base);
   const settings = await get(`runs/${part(name)}/settings`).catch(() => ({}));
-  const prompt = h("textarea", { id: "prompt", rows: 2 }, run.is_scene ? run.prompts[0] || "{concept}" : "{concept} in the snow");
-  const ideas = [...new Set([...run.prompts, ...IDEAS])].slice(0, 9);
+  const together = run.things.map(thing => `{${thing}}`).join(" and ") || "{concept}";  // of a scene, every thing by its name
+  const prompt = h("textarea", { id: "prompt", rows: 2 }, `${together} in the snow`);
+  const ideas = [...new Set([...(run.things.length ? [] : run.prompts), ...run.things.map(thing => `a photo of a {${thing}}`), ...IDEAS.map(idea => idea.replace("{concept}", together))])].slice(0, 9);
   const second = h("select", { id: "second", class: "wide", onchange: () => { if (second.value) prompt.value = `{${name}} and {${second.value}}`; } }, h("option", { value: "" }, "none"), others.map(each => h("option", { value: each.name }, `${each.name} (${each.class_word})`)));
   const number = (id, label, value, facts) => [h("label", { for: id }, label), h("input", { type: "number", id, value: String(value), ...facts })];
   const weaker = new URLSearchParams(location.search).get("strength");
@@ -51,9 +52,9 @@ export async function show(place, { name }, signal) {
     h("div", { class: "card" }, result),
     h("div", { class: "card stack" }, h("div", {}, h("label", { for: "prompt" }, "Prompt"), prompt,
       h("div", { class: "row" }, ideas.map(idea => h("button", { type: "button", onclick: () => { prompt.value = idea; } }, idea))),
-      h("small", {}, "{concept} is ", name, " and its class word, * the concept alone.")),
+      h("small", {}, run.things.length ? `Each is called by its name: ${run.things.map(thing => `{${thing}}`).join(", ")}.` : `{concept} is ${name} and its class word, * the concept alone.`)),
     h("div", {}, h("label", { for: "second" }, "With a second concept"), second), h("fieldset", {}, h("legend", {}, "Strength of the LoRA"), strengths),
-    h("div", { class: "row" }, h("div", {}, number("count", "Pictures", 2, { min: "1", max: "8" })), h("div", {}, number("seed", "First seed", 0, { min: "0" })),
+    h("div", { class: "row" }, h("div", {}, number("count", "Pictures", 2, { min: "1", max: "8" })), h("div", {}, number("seed", "First seed", 0, { min: "0", max: "99999" })),
       h("div", {}, number("steps", "Steps", settings["sample.num_inference_steps"] || 50, { min: "1", max: "200" })), h("div", {}, number("guidance", "Guidance", settings["sample.guidance_scale"] || 7.5, { min: "0", max: "30", step: "0.5" }))),
     h("label", { class: "inline" }, base, "the base model beside it"), h("label", { class: "inline" }, attention, "where it acts (slower)"),
     h("button", { type: "button", class: "primary", id: "draw", onclick: draw, disabled: run.state !== "done" }, "Draw"))));
