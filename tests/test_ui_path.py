@@ -358,6 +358,7 @@ class StubComfy(BaseHTTPRequestHandler):
 
 
 def test_a_running_comfyui_draws_with_the_files(page, trained):
+    page.place.comfyui = "http://127.0.0.1:1"  # where nobody listens; at the usual port a real one may
     status, said = page.ask("GET", f"runs/{trained}/comfyui")
     assert status == 422 and "no ComfyUI answers" in said["error"]
     comfy = HTTPServer(("127.0.0.1", 0), StubComfy)
