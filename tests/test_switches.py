@@ -85,8 +85,8 @@ def test_attention_is_pytorchs_own_everywhere(tiny_sd, monkeypatch):
 
 
 def test_encoders_run_once_per_step_on_one_sample(tiny_sd, tmp_path, monkeypatch):
-    """However large the batch: the text encoder once per prompt, the image encoder once. The frozen class prompt is
-    encoded in a run's first step."""
+    """However large the batch: each prompt once, the two of stage II together, and the picture once. The frozen class
+    prompt is encoded in a run's first step."""
     calls, original = [], Loop._optimiser_step
 
     def watch(loop, stage):
@@ -103,8 +103,12 @@ def test_encoders_run_once_per_step_on_one_sample(tiny_sd, tmp_path, monkeypatch
 
     monkeypatch.setattr(Loop, "_optimiser_step", watch)
     train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=2, run__micro_batch_size=2), watch=QUIET)
-    one, two = [("image", 1), ("text", 1)], [("image", 1), ("text", 1), ("text", 1)]
-    steps = {("stage1", 0): two, ("stage1", 1): one, ("stage2", 0): two, ("stage2", 1): two}
+    one, first, both = (
+        [("image", 1), ("text", 1)],
+        [("image", 1), ("text", 1), ("text", 1)],
+        [("image", 1), ("text", 2)],
+    )
+    steps = {("stage1", 0): first, ("stage1", 1): one, ("stage2", 0): both, ("stage2", 1): both}
     assert sorted(calls) == sorted((*step, *call) for step, made in steps.items() for call in made)
 
 
@@ -281,8 +285,8 @@ def test_the_teacher_bank_spares_stage_two_the_frozen_passes(tiny_sd, tmp_path):
     settings = small_settings(tmp_path, tiny_sd, run__teacher_bank=True, run__checkpointing_steps=1,
                               run__checkpoints_total_limit=0)  # fmt: skip
     whole = train(settings, load=load, watch=Said(on_step=watch)).artifact
-    # with the concept, and of stage two's own the class prompt with adapters
-    assert passes == {"stage1": [False, True] * 3, "stage2": [True, True] * 3}
+    # with the concept; stage two's own class prompt with adapters is in the same pass
+    assert passes == {"stage1": [False, True] * 3, "stage2": [True] * 3}
     kept = str(tmp_path / "out/checkpoints/pic/step_000002.safetensors")
     changes = {"run__resume_from_checkpoint": kept, "run__output_dir": str(tmp_path / "again")}
     again = train(small_settings(tmp_path, tiny_sd, run__teacher_bank=True, **changes), watch=QUIET).artifact

@@ -15,7 +15,7 @@ from singleinsert.errors import ConfigError
 if TYPE_CHECKING:
     from singleinsert.adapters.base import Adapters
 
-_SHARED = {"__init__", "base", "naming", "parametrized", "ranks", "weights"}
+_SHARED = {"__init__", "base", "folded", "naming", "parametrized", "ranks", "weights"}
 """Files of this folder that are no kind of adapter."""
 
 
