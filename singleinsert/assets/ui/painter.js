@@ -2,7 +2,7 @@
 import { choice, h } from "./base.js";
 
 const LARGEST = 1024, DEEPEST = 30;
-const TINT = [255, 45, 160];
+const TINT = [255, 72, 66];
 const TOOLS = [["brush", "Brush (B)"], ["eraser", "Eraser (E)"], ["box", "Box (X)"], ["on", "Click on it (C)"], ["off", "Click beside it (V)"]];
 
 /**

@@ -35,7 +35,7 @@ export async function show(place, { name }, signal) {
     history.replaceState(null, "", `?photo=${id}&drawn=${found.id}`);
     shown(found.id);
   });
-  place.replaceChildren(...head, h("div", { class: "two" }, painter.element, h("div", { class: "card stack" }, h("p", {}, "Pink is drawn anew: ", share, " of the photo."),
+  place.replaceChildren(...head, h("div", { class: "two" }, painter.element, h("div", { class: "card stack" }, h("p", {}, "Red is drawn anew: ", share, " of the photo."),
     h("div", {}, h("label", { for: "prompt" }, "What is to be there"), prompt), h("div", {}, h("label", { for: "strength" }, "How much may change"), strength), h("div", {}, h("label", { for: "count" }, "Pictures"), count),
     h("button", { type: "button", class: "primary", id: "draw", onclick: draw, disabled: run.state !== "done" }, "Draw"), result)));
   const open = new URLSearchParams(location.search).get("drawn");

@@ -67,8 +67,8 @@ export async function show(place, { id }, signal) {
   overlaps.replaceChildren(...draft.overlaps.map(line => h("p", { class: "look" }, line)));
   place.replaceChildren(steps(id, "mask"), h("h1", {}, "Mask"), which || "",
     h("div", { class: "two" }, painter.element, h("div", { class: "card" },
-      h("p", {}, "Pink is what will be learnt: ", share, " of the photo."), verdict, notes, candidates, overlaps,
-      h("p", { class: "soft" }, "All of the subject and nothing else. The dashed square is what training sees; what is not pink in it is held to what the base model draws by itself, and so stays out of the concept."),
+      h("p", {}, "Red is what will be learnt: ", share, " of the photo."), verdict, notes, candidates, overlaps,
+      h("p", { class: "soft" }, "All of the subject and nothing else. The dashed square is what training sees; what is not red in it is held to what the base model draws by itself, and so stays out of the concept."),
       h("div", { class: "row" }, h("button", { type: "button", id: "find", onclick: doing(() => pointed({})) }, "Find it again"),
         h("span", { class: "grow" }), onward(id, "describe", "Next")))));
   await open(0);
