@@ -47,7 +47,7 @@ BOTH = PAIR + "--mask left.png --mask right.png "
             "--class_word background --class_word face --learn_background --mask left.png --mask right.png",
             "two concepts are called background",
         ),
-        (PAIR + "--mask left.png", "1 masks for 2 class words: give one for each, in their order"),
+        (PAIR + "--mask left.png", "1 mask for 2 class words: give one for each, in their order"),
         (PAIR + "--mask left.png --mask small.png", "small.png is 40x40 but the picture is 64x64"),
         (PAIR + "--mask left.png --mask empty.png", "the mask from file empty.png is empty"),
         (PAIR + "--mask left.png --mask none.png", "--mask none.png: there is no such file"),

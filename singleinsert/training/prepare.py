@@ -160,7 +160,9 @@ def mask_files(settings: Settings, pictures: Sequence[Path]) -> list[tuple[str, 
 def _mask_named(given: Sequence[str], number: int, pictures: int) -> str | None:
     """What ``data.mask`` names for the ``number``-th of several pictures: a file, or a folder of them."""
     if len(given) not in (0, 1, pictures):
-        raise InputError(f"{len(given)} masks for {pictures} pictures: give one for each, or a folder")
+        raise InputError(
+            f"{len(given)} mask{'s' * (len(given) != 1)} for {pictures} pictures: give one for each, or a folder"
+        )
     return None if not given else given[number] if len(given) == pictures else given[0]
 
 
@@ -189,7 +191,8 @@ def find_masks_of(
     if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
         return _masks_of_set(picture, handles, Path(given[0]))
     if given and len(given) != len(handles):
-        raise InputError(f"{len(given)} masks for {len(handles)} class words: give one for each, in their order")
+        count = f"{len(given)} mask{'s' * (len(given) != 1)}"
+        raise InputError(f"{count} for {len(handles)} class words: give one for each, in their order")
     words = [handle.class_word for handle in handles]
     results: dict[str, MaskResult] = {}
     for i, handle in enumerate(handles):
