@@ -114,7 +114,7 @@ def claimed(folder: Path, name: str) -> Iterator[None]:
     mark = re.compile(rf"\.{re.escape(name)}\.claim-(\d+)")
     marks = {int(m[1]): path for path in folder.iterdir() if (m := mark.fullmatch(path.name))}
     last = max(marks, default=0)
-    if last and _is_held(marks[last], folder):
+    if last and is_held(marks[last], folder):
         raise InputError(_taken(folder, name, read_object(marks[last])))
     path = folder / f".{name}.claim-{last + 1:03d}"
     try:
@@ -142,7 +142,7 @@ def _taken(folder: Path, name: str, record: Mapping[str, Any]) -> str:
     )
 
 
-def _is_held(mark: Path, folder: Path) -> bool:
+def is_held(mark: Path, folder: Path) -> bool:
     """Is the process that made ``mark`` there? Of another machine's: was it touched lately, by the folder's clock?"""
     lives = process_lives(read_object(mark))
     if lives is not None:

@@ -17,7 +17,7 @@ from typing import Any
 from singleinsert.batch.jobs import HIDDEN, PAUSED, QUEUE, Job, read_jobs
 from singleinsert.batch.plan import conflicts
 from singleinsert.batch.store import Store
-from singleinsert.claims import STALE, Heart, make_exclusively, process_lives, read_object, this_host
+from singleinsert.claims import Heart, is_held, make_exclusively, read_object, this_host
 from singleinsert.errors import SingleInsertError, first_line
 from singleinsert.work.queue import FAILED, Queue
 
@@ -102,14 +102,8 @@ def live_workers(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((folder / HIDDEN / WORKERS).glob("*.json")):
         record = read_object(path)
-        lives = process_lives(record)
-        if lives is None:
-            try:
-                lives = time.time() - path.stat().st_mtime < STALE
-            except OSError:
-                lives = False
-        if lives:
+        if is_held(path, path.parent):
             found.append(record)
-        elif lives is False and record.get("host") == this_host():
+        elif record.get("host") == this_host():
             path.unlink(missing_ok=True)
     return found
