@@ -143,7 +143,7 @@ class Job:
     def results(self) -> list[Path]:
         """The files for ComfyUI, those of an embedding and of a LoRA; [] while the run is not done."""
         found = [path for path in sorted(self.output.glob("*.safetensors")) if read_own(path)]
-        done = any(event.get("event") == "done" for event in self._all_events())
+        done = any(event.get("event") == "done" for event in _events(self._text()))
         return [path for path in found if not path.stem.endswith("_artifact")] if done else []
 
     def hand_over(self) -> None:
@@ -206,15 +206,15 @@ class Job:
         Raises:
             ConceptError: there are none, or one of that name is not SingleInsert's.
         """
-        if not self.results:
+        results, out = self.results, []
+        if not results:
             raise ConceptError(f"{self.output} holds no finished concept")
-        out = []
-        for path in self.results:
+        for path in results:
             target = (loras if path.stem.endswith("_lora") else embeddings) / path.name
             if target.exists() and not read_own(target):
                 raise ConceptError(f"{target} is there and is not SingleInsert's: move it away, or choose another name")
             out.append(target)
-        for path, target in zip(self.results, out, strict=True):
+        for path, target in zip(results, out, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             _write(target, path.read_bytes())
         return out
@@ -239,9 +239,6 @@ class Job:
             return (self.logs / EVENTS).read_bytes()
         except OSError:
             return b""
-
-    def _all_events(self) -> Iterator[dict[str, Any]]:
-        return _events(self._text())
 
 
 def _events(text: bytes) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import time
+from pathlib import Path
 from typing import Any
 
 from . import folders
@@ -72,7 +73,7 @@ class TrainConcept:
             free_memory()
             follow(job)
         paths = folders.folder_paths()
-        job.fetch(*(folders.Path(paths.get_folder_paths(kind)[0]) for kind in ("embeddings", "loras")))
+        job.fetch(*(Path(paths.get_folder_paths(kind)[0]) for kind in ("embeddings", "loras")))
         return folders.concept(name), name
 
 

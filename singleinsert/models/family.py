@@ -189,6 +189,11 @@ class Family(ABC):
         return self.parts["vae"]
 
     @property
+    def pixels_per_latent(self) -> int:
+        """Of the autoencoder, along one side."""
+        return 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    @property
     def text_encoders(self) -> dict[str, Any]:
         return {part: self.parts[part] for part in self.text_parts}
 

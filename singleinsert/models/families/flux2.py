@@ -77,9 +77,8 @@ class Flux2Klein(Family):
             raise ModelError(f"{source} predicts the flow's velocity: leave model.prediction_type out")
         transformer, vae, encoder = pipeline.transformer, pipeline.vae, pipeline.text_encoder
         _check_parts(transformer.config, vae.config, encoder.config, source)
-        del encoder.model.layers[
-            TAPS[-1] + 1 :
-        ]  # a fourth of it; one more than are read, which alone is not normalised
+        # a fourth of it goes; one layer more than are read stays, because the last one's states are normalised
+        del encoder.model.layers[TAPS[-1] + 1 :]
         encoder.config.num_hidden_layers = len(encoder.model.layers)
         for part in (transformer, vae, encoder):
             part.requires_grad_(False).eval().to(device)
@@ -118,17 +117,12 @@ class Flux2Klein(Family):
         return {"text_encoder": self.text_encoder.config.hidden_size}
 
     @property
-    def _pixels_per_latent(self) -> int:
-        """Of the autoencoder, along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
     def native_resolution(self) -> int:
-        return 128 * self._pixels_per_latent  # the pipeline's default_sample_size, which no config has
+        return 128 * self.pixels_per_latent  # the pipeline's default_sample_size, which no config has
 
     @property
     def size_multiple(self) -> int:
-        return PATCH * self._pixels_per_latent
+        return PATCH * self.pixels_per_latent
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         return self.transformer.config.in_channels, height // self.size_multiple, width // self.size_multiple

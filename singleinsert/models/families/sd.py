@@ -121,11 +121,6 @@ class StableDiffusion(Family):
         return {"text_encoder": self.text_encoder.config.hidden_size}
 
     @property
-    def pixels_per_latent(self) -> int:
-        """Along one side."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
     def native_resolution(self) -> int:
         return self.unet.config.sample_size * self.pixels_per_latent
 
