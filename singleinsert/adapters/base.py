@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -118,6 +118,19 @@ class _NoAdapters(Adapters):
 
 
 NO_ADAPTERS: Adapters = _NoAdapters()
+
+
+@contextmanager
+def set_within(layers: Iterable[Any], name: str, value: Any) -> Iterator[None]:
+    """Within it the attribute ``name`` of every layer is ``value``; then what it was before."""
+    before = [(layer, getattr(layer, name)) for layer in layers]
+    for layer, _ in before:
+        setattr(layer, name, value)
+    try:
+        yield
+    finally:
+        for layer, old in before:
+            setattr(layer, name, old)
 
 
 def target_paths(model: nn.Module, part: str, targets: Sequence[str]) -> list[str]:

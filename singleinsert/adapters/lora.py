@@ -14,7 +14,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from singleinsert.adapters.base import AdapterOptions, Adapters, target_paths
+from singleinsert.adapters.base import AdapterOptions, Adapters, set_within, target_paths
 from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 
 NAME = "default"
@@ -100,15 +100,10 @@ class LoraAdapters(Adapters):
         Only peft's flag is set: its ``enable_adapters`` also turns off the adapters' ``requires_grad``, which
         must not change between a forward pass and its backward.
         """
-        layers = [layer for found in self.layers.values() for layer in found.values()]
-        before = [layer._disable_adapters for layer in layers]
-        for layer in layers:
-            layer._disable_adapters = True
-        try:
+        with set_within(
+            (layer for found in self.layers.values() for layer in found.values()), "_disable_adapters", True
+        ):
             yield
-        finally:
-            for layer, flag in zip(layers, before, strict=True):
-                layer._disable_adapters = flag
 
     def eject(self) -> None:
         """Put the original layer objects back."""

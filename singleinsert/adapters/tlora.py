@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from singleinsert.adapters.base import AdapterOptions, Adapters, Targets, target_paths
+from singleinsert.adapters.base import AdapterOptions, Adapters, Targets, set_within, target_paths
 from singleinsert.adapters.ranks import RankByNoise, RankGate
 from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 from singleinsert.errors import ConfigError
@@ -146,15 +146,8 @@ class TimestepLoraAdapters(Adapters):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        layers = [layer for found in self.layers.values() for layer in found.values()]
-        before = [layer.active for layer in layers]
-        for layer in layers:
-            layer.active = False
-        try:
+        with set_within((layer for found in self.layers.values() for layer in found.values()), "active", False):
             yield
-        finally:
-            for layer, active in zip(layers, before, strict=True):
-                layer.active = active
 
     @torch.no_grad()
     def state(self) -> WeightUpdate | None:
