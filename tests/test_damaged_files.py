@@ -66,7 +66,7 @@ def read(path: Path, files: Path):
     if path.name.startswith("step_"):
         state = load_checkpoint(path)
         check_state(path, state)
-        check_place(path, state, [3])
+        check_place(path, state, {"stage1": 3})
         return state
     if "lora" in path.name:
         return load_pair(files / "zork.safetensors", path)

@@ -219,8 +219,6 @@ def test_a_photo_is_edited_and_a_concept_looked_at(page, trained, photo):
 
 
 def test_a_run_is_trained_again_changed_and_compared(page, trained):
-    again = page.post(f"runs/{trained}/again", {"longer": True})["name"]
-    assert page.get(f"runs/{again}/settings")["stage2.steps"] == 52 and again != trained
     slower = page.post(f"runs/{trained}/again", {"fix": "rates"})["name"]
     rate = page.get(f"runs/{trained}/settings")["stage1.learning_rate"]
     assert page.get(f"runs/{slower}/settings")["stage1.learning_rate"] == pytest.approx(rate / 3)
@@ -235,11 +233,33 @@ def test_a_run_is_trained_again_changed_and_compared(page, trained):
     page.post("queue/first", {"name": slower})
     assert page.get("queue")["jobs"][0]["name"] == slower
     page.post("queue/go")
-    for name in (again, slower):
-        assert page.ask("DELETE", f"runs/{name}")[0] == 200
-        assert page.ask("GET", f"runs/{name}")[0] == 404
+    assert page.ask("DELETE", f"runs/{slower}")[0] == 200
+    assert page.ask("GET", f"runs/{slower}")[0] == 404
     page.ask("DELETE", f"drafts/{draft}")
-    assert not any((page.place.folder / "inputs" / name).exists() for name in (again, slower))
+    assert not (page.place.folder / "inputs" / slower).exists()
+
+
+def test_a_run_goes_on_longer_from_where_it_ended(page, photo, monkeypatch):
+    monkeypatch.setattr("singleinsert.ui.running.LONGER", 1)
+    page.post(f"{make_draft(page, photo, 'shortxy')}/start")
+    batch([str(page.place.folder), "--watch", "0"])
+    before = page.get("runs/shortxy?after=0")
+    assert before["state_bytes"] > 1000 and not before["ended_early"]
+    name = page.post("runs/shortxy/again", {"longer": True})["name"]
+    assert page.get(f"runs/{name}/settings")["stage2.steps"] == 3
+    batch([str(page.place.folder), "--watch", "0"])
+    run = page.get(f"runs/{name}?after=0")
+    assert run["state"] == "done" and run["done_steps"] == run["steps"] == 5
+    drawn = [(e["stage"], e["step"]) for e in run["events"] if e["event"] == "samples"]
+    assert drawn == [("before", 0), ("stage1", 2), ("stage2", 2), ("stage2", 3)]
+    timed = [(e["stage"], e["step"]) for e in run["events"] if e["event"] == "step" and "seconds" in e]
+    assert timed == [("stage2", 3)]  # the others are the old run's
+    assert {row["key"] for row in page.get(f"compare?a=shortxy&b={name}")["settings"]} == {"stage2.steps"}
+    assert page.ask("DELETE", "runs/shortxy/state")[0] == 200 and page.ask("DELETE", "runs/shortxy/state")[0] == 422
+    anew = page.post("runs/shortxy/again", {"longer": True})["name"]
+    assert not page.get(f"runs/{anew}/settings")["run.resume_from_checkpoint"]
+    for each in ("shortxy", name, anew):
+        assert page.ask("DELETE", f"runs/{each}")[0] == 200
 
 
 def test_a_failed_run_says_why_and_what_mends_it(page, photo):

@@ -20,10 +20,13 @@ from singleinsert.config.load import check_name, nearest
 from singleinsert.data.folders import PictureFolder, list_folder, masks_for, only_mask, same_name, some
 from singleinsert.errors import LONGEST_VALUE, ConfigError, InputError, one_line, shown
 from singleinsert.reading import expanded, read_toml
+from singleinsert.training.files import LATEST
 
-NOT_IN_JOBS = ("run.output_dir", "run.resume_from_checkpoint")
+NOT_IN_JOBS = ("run.output_dir",)
 OWN_KEYS = ("name", "preset", "config_file")
-PATHS = ("data.image", "data.mask")
+BEGINS_FROM = "run.resume_from_checkpoint"
+"""Another run's checkpoint, from which a job begins; how far it has come itself, the batch knows."""
+PATHS = ("data.image", "data.mask", BEGINS_FROM)
 KINDS = "give a .toml or .csv file, or a folder of pictures"
 REPORTS = ("index.html", "results.csv")
 """What a batch writes beside its concepts."""
@@ -210,7 +213,7 @@ def _keys(row: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]
             yield from _keys(value, f"{section}.{key}" if section else key)
             continue
         full = f"{section}.{key}" if section else FLAGS.get(key, key)
-        if full in NOT_IN_JOBS:
+        if full in NOT_IN_JOBS or (full == BEGINS_FROM and value == LATEST):
             raise ConfigError(f"{key} is the batch's to decide: leave it out")
         if "." not in full:
             raise ConfigError(f"unknown key {one_line(key, LONGEST_VALUE)}{nearest(key, [*OWN_KEYS, *FLAGS])}")

@@ -51,6 +51,7 @@ def check_inputs(job: Job) -> list[Problem]:
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks.files import check_mask, read_mask
     from singleinsert.models.presence import check_source
+    from singleinsert.training.files import find_checkpoint
     from singleinsert.training.stages import stages_of
 
     data, source = job.settings.data, job.settings.model.pretrained_model_name_or_path
@@ -68,7 +69,11 @@ def check_inputs(job: Job) -> list[Problem]:
     def model() -> None:
         check_source(source, job.settings.model.variant or None)
 
-    for check in (pictures, model, lambda: stages_of(job.settings)):
+    def beginning() -> None:
+        if begins_from := job.settings.run.resume_from_checkpoint:
+            find_checkpoint(begins_from, Path())
+
+    for check in (pictures, model, beginning, lambda: stages_of(job.settings)):
         try:
             check()
         except SingleInsertError as problem:

@@ -11,19 +11,22 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singleinsert.atomic import write_text
 from singleinsert.batch.store import RECORD_END, Store
 from singleinsert.claims import this_host
 from singleinsert.cli import low_vram
-from singleinsert.config import Settings, keys_declared, to_toml
+from singleinsert.config import Settings, keys_declared
 from singleinsert.config.load import to_values
 from singleinsert.data.captions import CAPTION_SUFFIX
 from singleinsert.data.folders import MASK_END
 from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
 from singleinsert.training.watch import SilentWatch
 from singleinsert.work.queue import DONE, FAILED
+
+if TYPE_CHECKING:
+    from singleinsert.training.files import RunFiles
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
@@ -150,6 +153,7 @@ class Worker:
         from singleinsert.insert import insert_concepts
         from singleinsert.training.checkpoint import LATEST, checkpoints
         from singleinsert.training.files import RunFiles
+        from singleinsert.training.results import resolved
 
         started, files = time.time(), RunFiles(task.work, task.name)
         digest = digest_of(read_inputs(settings)) if task.inputs is None else digest_of(task.inputs)
@@ -166,8 +170,10 @@ class Worker:
             shutil.rmtree(task.work, ignore_errors=True)
             inserted = insert_concepts(near(task, settings), watch, folder=task.work, load=self.model, overwrite=True)
         trained = inserted.trained
-        shutil.rmtree(task.work / "checkpoints", ignore_errors=True)  # gigabytes, and it is finished
-        write_text(files.config, to_toml(settings))  # says neither that it was resumed nor where pictures lay meanwhile
+        _drop_checkpoints(files, keep=settings.run.final_checkpoint)
+        write_text(
+            files.config, resolved(settings)
+        )  # says neither that it was resumed nor where pictures lay meanwhile
         metadata = trained.artifact.metadata
         record = {
             "name": task.name,
@@ -186,6 +192,16 @@ class Worker:
         }
         write_text(task.work / f"{task.name}{RECORD_END}", json.dumps(record, indent=1) + "\n")
         return record
+
+
+def _drop_checkpoints(files: RunFiles, keep: bool) -> None:
+    """Gigabytes, of a run that is finished: all, or all but the last one, from which it can go on."""
+    from singleinsert.training.checkpoint import checkpoints
+
+    for path in checkpoints(files.checkpoints)[: -1 if keep else None]:
+        path.unlink()
+    if not keep:
+        shutil.rmtree(files.checkpoints.parent, ignore_errors=True)
 
 
 def near(task: Task, settings: Settings) -> Settings:

@@ -257,11 +257,10 @@ class RunSettings:
     )
     seed: int = setting(0, "every random number depends on it", minimum=0, maximum=2**32 - 1)
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
-        "auto",
-        "precision of the frozen weights and of the forward pass; no: float32; auto: what accelerate launch says, "
-        "otherwise half precision on a GPU (bf16 if it has that) and float32 on a CPU; what trains is always float32",
-        loaded=True,
-    )
+        "auto", "precision of the frozen weights and of the forward pass; no: float32; auto: what accelerate launch "
+        "says, otherwise half precision on a GPU (bf16 if it has that) and float32 on a CPU; what trains is always "
+        "float32", loaded=True,
+    )  # fmt: skip
     gradient_accumulation_steps: int = setting(
         1, "batches whose gradients are added up for an optimiser step", minimum=1, maximum=1024
     )
@@ -293,11 +292,9 @@ class RunSettings:
         False, "keep the channels of a pixel together in memory, in denoiser and VAE", free=True, loaded=True
     )
     compile: bool = setting(
-        False,
-        "torch.compile for the denoiser's transformer blocks; the start takes a minute or more",
-        free=True,
+        False, "torch.compile for the denoiser's transformer blocks; the start takes a minute or more", free=True,
         loaded=True,
-    )
+    )  # fmt: skip
     allow_tf32: bool = setting(
         False, "round factors to TF32 where a GPU computes in float32: faster, less exact", free=True, loaded=True
     )
@@ -305,7 +302,8 @@ class RunSettings:
         0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
     )
     checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
-    resume_from_checkpoint: str = setting("", "a checkpoint folder, or latest", free=True, path=True)
+    final_checkpoint: bool = setting(False, "one at the end, too: with more steps, a finished run goes on", free=True)
+    resume_from_checkpoint: str = setting("", "a checkpoint, a folder of them, or latest", free=True, path=True)
     report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
     check: Literal["auto", "on", "off"] = setting(
         "auto", "look after training whether the picture's background or pose came along with the concept: auto, where "

@@ -70,9 +70,12 @@ class TeacherBank:
         self.outputs, self._gathered = self.gathered(accelerator), True
 
     def restore(self, outputs: Tensor | None, accelerator: Any) -> None:
-        """What a checkpoint holds, on one process: the next sum then counts it once."""
+        """What a checkpoint holds, on one process: the next sum then counts it once. Its run may have had another
+        number of samples."""
         if outputs is not None:
-            outputs = outputs.to(accelerator.device)
+            known = outputs.to(accelerator.device)[: self.samples]
+            outputs = known.new_zeros(self.samples, *known.shape[1:])
+            outputs[: len(known)] = known
             self.outputs = outputs if accelerator.is_main_process else torch.zeros_like(outputs)
 
     def serves(self, samples: range, batch: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,17 +72,31 @@ def check_state(path: Path, state: Any) -> None:
             raise _damaged(path, f"a row of its losses is {row!r:.100}")
 
 
-def check_place(path: Path, state: dict[str, Any], steps: Sequence[int]) -> None:
-    """ModelError where a checkpoint that is of this run stands at a step that the run has not.
+def check_place(path: Path, state: dict[str, Any], steps: Mapping[str, int]) -> None:
+    """ModelError where a checkpoint stands at a step that its own run had not; ConfigError where ours has fewer.
 
     Args:
-        steps: of each stage.
+        steps: of each stage that ours has, by name.
     """
-    stage, step = state["stage"], state["step"]
-    if not 0 <= stage < len(steps) or not 0 <= step <= steps[stage]:
+    stage, step, begun = state["stage"], state["step"], _begun(state)
+    if not 0 <= stage == len(begun) - 1 or not 0 <= step <= state["identity"][f"{begun[stage]}.steps"]:
         raise _damaged(path, f"it stands at step {step} of stage {stage + 1}")
-    if step < steps[stage] and (state["optimizer"] is None or state["lr_scheduler"] is None):
-        raise _damaged(path, "it has no optimizer")
+    own = begun[stage]
+    if own not in steps or step > steps[own]:
+        raise ConfigError(
+            f"checkpoint {path} has made {step} steps of {own}: set {own}.steps to {max(step, 1)} or more"
+        )
+    if step == steps[own] or (state["optimizer"] is not None and state["lr_scheduler"] is not None):
+        return
+    if is_grown(state, steps):
+        raise ConfigError(f"checkpoint {path} was written when {own} was over, and cannot be given more steps of it")
+    raise _damaged(path, "it has no optimizer")
+
+
+def is_grown(state: dict[str, Any], steps: Mapping[str, int]) -> bool:
+    """Has our run another number of steps in the stage in which the checkpoint stands?"""
+    own = _begun(state)[-1]
+    return bool(state["identity"][f"{own}.steps"] != steps[own])
 
 
 def _damaged(path: Path, what: str) -> ModelError:
@@ -91,11 +105,18 @@ def _damaged(path: Path, what: str) -> ModelError:
 
 def not_reached(state: dict[str, Any]) -> set[str]:
     """Sections and keys of the settings that say nothing of a checkpoint yet: those of the stages after its own, the
-    adapter's while there is none, what stage I keeps for later. A run that differs in these alone can go on from it."""
-    begun = [name for name in STAGES if state["identity"].get(f"{name}.steps")][: state["stage"] + 1]
-    later = STAGES[STAGES.index(begun[-1]) + 1 :] if begun else ()
+    number of its own's steps, the adapter's while there is none, what stage I keeps for later. A run that differs in
+    these alone can go on from it."""
+    begun = _begun(state)
+    later = {*STAGES[STAGES.index(begun[-1]) + 1 :], f"{begun[-1]}.steps"} if begun else set()
     kept = {"run.teacher_bank"} if len(begun) == 1 else set()
-    return {*later} | (set() if has_adapters(state) else {"adapter"}) | kept
+    return later | (set() if has_adapters(state) else {"adapter"}) | kept
+
+
+def _begun(state: dict[str, Any]) -> list[str]:
+    """The stages of a checkpoint's run that had begun, its own the last."""
+    numbers = {name: state["identity"].get(f"{name}.steps") for name in STAGES}
+    return [name for name in STAGES if type(numbers[name]) is int and numbers[name] > 0][: state["stage"] + 1]
 
 
 def has_adapters(state: dict[str, Any]) -> bool:
@@ -154,5 +175,5 @@ def digest(*tensors: Tensor) -> str:
 
 __all__ = [
     "LATEST", "check_place", "check_same_run", "check_state", "checkpoint_path", "checkpoints", "digest",
-    "find_checkpoint", "load_checkpoint", "not_reached", "save_checkpoint",
+    "find_checkpoint", "is_grown", "load_checkpoint", "not_reached", "save_checkpoint",
 ]  # fmt: skip

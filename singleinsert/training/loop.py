@@ -140,6 +140,8 @@ class Loop:
                 stage = self._end_here(stage)
             self._sample_if_due(stage)
             bar.rest()
+        if settings.run.final_checkpoint and self.stage_index + 1 == len(self.run.stages):
+            self.save()
         self.average.finish(self.trainables(stage))
         self._release()
         self._draw_samples(stage.name, stage.steps)

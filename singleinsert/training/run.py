@@ -18,22 +18,14 @@ from singleinsert.config import Settings
 from singleinsert.config.load import check_name, read_values
 from singleinsert.data.pictures import image_to_tensor, mask_to_tensor
 from singleinsert.dtypes import DTYPES
-from singleinsert.errors import ConfigError, first_line
+from singleinsert.errors import first_line
 from singleinsert.masks import write_mask
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
 from singleinsert.models.trigger import common_word_note
 from singleinsert.training.accelerator import build_accelerator, start_trackers
-from singleinsert.training.checkpoint import (
-    check_place,
-    check_same_run,
-    check_state,
-    digest,
-    find_checkpoint,
-    load_checkpoint,
-    not_reached,
-)
+from singleinsert.training.checkpoint import digest
 from singleinsert.training.class_pictures import make_prior
 from singleinsert.training.encode import encode_pictures, make_concepts, make_prompting
 from singleinsert.training.events import EventLog
@@ -46,9 +38,10 @@ from singleinsert.training.painting import paint
 from singleinsert.training.prepare import Material, find_material
 from singleinsert.training.prompting import Prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
+from singleinsert.training.resume import carry_samples, checkpoint_to_resume, read_state
 from singleinsert.training.samples import Sampler
 from singleinsert.training.signals import Interrupted
-from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, step_cost, wants_bank
+from singleinsert.training.stages import Stage, adamw_8bit, adapter_options, stages_of, step_cost
 from singleinsert.training.switches import place_frozen_weights, set_switches
 from singleinsert.training.texts import PromptBook
 from singleinsert.training.watch import ConsoleWatch, SilentWatch, Watch, Watches
@@ -112,7 +105,7 @@ def _train(
     settings = described_before(settings, files)
     material = find_material(settings, watch.line)
     settings = with_descriptions(settings, material)
-    checkpoint = _checkpoint_to_resume(settings, files, watch)
+    checkpoint = checkpoint_to_resume(settings, files, watch)
     events = None
     if accelerator.is_main_process:
         held.enter_context(files.claimed(bool(settings.run.resume_from_checkpoint), checkpoint))
@@ -156,13 +149,15 @@ def _train_there(
             model.read_probabilities(model.latent_shape(side, side)[1:], stage.objective.attention_level)
     adapter_class(settings.adapter.type).check(model.adapted_parts, adapter_options(settings, model).targets)
     run = assemble(settings, accelerator, files, stages, model, material, watch)
-    state = None if checkpoint is None else _read_state(checkpoint, run)
+    state = None if checkpoint is None else read_state(checkpoint, run)
     sampler = Sampler(run, material.handles)
     if events is not None:
         _write_beginning(run, material, events)
         costs = {stage.name: step_cost(stage) for stage in stages}
         steps, before = {stage.name: stage.steps for stage in stages}, state["losses"] if state else ()
         events.begin(steps, str(checkpoint or ""), costs, before, likeness_of(settings))
+        if checkpoint is not None and state is not None:
+            carry_samples(run, checkpoint, stages[state["stage"]].name, state["step"])
     start_trackers(accelerator, settings, files)
     loop = Loop(
         run,
@@ -274,31 +269,6 @@ def with_descriptions(settings: Settings, material: Material) -> Settings:
     said = tuple(picture.description for picture in material.pictures)
     data = replace(settings.data, description=said)
     return replace(settings, data=data, caption=replace(settings.caption, describe=""))
-
-
-def _checkpoint_to_resume(settings: Settings, files: RunFiles, watch: Watch) -> Path | None:
-    """Where the run goes on from, having seen that its place is free. None: from the beginning."""
-    resume = settings.run.resume_from_checkpoint
-    checkpoint = find_checkpoint(resume, files.checkpoints) if resume else None
-    if resume and checkpoint is None:
-        watch.line(f"no checkpoint in {files.checkpoints} yet: beginning anew")
-    files.check_free(bool(resume), checkpoint)
-    return checkpoint
-
-
-def _read_state(checkpoint: Path, run: Run) -> dict[str, Any]:
-    """A checkpoint's state. ConfigError where it is of another run."""
-    state = load_checkpoint(checkpoint)
-    check_state(checkpoint, state)
-    check_same_run(checkpoint, run.identity, state["identity"], not_reached(state))
-    if wants_bank(run.settings, run.stages) and state["bank"] is None:
-        raise ConfigError(
-            f"checkpoint {checkpoint} has no predictions of the frozen model for {run.stages[-1].name}, its run had no "
-            "use for them: set run.teacher_bank to false, or begin anew"
-        )
-    check_place(checkpoint, state, [stage.steps for stage in run.stages])
-    run.watch.line(f"going on from {checkpoint}")
-    return state
 
 
 def _write_beginning(run: Run, material: Material, events: EventLog) -> None:

@@ -93,6 +93,7 @@ ROUTES = _routes(
     ("POST", "runs/{name}/ask/{request_name}", running.ask),
     ("POST", "runs/{name}/resume", running.resume),
     ("POST", "runs/{name}/again", running.again),
+    ("DELETE", "runs/{name}/state", running.drop_state),
     ("GET", "runs/{name}/file/{file}", running.file),
     ("GET", "runs/{name}/source", running.source),
     ("GET", "runs/{name}/log", running.log),

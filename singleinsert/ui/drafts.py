@@ -223,6 +223,7 @@ class Drafts:
             "model.pretrained_model_name_or_path": source_of(draft.base, self.place.models),
             "data.class_word": [subject.class_word for subject in draft.subjects],
             "run.checkpointing_steps": CHECKPOINTS,
+            "run.final_checkpoint": True,
         }
         if draft.is_scene:
             values["data.handles"] = [subject.name or subject.class_word for subject in draft.subjects]

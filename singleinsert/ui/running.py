@@ -76,15 +76,18 @@ def resume(api: Api, request: Request, name: str) -> Any:
 def again(api: Api, request: Request, name: str) -> Any:
     """A new run from an old one's inputs: changed by a fix, longer, or as a draft for its user to change.
 
-    JSON: {"fix": ...} of the fixes, {"longer": true}, {"draft": true}, or {"settings": {...}} as a check advises.
+    JSON: {"fix": ...} of the fixes, {"longer": true}, {"draft": true}, or {"settings": {...}} as a check advises. A
+    longer one goes on from where the old one stands, if that has kept its state; the old one stays as it is.
     """
-    told, run = request.json(), api.runs.get(name)
+    told, run, begins_from = request.json(), api.runs.get(name), None
     if run.job is None:
         raise InputError(f"{name} was not started here: its photo is not at hand")
     values = {key: plain(value) for key, value in to_values(run.job.settings).items()}
     if told.get("longer"):
+        begins_from = api.runs.state_file(run)
         last = "stage2" if values["stage2.steps"] else "stage1"
-        changes = {f"{last}.steps": values[f"{last}.steps"] + LONGER}
+        more = 0 if api.runs.ended_early(run) else LONGER
+        changes = {f"{last}.steps": values[f"{last}.steps"] + more}
     elif isinstance(told.get("settings"), dict):
         from singleinsert.ui.forms import checked
 
@@ -94,9 +97,17 @@ def again(api: Api, request: Request, name: str) -> Any:
     draft = drafting.draft_of_run(api, name, **changes)
     if told.get("draft"):
         return {"draft": draft.id}
-    started = start(api.drafts, draft)
+    started = start(api.drafts, draft, begins_from)
     api.place.ensure_worker(asked=True)
     return {"name": started}
+
+
+def drop_state(api: Api, request: Request, name: str) -> Any:
+    """Delete what a finished run has kept to go on from."""
+    if (path := api.runs.state_file(api.runs.get(name))) is None:
+        raise InputError(f"{name} has kept no state")
+    path.unlink()
+    return {}
 
 
 def file(api: Api, request: Request, name: str, file: str) -> Reply:

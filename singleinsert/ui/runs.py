@@ -22,7 +22,7 @@ from singleinsert.names import problem_with_name
 from singleinsert.placeholders import STAR
 from singleinsert.reading import read_toml
 from singleinsert.training.events import EVENTS, FINISH, SAMPLE, STOP, Event
-from singleinsert.training.files import RunFiles
+from singleinsert.training.files import LATEST, RunFiles, find_checkpoint
 from singleinsert.training.progress import TimeLeft
 from singleinsert.ui.fixes import fixes_for
 from singleinsert.ui.place import INPUTS, RESERVED, Place
@@ -156,8 +156,18 @@ class Runs:
             "preview": self._preview(run), "prompts": list(settings.sample.prompts) if settings else [],
             "fixes": fixes_for(reason, bool(failed.get("out_of_memory"))) if state in (FAILED, STOPPED) else [],
             "asked": [name for name in (STOP, FINISH, SAMPLE) if (run.files.logs / name).exists()],
-            "source": self._source(run), "things": self._things(run),
+            "source": self._source(run), "things": self._things(run), "ended_early": self.ended_early(run),
+            "state_bytes": kept.stat().st_size if (kept := self.state_file(run)) else 0,
         }  # fmt: skip
+
+    def state_file(self, run: Run) -> Path | None:
+        """The checkpoint that a finished run has kept, from which another can go on."""
+        return find_checkpoint(LATEST, run.files.checkpoints) if run.record is not None else None
+
+    def ended_early(self, run: Run) -> bool:
+        """Was it asked to end before its last step?"""
+        last = self.events(run)[-1:]
+        return bool(last and last[0].get("finished_early"))
 
     def _state(self, run: Run, events: Sequence[Event]) -> tuple[str, str]:
         if run.record is not None:

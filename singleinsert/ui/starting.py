@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.atomic import write_atomically, write_text
+from singleinsert.batch.jobs import BEGINS_FROM
 from singleinsert.config import Settings
 from singleinsert.config.load import check_name
 from singleinsert.data.captions import caption_file, read_caption
@@ -44,8 +46,11 @@ def _inside(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
 
 
-def start(drafts: Drafts, draft: Draft) -> str:
+def start(drafts: Drafts, draft: Draft, begins_from: Path | None = None) -> str:
     """Put the draft into the queue, and delete it; returns the run's name.
+
+    Args:
+        begins_from: another run's checkpoint.
 
     Raises:
         InputError, ConfigError: what is missing, or cannot be, in one line; the draft is as it was.
@@ -65,6 +70,8 @@ def start(drafts: Drafts, draft: Draft) -> str:
     inputs = place.folder / INPUTS / draft.name
     try:
         job = write_inputs(drafts, draft, inputs)
+        if begins_from is not None:
+            job[BEGINS_FROM] = Path(os.path.relpath(begins_from, place.queue_folder)).as_posix()
         write_text(place.queue_folder / f"{draft.name}.toml", job_text(job))
     except (InputError, OSError):
         shutil.rmtree(inputs, ignore_errors=True)

@@ -102,6 +102,8 @@ export function go(address, replace = false) {
 
 export function percent(share) { return (100 * share).toFixed(share < 0.1 ? 1 : 0) + " %"; }
 
+export function size(bytes) { return bytes < 1e8 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`; }
+
 export function duration(seconds) {
   if (seconds < 90) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);

@@ -1,5 +1,5 @@
 // A run: where it stands, its curve with the samples on it, and what it can be asked.
-import { ask, copier, doing, duration, every, get, go, h, part, percent, pill, say } from "../base.js";
+import { ask, copier, doing, duration, every, get, go, h, part, percent, pill, say, size } from "../base.js";
 import { chart, History, legend, strip } from "../curve.js";
 import { tabs } from "../tabs.js";
 import { describeState } from "./concepts.js";
@@ -28,23 +28,29 @@ export async function show(place, { name }, signal) {
     await ask("DELETE", at);
     go("/");
   }, "quiet danger");
-  const again = (text, body, kind) => button("longer", text, async () => {
+  const again = (id, text, body) => button(id, text, async () => {
     const found = await post("again", body);
     go(found.draft ? `/new/${found.draft}/train` : `/runs/${part(found.name)}`);
-  }, kind);
+  });
+  const longer = run => again("longer", !run.state_bytes ? "Train it anew with 50 steps more" : run.ended_early ? "Go on to its end" : "Go on for 50 steps more", { longer: true });
+  const forget = run => button("forget", `Drop its state (${size(run.state_bytes)})`, async () => {
+    if (!confirm("Drop what it can go on from? The concept and its files stay.")) return;
+    await ask("DELETE", `${at}/state`);
+    await round();
+  }, "quiet");
 
   const buttonsFor = run => {
     shownFixes = run.fixes;
     if (run.state === "running") return [request("sample", "Draw now"), request("finish", "Stop and keep what it has learnt", "primary"), request("stop", "Stop")];
     if (run.state === "done") {
       return [h("a", { class: "button primary", id: "to-try", href: `/runs/${part(name)}/try` }, "Try it"), h("a", { class: "button", id: "to-get", href: `/runs/${part(name)}/get` }, "Get the files"),
-        run.own ? again("Go on longer: train it with 50 steps more", { longer: true }) : null, run.own ? again("Change and train again", { draft: true }) : null, remove()];
+        run.own ? longer(run) : null, run.own ? again("change", "Change and train again", { draft: true }) : null, run.state_bytes ? forget(run) : null, remove()];
     }
     if (run.state === "failed" || run.state === "stopped") return [...run.fixes.map(mend), remove()];
     return [remove()];
   };
   const update = run => {
-    const text = JSON.stringify([run.state, run.reason, run.fixes, run.own]);
+    const text = JSON.stringify([run.state, run.reason, run.fixes, run.own, run.state_bytes]);
     if (text !== shown) {
       shown = text;
       buttons.replaceChildren(...buttonsFor(run).filter(Boolean));
