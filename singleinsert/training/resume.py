@@ -87,8 +87,10 @@ def carry_samples(run: Run, checkpoint: Path, stage: str, step: int) -> None:
         return
     theirs, order = RunFiles(folder.parents[1], folder.name), [BEFORE, *(each.name for each in run.stages)]
     for event in read_events(theirs.logs) if _same_samples(theirs, run.settings) else ():
-        name, at, count = event.get("stage"), event.get("step"), len(event.get("files", ()))
-        if event["event"] != "samples" or name not in order or (order.index(name), at) > (order.index(stage), step):
+        if event["event"] != "samples" or (name := str(event.get("stage"))) not in order:
+            continue
+        at, count = int(event.get("step", 0)), len(event.get("files", ()))
+        if (order.index(name), at) > (order.index(stage), step):
             continue
         ours = [run.files.sample(name, at, index) for index in range(count)]
         for index, path in enumerate(ours):
