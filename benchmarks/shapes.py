@@ -28,7 +28,6 @@ from singleinsert.data.subject import Frame, Handle
 from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.families import FAMILIES
-from singleinsert.models.families.flux2 import SHIFT
 from singleinsert.models.family import Family
 from singleinsert.models.flow import FlowSchedule
 from singleinsert.models.frozen_weights import BlockSwap, blocks_of, quantize_blocks

@@ -1,8 +1,8 @@
 """Concepts from the files that clients use: an embedding and, beside it or not, a LoRA. Ours or anyone's.
 
 Embeddings: ``emb_params`` (kohya), the trigger word (diffusers), ``string_to_param`` (A1111), ``clip_l``, for SDXL with
-``clip_g``, ``qwen3_4b`` for klein; shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names; A1111's bundle
-holds all in one file.
+``clip_g``, ``qwen3_4b`` for klein and Z-Image; shape (d,) or (n, d). LoRA: kohya's, diffusers' and peft's names;
+A1111's bundle holds all in one file.
 What a user names, a file, a folder or a name, is found by :mod:`singleinsert.locate`.
 """
 
@@ -54,7 +54,7 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
 
     Args:
         embedding_file: a textual embedding; or an A1111 bundle, which holds the LoRA and any number of embeddings.
-        lora_file: a LoRA for SD 1.x, 2.x, SDXL or klein; None for an embedding alone.
+        lora_file: a LoRA for SD 1.x, 2.x, SDXL, klein or Z-Image; None for an embedding alone.
         allow_pickle: read .pt and .bin files too (by torch's loader for plain tensors, which runs no code).
 
     Raises InputError (no such file, pickle not allowed) or ModelError (not such a file, damaged).
@@ -74,7 +74,7 @@ def load_pair(embedding_file: Path, lora_file: Path | None = None, *, allow_pick
         lora = _lora_weights(lora_tensors, lora_header, lora_file)
         header = {**lora_header, **header}
     where = f"{embedding_file}" + (f" with {lora_file}" if lora_file else "")
-    described = describe(header, where, next(iter(embeddings.values())), set(tensors))
+    described = describe(header, where, next(iter(embeddings.values())), set(tensors), lora)
     artifact = _assembled(embedding_file, embeddings, described)
     if lora:
         artifact = replace(artifact, update=WeightUpdate("lora", lora, origin=described.origin))
@@ -91,10 +91,11 @@ def gather_scene(parts: list[Artifact], scene: str) -> Artifact:
 
 
 def describe(
-    header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor], keys: Collection[str] = ()
-) -> Described:
-    """Our own header text if it is there, else what clients' headers, the embedding's width and its file's ``keys``
-    tell."""
+    header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor], keys: Collection[str] = (),
+    lora: Lora | None = None,
+) -> Described:  # fmt: skip
+    """Our own header text if it is there, else what clients' headers, the embedding's width, its file's ``keys`` and
+    the layers of the ``lora`` tell."""
     own = _json(header, HEADER_KEY, where)
     if own:
         try:
@@ -114,11 +115,23 @@ def describe(
     sd2 = header.get("ss_v2", str(embedding[TEXT_ENCODER].shape[1] == SD2_WIDTH)) == "True"
     family = "sdxl" if TEXT_ENCODER_2 in embedding or version.startswith("sdxl") else "sd2" if sd2 else "sd1"
     predicts = "v_prediction" if predicts_v else "epsilon"
-    for name, facts in FILE_FACTS.items():  # clients have a name for each language model's embeddings
-        if facts.layout == "diffusers" and {*facts.embedding_keys.values()} == {*keys}:
-            family, predicts = name, "flow"
+    if told := _flow_families(keys, version, lora or {}):
+        family, predicts = told[0], "flow"
     base = BaseInfo(family, header.get("ss_sd_model_name", "unknown"), predicts)
     return Described(base, {}, {})
+
+
+def _flow_families(keys: Collection[str], version: str, lora: Lora) -> list[str]:
+    """Those of flow models that an embedding's ``keys`` may be of, the likeliest first: by the header, by the LoRA.
+
+    Clients have a name for each language model's embeddings, and some models share theirs.
+    """
+    layers = {path.split(".")[0] for layers in lora.values() for path in layers}
+    found = {
+        name: facts for name, facts in FILE_FACTS.items()
+        if facts.layout == "diffusers" and {*facts.embedding_keys.values()} == {*keys}
+    }  # fmt: skip
+    return sorted(found, key=lambda name: (found[name].base_version != version, not layers & {*found[name].blocks}))
 
 
 def own_description(path: Path) -> Described:

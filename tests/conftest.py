@@ -78,6 +78,14 @@ def tiny_klein(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_zimage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Z-Image folder in diffusers' layout; read only."""
+    from tinyzimage import write_tiny_zimage
+
+    return write_tiny_zimage(tmp_path_factory.mktemp("tiny_zimage") / "base")
+
+
+@pytest.fixture(scope="session")
 def tiny_distilled(tiny_klein: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same weights, said to be distilled to a few steps; read only."""
     import shutil

@@ -8,8 +8,9 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
-from tinyklein import CHANNELS, WIDTH, random_latents, tiny_qwen_tokenizer
+from tinyklein import CHANNELS, random_latents
 from tinymodels import hashed
+from tinyqwen import WIDTH, tiny_qwen_tokenizer
 
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.chat import ChatTemplate, tokenize_in_chat
@@ -72,7 +73,7 @@ def test_prompts_are_tokenised_in_pieces_as_comfyui_does(ours, texts):
         theirs = theirs.replace(placeholder, f"embedding:{name}" + " " * ours.endswith(placeholder))
     pieces = comfyui_pieces(BEFORE + theirs + AFTER, names.values())
     assert [text for text, _ in pieces if text] == texts
-    found = tokenize_in_chat(tokenizer, template, ours, {"*": 1, "<b>": 2}, 512)
+    found = tokenize_in_chat(tokenizer, template, ours, {"*": 1, "<b>": 2}, 512, padded=True)
     wanted: list = []
     for text, name in pieces:
         wanted += tokenizer(text)["input_ids"] if text else [None] * (1 if name == "first" else 2)
@@ -84,12 +85,12 @@ def test_prompts_are_tokenised_in_pieces_as_comfyui_does(ours, texts):
 def test_the_template_is_not_searched_for_placeholders_and_long_prompts_are_cut(caplog):
     tokenizer = tiny_qwen_tokenizer()
     template = ChatTemplate.of(tokenizer, enable_thinking=False)
-    assert not tokenize_in_chat(tokenizer, template, "a cat", {"user": 1, "think": 1}, 64).slots
+    assert not tokenize_in_chat(tokenizer, template, "a cat", {"user": 1, "think": 1}, 64, padded=True).slots
     long = "a cat and " * 40
-    assert tokenize_in_chat(tokenizer, template, long, {}, 64).input_ids.shape == (1, 64)
+    assert tokenize_in_chat(tokenizer, template, long, {}, 64, padded=True).input_ids.shape == (1, 64)
     assert "prompt cut to its first 64 tokens" in caplog.text
     with pytest.raises(InputError, match="lies beyond the 64 tokens"):
-        tokenize_in_chat(tokenizer, template, long + "*", {"*": 1}, 64)
+        tokenize_in_chat(tokenizer, template, long + "*", {"*": 1}, 64, padded=True)
     tokenizer.chat_template = None
     with pytest.raises(ModelError, match="no chat template"):
         ChatTemplate.of(tokenizer)

@@ -11,7 +11,7 @@ from runs import small_values
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_train_script import command_line
-from tinyklein import WIDTH
+from tinyqwen import WIDTH
 
 import infer_singleinsert
 import train_singleinsert

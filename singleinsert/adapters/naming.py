@@ -22,6 +22,10 @@ _OTHER_PREFIXES = {
     prefix: part for prefixes in KOHYA_PREFIXES.values() for part, prefix in prefixes.items()
     if part not in (UNET, *TEXT_ENCODERS) and prefix.startswith("lora_")
 }  # fmt: skip
+_DOTTED_PREFIXES = {
+    prefix: part for facts in FILE_FACTS.values() if facts.layout == "diffusers"
+    for part, prefix in facts.prefixes.items()
+}  # fmt: skip
 
 _COMPOUND_ATOMS = (
     "down_blocks", "up_blocks", "mid_block", "transformer_blocks", "to_q", "to_k", "to_v", "to_out",
@@ -92,6 +96,11 @@ def parse_lora_key(key: str) -> LoraKey:
                 )
         raise ModelError(f"'{key}' belongs to a part that no known model has")
     if match:
+        for prefix, component in _DOTTED_PREFIXES.items():
+            if path.startswith(prefix):
+                path = f"{component}.{path.removeprefix(prefix)}"
+        match = _DOTTED.match(path)
+        assert match
         first = path.split(".")[0]
         component = first if first in COMPONENTS else UNET
         dotted = match["path"].removeprefix(component + ".").removeprefix("base_model.model.")

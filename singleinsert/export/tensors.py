@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
@@ -43,7 +44,7 @@ def embedding_tensors(concept: TrainedConcept, family: str, precision: str, key:
 def lora_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     """The LoRA in the layout that the clients of its family read. Alphas stay float32: float16 has no 0.1."""
     if FILE_FACTS[artifact.base.family].layout == "diffusers":
-        return peft_tensors(artifact, precision)
+        return peft_tensors(artifact, precision, FILE_FACTS[artifact.base.family].prefixes)
     tensors: dict[str, Tensor] = {}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
@@ -54,15 +55,19 @@ def lora_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
     return tensors
 
 
-def peft_tensors(artifact: Artifact, precision: str) -> dict[str, Tensor]:
+def peft_tensors(artifact: Artifact, precision: str, prefixes: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """The LoRA in diffusers' layout: peft's ``lora_A``, and ``lora_B`` with alpha multiplied into it.
 
     The layout has no place for alphas, and diffusers before 0.34 reads no header: it takes alpha for the rank.
+
+    Args:
+        prefixes: by component, in the place of diffusers' own.
     """
     tensors: dict[str, Tensor] = {}
     for component, layers in artifact.lora.items():
         for path, weights in layers.items():
-            stem, baked = dotted_name(component, path), weights.baked()
+            stem = dotted_name(component, path) if prefixes is None else prefixes[component] + path
+            baked = weights.baked()
             tensors[f"{stem}.lora_A.weight"] = rounded(baked.down, precision, stem)
             tensors[f"{stem}.lora_B.weight"] = rounded(baked.up, precision, stem)
     return tensors

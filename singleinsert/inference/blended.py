@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ from singleinsert.errors import InputError
 from singleinsert.inference.canvas import Canvas
 from singleinsert.inference.pipeline import ConceptPipeline, Picture, batches
 from singleinsert.models.condition import Condition
-from singleinsert.models.sampling import known_latents, sample_images
+from singleinsert.models.family import Family
+from singleinsert.models.sampling import known_latents, noised_for, sample_images
 
 ORDERS = ("at_once", "one_by_one")
 NOISES = ("fixed", "fresh")
@@ -57,8 +59,6 @@ def edit_pictures(
         InputError: a strength, prompt, order or number that cannot be; before anything is drawn.
     """
     check_strength(strength)
-    if pipeline.model.schedule.prediction_type == "flow":
-        raise InputError("local editing is for Stable Diffusion and SDXL: with flow-matching models it is not possible")
     for name, value, known in (("order", order, ORDERS), ("noise", noise, NOISES)):
         if value not in known:
             raise InputError(f"{name} '{value}' is none of {', '.join(known)}")
@@ -73,7 +73,8 @@ def edit_pictures(
         latents, images = canvas.latents.to(device).expand(len(batch), -1, -1, -1), list[Image]()
         for regions in passes:
             with starting_late(pipeline.pipeline, strength):
-                blend = Blend(latents, [canvas.masks[number] for number in regions], batch, fresh=noise == "fresh")
+                masks = [canvas.masks[number] for number in regions]
+                blend = Blend(pipeline.model, latents, masks, batch, fresh=noise == "fresh")
                 prompts = [canvas.regions[number].prompt for number in regions]
                 images = _sample(pipeline, conditions, batch, prompts, blend)
             latents = blend.result
@@ -121,10 +122,12 @@ class Blend:
     """
 
     def __init__(
-        self, source: Tensor, masks: Sequence[Sequence[Tensor]], pictures: Sequence[Picture], *, fresh: bool = False
-    ) -> None:
-        """``masks``: of each region its stages, (1, 1, h, w) each."""
+        self, model: Family, source: Tensor, masks: Sequence[Sequence[Tensor]], pictures: Sequence[Picture], *,
+        fresh: bool = False,
+    ) -> None:  # fmt: skip
+        """``masks``: of each region its stages, (1, 1, h, w) each. ``pictures``: of one size, which is given."""
         self.source = self.result = source
+        self._model, self._size = model, (pictures[0].height or 0, pictures[0].width or 0)
         self._rows, self._fresh = len(masks), fresh
         self._masks = [[stage.to(source.device) for stage in stages] for stages in masks]
         self.generators = [torch.Generator().manual_seed(p.seed) for p in pictures for _ in masks]
@@ -133,13 +136,13 @@ class Blend:
 
     def start(self, scheduler: Any, steps: int) -> Tensor:
         """Where sampling starts: (b * regions, c, h, w), the noised source."""
-        scheduler.set_timesteps(steps, device=self.source.device)
-        noised = scheduler.add_noise(self.source, self._noise, scheduler.timesteps[:1])
+        self._model.start_sampler(scheduler, steps, *self._size, self.source.device)
+        noised = noised_for(scheduler, self.source, self._noise, 0)
         return noised.repeat_interleave(self._rows, dim=0)
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """After the last step one row a picture is handed back: there is nothing more to do for the others."""
-        scheduler, latents = pipeline.scheduler, tensors["latents"]
+        scheduler, latents = pipeline.scheduler, self._model.unpacked(tensors["latents"], *self._size)
         total = len(scheduler.timesteps)
         noise = _noise(self._others, self.source) if self._fresh and step + 1 < total else self._noise
         masks = torch.stack([stages[step * len(stages) // total] for stages in self._masks], dim=1)  # (1, r, 1, h, w)
@@ -148,7 +151,7 @@ class Blend:
         inside = masks.amax(1)
         self.result = inside * drawn + (1 - inside) * known_latents(scheduler, self.source, noise, step + 1)
         rows = self.result if step + 1 == total else self.result.repeat_interleave(self._rows, dim=0)
-        return {"latents": rows.to(latents.dtype)}
+        return {"latents": self._model.packed(rows.to(latents.dtype))}
 
 
 def _noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
@@ -180,9 +183,10 @@ def _late(scheduler: Any, strength: float) -> Any:
     class Late(kind):
         init_noise_sigma = 1.0  # the latents that are handed in have their noise
 
-        def set_timesteps(self, num_inference_steps: int, *args: Any, **options: Any) -> None:
-            super().set_timesteps(num_inference_steps, *args, **options)
-            first = num_inference_steps - max(1, round(strength * num_inference_steps))
+        @wraps(kind.set_timesteps)  # pipelines look at its signature
+        def set_timesteps(self, *args: Any, **options: Any) -> None:
+            super().set_timesteps(*args, **options)
+            first = self.num_inference_steps - max(1, round(strength * self.num_inference_steps))
             if isinstance(self, PNDMScheduler):
                 # it steps from its first timestep twice, and so has the second one twice
                 left = self.timesteps.unique().flip(0)[first:]

@@ -64,13 +64,14 @@ def switch_after(
     """A callback after whose ``steps``-th call the pipeline goes on with ``condition``.
 
     Args:
-        condition, negative: b prompts each. guided: does the pipeline ask both, the negative ones first?
+        condition, negative: b prompts each. guided: is there guidance?
         callback: is called as well, before.
     """
     wanted = model.pipeline_conditions(condition, negative)
     names = {"prompt_embeds": "prompt_embeds", "pooled_prompt_embeds": "add_text_embeds"}
+    both = guided and model.guides_in_one_call
     later = {
-        inside: torch.cat([wanted[f"negative_{name}"], wanted[name]]) if guided else wanted[name]
+        inside: torch.cat([wanted[f"negative_{name}"], wanted[name]]) if both else wanted[name]
         for name, inside in names.items()
         if name in wanted
     }

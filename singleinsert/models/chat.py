@@ -51,12 +51,12 @@ class ChatTemplate(NamedTuple):
 
 
 def tokenize_in_chat(
-    tokenizer: Any, template: ChatTemplate, prompt: str, placeholders: Mapping[str, int], length: int
+    tokenizer: Any, template: ChatTemplate, prompt: str, placeholders: Mapping[str, int], length: int, padded: bool
 ) -> TokenizedPrompt:
     """Tokenise ``prompt`` inside ``template``, leaving ``placeholders[p]`` consecutive slots for each placeholder p.
 
     Args:
-        length: of the result; shorter prompts are padded on the right.
+        length: of the result, at most. padded: are shorter prompts padded on the right, to that length?
 
     Raises:
         InputError: the prompt is so long that a slot would be cut off. Plain words are cut off with a warning.
@@ -75,7 +75,7 @@ def tokenize_in_chat(
         refuse_lost_slots(prompt, slots, length, length)
         log.warning("prompt cut to its first %d tokens of %d: %.80r", length, len(ids), prompt)
         ids = ids[:length]
-    padding = [tokenizer.pad_token_id] * (length - len(ids))
+    padding = [tokenizer.pad_token_id] * (length - len(ids)) if padded else []
     return TokenizedPrompt(torch.tensor([[*ids, *padding]]), tuple(slots))
 
 

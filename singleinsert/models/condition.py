@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,12 @@ class Condition:
     Attributes:
         tensors: "states" (b, L, d) in every family; where a family needs them also "pooled" (b, p), "time_ids" (b, 6),
             "mask" (b, L). b is 1 for one prompt.
+        lengths: how many rows of the states each prompt has, in families whose prompts are not padded; of a batch the
+            shorter ones are followed by zeros. () where all have L.
     """
 
     tensors: Mapping[str, Tensor]
+    lengths: tuple[int, ...] = ()
 
     @property
     def states(self) -> Tensor:
@@ -32,14 +35,20 @@ class Condition:
 
     def expand(self, batch: int) -> Condition:
         """One prompt's tensors, seen ``batch`` times without a copy."""
-        return Condition({name: x.expand(batch, *x.shape[1:]) for name, x in self.tensors.items()})
+        tensors = {name: x.expand(batch, *x.shape[1:]) for name, x in self.tensors.items()}
+        return Condition(tensors, self.lengths * batch)
+
+    def rows(self) -> list[Tensor]:
+        """The states (n, d) of each prompt, n its own length."""
+        return [states[:length] for states, length in zip(self.states, self.lengths, strict=True)]
 
     def to(self, device: torch.device | None = None, dtype: torch.dtype | None = None) -> Condition:
         """On ``device``; floating-point tensors in ``dtype``. None leaves either as it is."""
-        return Condition(
-            {name: x.to(device or x.device, dtype if dtype and x.is_floating_point() else x.dtype)
-             for name, x in self.tensors.items()}
-        )  # fmt: skip
+        tensors = {
+            name: x.to(device or x.device, dtype if dtype and x.is_floating_point() else x.dtype)
+            for name, x in self.tensors.items()
+        }
+        return replace(self, tensors=tensors)
 
     @staticmethod
     def concatenate(conditions: Sequence[Condition]) -> Condition:
@@ -48,7 +57,17 @@ class Condition:
         parts = [first.expand(len(run) * first.batch) if len(run) > 1 else first for first, run in runs]
         if len(parts) == 1:
             return parts[0]
-        return Condition({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+        lengths = tuple(length for part in parts for length in part.lengths)
+        parts = [_padded(part, max(lengths)) for part in parts] if lengths else parts
+        return Condition(
+            {name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors}, lengths
+        )
+
+
+def _padded(condition: Condition, length: int) -> Condition:
+    """With zeros behind the states, up to ``length`` rows."""
+    states = nn.functional.pad(condition.states, (0, 0, 0, length - condition.states.shape[1]))
+    return replace(condition, tensors={**condition.tensors, "states": states})
 
 
 def _runs(conditions: Sequence[Condition]) -> list[list[Condition]]:
@@ -70,7 +89,7 @@ class GradientCut:
 
     def cut(self, condition: Condition) -> Condition:
         """Float32 leaves on the cut's device in place of ``condition``'s tensors; whole numbers only move."""
-        return Condition({name: self._cut(x) for name, x in condition.tensors.items()})
+        return replace(condition, tensors={name: self._cut(x) for name, x in condition.tensors.items()})
 
     def _cut(self, encoded: Tensor) -> Tensor:
         if not encoded.is_floating_point():

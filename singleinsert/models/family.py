@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from PIL.Image import Image
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from singleinsert.data.subject import Frame
 from singleinsert.errors import ConfigError, InputError, ModelError
 from singleinsert.models.condition import Condition
+from singleinsert.models.file_facts import FileFacts
 from singleinsert.models.keys import kept_keys
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import Schedule
@@ -33,29 +34,6 @@ from singleinsert.models.text import (
 
 Embedding = Mapping[str, Tensor]
 """A concept's vectors for each text encoder's lookup: part name -> (n, width), the same n for all."""
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What the clients' files say of models of one kind.
-
-    Attributes:
-        prefixes: what the names of a part's LoRA layers begin with, by part; a LoRA is on these parts alone.
-        base_version: ``ss_base_model_version``. architecture: modelspec's, without "/lora". resolution: side in pixels.
-        card: "sd version" on A1111's cards.
-        layout: of the LoRA's file. "kohya": flat names, with alphas; "diffusers": module paths after the prefix, and
-            alpha multiplied into the weights, for clients that read no alpha.
-        embedding_keys: the embedding's key in its file, by text encoder; without it what the client itself makes of the
-            file's name.
-    """
-
-    prefixes: Mapping[str, str]
-    base_version: str
-    architecture: str
-    resolution: int
-    card: str = "Other"
-    layout: Literal["kohya", "diffusers"] = "kohya"
-    embedding_keys: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,6 +85,8 @@ class Family(ABC):
     """Name of the denoiser among :attr:`parts`, as diffusers' pipelines call it."""
     text_parts: ClassVar[tuple[str, ...]]
     """Names of the text encoders among :attr:`parts`; the first one's positions are those of attention maps."""
+    guides_in_one_call: ClassVar[bool] = True
+    """Does the pipeline ask with both prompts in one call, the negative ones first?"""
 
     name: str
     model_name: str
@@ -326,10 +306,11 @@ class Family(ABC):
         """
         pipeline = self.pipeline(denoiser_only=True)
         with kept_keys(self.denoiser):
-            return pipeline(
+            latents = pipeline(
                 **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-                guidance_scale=guidance_scale, height=height, width=width, output_type="latent",
+                guidance_scale=self.pipeline_guidance(guidance_scale), height=height, width=width, output_type="latent",
             ).images  # fmt: skip
+        return self.finished(latents)
 
     def pipeline(self, scheduler: Any = None, *, denoiser_only: bool = False) -> Any:
         """diffusers' own pipeline over these very parts; ``denoiser_only`` leaves the others out: latents come out.
@@ -342,6 +323,26 @@ class Family(ABC):
     def pipeline_conditions(self, condition: Condition, negative: Condition | None) -> dict[str, Any]:
         """The pipeline's keyword arguments for a batch of conditions (and as many, or one, negative ones)."""
         raise self._without_pipeline()
+
+    def pipeline_guidance(self, scale: float) -> float:
+        """The pipeline's own number for a guidance ``scale``, of which 1 is none."""
+        return scale
+
+    def start_sampler(self, scheduler: Any, steps: int, height: int, width: int, device: torch.device) -> None:
+        """Set the sampler's steps as the pipeline does for pictures of that size in pixels."""
+        scheduler.set_timesteps(steps, device=device)
+
+    def unpacked(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Latents (b, c, h, w) from those that the pipeline shows its callbacks; height and width in pixels."""
+        return latents
+
+    def packed(self, latents: Tensor) -> Tensor:
+        """The inverse of :meth:`unpacked`."""
+        return latents
+
+    def finished(self, latents: Tensor) -> Tensor:
+        """Latents (b, c, h, w) in the denoiser's scale from those that the pipeline hands out at its end."""
+        return latents
 
     def load_lora(
         self, pipeline: Any, part: str, tensors: dict[str, Tensor], config: dict[str, Any], name: str

@@ -18,8 +18,14 @@ from singleinsert.models.keys import kept_keys
 def known_latents(scheduler: Any, source: Tensor, noise: Tensor, step: int) -> Tensor:
     """What latents that are known (b, c, h, w) look like after ``step`` of the sampler: clean after the last one, and
     before at the level from which it goes on. Blended Latent Diffusion puts them back after every step."""
-    if step == len(scheduler.timesteps):
-        return source
+    return source if step == len(scheduler.timesteps) else noised_for(scheduler, source, noise, step)
+
+
+def noised_for(scheduler: Any, source: Tensor, noise: Tensor, step: int) -> Tensor:
+    """Clean latents at the level that the sampler's ``step`` begins with."""
+    if hasattr(scheduler, "scale_noise"):  # a flow's sampler, which would look for its place in the steps
+        sigma = scheduler.sigmas[step].to(source)
+        return (1 - sigma) * source + sigma * noise
     return scheduler.add_noise(source, noise, scheduler.timesteps[step : step + 1])
 
 
@@ -51,15 +57,16 @@ def paint_around(
     source = source.expand(shape)
 
     def put_back(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        drawn = tensors["latents"]
+        drawn = model.unpacked(tensors["latents"], height, width)
         blended = kept * known_latents(pipe.scheduler, source, noise, step + 1) + (1 - kept) * drawn.float()
-        return {"latents": blended.to(drawn.dtype)}
+        return {"latents": model.packed(blended.to(drawn.dtype))}
 
-    return pipeline(
+    latents = pipeline(
         **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=put_back,
-        output_type="latent", latents=noise.to(model.dtype),
-    ).images.float()  # fmt: skip
+        guidance_scale=model.pipeline_guidance(guidance_scale), height=height, width=width,
+        callback_on_step_end=put_back, output_type="latent", latents=noise.to(model.dtype),
+    ).images  # fmt: skip
+    return model.finished(latents).float()
 
 
 @torch.no_grad()
@@ -106,6 +113,6 @@ def sample_images(
     with kept_keys(model.denoiser):
         return pipeline(
             **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-            guidance_scale=guidance_scale, height=height, width=width, callback_on_step_end=watch, output_type="pil",
-            latents=latents,
+            guidance_scale=model.pipeline_guidance(guidance_scale), height=height, width=width,
+            callback_on_step_end=watch, output_type="pil", latents=latents,
         ).images  # fmt: skip

@@ -153,7 +153,7 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
         if without := [role for role in stage.trains if role in WEIGHT_ROLES and not parts[role]]:
             raise ConfigError(
                 f"{name}.trains has {without[0]}, of which a {model.name} trains nothing, since hardly a client would "
-                f"load it: leave it out, as --preset klein does"
+                f"load it: leave it out, as --preset klein and --preset zimage do"
             )
     own = adapter_class(adapter.type).own_targets
     targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
