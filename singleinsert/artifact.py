@@ -33,12 +33,16 @@ LARGEST_CHANGE = 1e6
 """No weight of a model is near it: what changes one by more is damage, and every picture with it would be black."""
 
 
+UNKNOWN = "unknown"
+"""Name of a base model of which a file says nothing."""
+
+
 @dataclass(frozen=True)
 class BaseInfo:
     """The base model that a concept was trained on.
 
     Attributes:
-        family: one of a family's ``names``: "sd1", "sd2", "sdxl", "flux2-klein-4b".
+        family: one of a family's ``names``: "sd1", "sd2", "sdxl", "flux2-klein-4b", "z-image".
         name: the short name that clients show ("stable-diffusion-v1-5", "mini-sd").
         prediction_type: "epsilon", "v_prediction", "sample" or "flow".
         source: what ``load_base_model`` was given (folder, hub id, file); "" where unknown.

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from singleinsert.adapters.naming import TEXT_ENCODER, TEXT_ENCODER_2, LoraKey, is_lora, parse_lora_key
 from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
-from singleinsert.artifact import HEADER_KEY, Artifact, BaseInfo, TrainedConcept, check
+from singleinsert.artifact import HEADER_KEY, UNKNOWN, Artifact, BaseInfo, TrainedConcept, check
 from singleinsert.errors import InputError, ModelError, first_line
 from singleinsert.models.families import FILE_FACTS
 from singleinsert.tensorfile import read_safetensors, read_safetensors_header
@@ -117,7 +117,7 @@ def describe(
     predicts = "v_prediction" if predicts_v else "epsilon"
     if told := _flow_families(keys, version, lora or {}):
         family, predicts = told[0], "flow"
-    base = BaseInfo(family, header.get("ss_sd_model_name", "unknown"), predicts)
+    base = BaseInfo(family, header.get("ss_sd_model_name", UNKNOWN), predicts)
     return Described(base, {}, {})
 
 

@@ -118,7 +118,7 @@ class Plan:
             "methods": self.methods.name,
             "protocol": protocols.to_values(self.protocol),
             "sampling": {
-                "scheduler": "ddim", "steps": base.sample.num_inference_steps,
+                "scheduler": "ddim; of a flow model its own", "steps": base.sample.num_inference_steps,
                 "guidance_scale": base.sample.guidance_scale, "first_seed": base.sample.seed,
                 "resolution": base.data.resolution,
             },

@@ -25,6 +25,8 @@ from singleinsert.evaluate.cache import (
     picture_key,
 )
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
+from singleinsert.inference.schedulers import OWN
+from singleinsert.models.family import Family
 from singleinsert.models.fingerprint import model_digest
 from singleinsert.training.accelerator import build_accelerator
 from singleinsert.training.checkpoint import checkpoint_path
@@ -33,7 +35,10 @@ from singleinsert.training.run import train
 from singleinsert.training.stages import stages_of, wants_bank
 from singleinsert.training.watch import SilentWatch
 
-SCHEDULER = "ddim"
+
+def scheduler_for(model: Family) -> str:
+    """The sampler that all rows draw with: DDIM, and the model's own where it is a flow."""
+    return OWN if model.schedule.prediction_type == "flow" else "ddim"
 
 
 class Clock:
@@ -69,7 +74,7 @@ class Studio:
         self._kept = KeptModel()
         self._digest: tuple[Any, str] = (None, "")
 
-    def model(self, settings: Settings) -> Any:
+    def model(self, settings: Settings) -> Family:
         """The base model of ``settings``, on its device and in its precision."""
         return self._kept(settings, build_accelerator(settings, RunFiles(self.work, "model")))
 
@@ -141,7 +146,8 @@ class Studio:
     def keys(self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]) -> list[str]:
         """Of the pictures, in the cache."""
         concept, model = digest_of_artifacts(artifacts), self.digest(settings)
-        return [picture_key(picture, SCHEDULER, concept, model) for picture in pictures]
+        scheduler = scheduler_for(self.model(settings))
+        return [picture_key(picture, scheduler, concept, model) for picture in pictures]
 
     def draw(self, settings: Settings, artifacts: Sequence[Artifact], pictures: Sequence[Picture]) -> list[Image.Image]:
         """All ``pictures``; those that are not in the cache are drawn now and put there, as soon as they are whole."""
@@ -167,12 +173,12 @@ class Studio:
 class _loaded:
     """Within it, a pipeline with the concepts in; afterwards the base model is what it was."""
 
-    def __init__(self, model: Any, artifacts: Sequence[Artifact]) -> None:
+    def __init__(self, model: Family, artifacts: Sequence[Artifact]) -> None:
         self.model, self.artifacts = model, artifacts
 
     def __enter__(self) -> ConceptPipeline:
         self.model.autoencoder.to(self.model.device)  # training has put it away
-        self.pipeline = ConceptPipeline(self.model, self.artifacts, scheduler=SCHEDULER)
+        self.pipeline = ConceptPipeline(self.model, self.artifacts, scheduler=scheduler_for(self.model))
         return self.pipeline
 
     def __exit__(self, *exception: object) -> None:

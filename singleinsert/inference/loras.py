@@ -15,7 +15,7 @@ from torch import nn
 from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.adapters.ranks import Fade, Gate, RankGate
 from singleinsert.adapters.weights import WeightUpdate
-from singleinsert.artifact import Artifact
+from singleinsert.artifact import UNKNOWN, Artifact
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.family import Family
 from singleinsert.specs import LARGEST_WEIGHT
@@ -140,6 +140,11 @@ def check_fits(concept: Artifact, model: Family) -> None:
         raise ModelError(
             f"{concept.name} was trained for {concept.base.name} (vectors of width {ours}), and {model.model_name} "
             f"takes {theirs}: give its own model as --pretrained_model_name_or_path"
+        )
+    if concept.base.family != model.name and concept.base.name != UNKNOWN:
+        raise ModelError(
+            f"{concept.name} was trained for a {concept.base.family}, and {model.model_name} is a {model.name}: give "
+            "its own model as --pretrained_model_name_or_path"
         )
     for component in COMPONENTS:
         part = model.adapted_parts.get(component)

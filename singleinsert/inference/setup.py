@@ -18,6 +18,7 @@ from singleinsert.locate import load_concept
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
+from singleinsert.models.split_files import split_source
 from singleinsert.specs import split_weight
 from singleinsert.terms import BUNDLED_MODELS
 
@@ -75,7 +76,8 @@ def recorded_base(concepts: Sequence[Artifact]) -> str | Path:
         return place_of_model(base.name)
     if not base.source:
         raise InputError(f"{concepts[0].name} does not say where its base model ({base.name}) is: {flag}")
-    if Path(base.source).is_absolute() and not Path(base.source).exists():
+    first, _ = split_source(base.source)
+    if Path(first).is_absolute() and not Path(first).exists():
         raise InputError(f"the base model of {concepts[0].name} is no longer at {base.source}: {flag}")
     return base.source
 

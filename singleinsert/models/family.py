@@ -23,6 +23,7 @@ from singleinsert.models.file_facts import FileFacts
 from singleinsert.models.keys import kept_keys
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import Schedule
+from singleinsert.models.split_files import NOTHING, Beside
 from singleinsert.models.text import (
     Slot,
     TokenizedPrompt,
@@ -85,6 +86,8 @@ class Family(ABC):
     """Name of the denoiser among :attr:`parts`, as diffusers' pipelines call it."""
     text_parts: ClassVar[tuple[str, ...]]
     """Names of the text encoders among :attr:`parts`; the first one's positions are those of attention maps."""
+    in_parts: ClassVar[bool] = False
+    """Is a single file one part, its transformer, that others are named beside?"""
     guides_in_one_call: ClassVar[bool] = True
     """Does the pipeline ask with both prompts in one call, the negative ones first?"""
 
@@ -135,11 +138,14 @@ class Family(ABC):
         return None
 
     @classmethod
-    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]]) -> Any:
+    def load_checkpoint(
+        cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]], beside: Beside = NOTHING
+    ) -> Any:
         """diffusers' pipeline from a single file that :meth:`match_checkpoint` has called ``name``.
 
         Args:
             keys: name -> shape of every tensor in the file; some files say by a key of their own what they are.
+            beside: what was named with it, for models whose parts are files of their own.
         """
         raise ModelError(f"{path}: {cls.title} is loaded from a folder in diffusers' layout or a hub id")
 

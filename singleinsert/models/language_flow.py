@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
@@ -15,6 +17,12 @@ from singleinsert.errors import ConfigError, ModelError
 from singleinsert.models.chat import ChatTemplate, tokenize_in_chat
 from singleinsert.models.family import Embedding, Family, Prompt, missing_concepts
 from singleinsert.models.flow import FlowSchedule
+from singleinsert.models.joint_attention import (
+    JointAttentionMaps,
+    JointAttentionProbabilities,
+    JointSequence,
+)
+from singleinsert.models.split_files import NOTHING, Beside, load_parts
 from singleinsert.models.text import run_text_encoder
 
 SHIFT = 2.0
@@ -37,6 +45,7 @@ class LanguageFlow(Family):
     tokenizer_folders: ClassVar[tuple[str, ...]] = ("tokenizer",)
     denoiser_part: ClassVar[str] = "transformer"
     text_parts: ClassVar[tuple[str, ...]] = ("text_encoder",)
+    in_parts: ClassVar[bool] = True
     guides_in_one_call: ClassVar[bool] = False
     layers_read: ClassVar[int | None] = None
     """The deepest layer of the language model whose output is read, counted from 1; None: the last but one."""
@@ -79,6 +88,21 @@ class LanguageFlow(Family):
             model_name=model_name, source=source, distilled=cls.is_distilled(pipeline, source),
             template=ChatTemplate.of(pipeline.tokenizer, enable_thinking=cls.thinking),
         )  # fmt: skip
+
+    @classmethod
+    def load_checkpoint(
+        cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]], beside: Beside = NOTHING
+    ) -> Any:
+        return load_parts(cls.pipeline_class, path, beside, beside.folder or cls.base_model, dtype, cls.convert)
+
+    @staticmethod
+    @abstractmethod
+    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The transformer's tensors in diffusers' names, from its authors'."""
+
+    @classmethod
+    def checkpoint_prediction_type(cls, path: Path, name: str, keys: Mapping[str, Sequence[int]]) -> str:
+        return "flow"
 
     @classmethod
     @abstractmethod
@@ -151,6 +175,23 @@ class LanguageFlow(Family):
             language_model(self.text_encoder), tokens, own, attention_mask=attended, output_hidden_states=True,
             use_cache=False,
         ).hidden_states  # fmt: skip
+
+    def word_positions(self, prompt: Prompt, word: str, after: int = -1) -> list[int]:
+        """As in the base class. Byte-level tokenizers have other tokens for a word with a space before it."""
+        return super().word_positions(prompt, word, after) or super().word_positions(prompt, f" {word}", after)
+
+    def read_attention(self, tokens: Sequence[Any], **options: Any) -> JointAttentionMaps:
+        return JointAttentionMaps(self.transformer, self.layout, tokens, **options)
+
+    def read_probabilities(self, latent_size: tuple[int, int], level: int) -> JointAttentionProbabilities:
+        """Of all blocks, which have the one size, whatever the ``level``."""
+        return JointAttentionProbabilities(self.transformer, partial(self.layout, size=latent_size))
+
+    @abstractmethod
+    def layout(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], size: tuple[int, int] | None = None
+    ) -> JointSequence:
+        """What stands where in the sequence of a call of the transformer; ``size`` (h, w) of the latents if known."""
 
     # sampling
 

@@ -11,6 +11,7 @@ import torch
 from singleinsert.errors import ModelError, first_line
 from singleinsert.models.families import FAMILIES, SUPPORTED
 from singleinsert.models.family import Family
+from singleinsert.models.split_files import split_source
 
 
 def load_base_model(
@@ -25,7 +26,8 @@ def load_base_model(
     """Load a model of one of the known families.
 
     Args:
-        source: a folder in diffusers' layout, a hub id, or a ``.safetensors`` checkpoint as WebUIs use.
+        source: a folder in diffusers' layout, a hub id, or a ``.safetensors`` checkpoint as WebUIs use; of a model in
+            parts its transformer's file and, behind commas, those of the others (:mod:`.split_files`).
         revision, variant: as in diffusers, for folders and hub ids.
         prediction_type: "auto" believes the model's scheduler config (a checkpoint: its metadata).
 
@@ -33,13 +35,14 @@ def load_base_model(
         ModelError: one line: what is missing or not supported, and what to do.
     """
     _quiet()
-    path = Path(source)
+    first, beside = split_source(source)
+    path = Path(first)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         raise ModelError(f"{source}: pickle checkpoints are not loaded, they can run code: convert it to .safetensors")
     if path.suffix == ".safetensors":
         from singleinsert.models.single_file import load_single_file
 
-        family, pipeline, prediction_type = load_single_file(path, dtype, prediction_type)
+        family, pipeline, prediction_type = load_single_file(path, dtype, prediction_type, beside)
     else:
         family, pipeline = _load_folder_or_hub(source, path, revision, variant, dtype, torch.device(device))
     return family.from_pipeline(pipeline, str(source), short_name(source), device, prediction_type)
@@ -142,6 +145,7 @@ def _weights_problem(folder: Path, variant: str | None) -> str:
 
 
 def short_name(source: str | Path) -> str:
-    """Folder name, file stem, or the last part of a hub id."""
+    """Folder name, file stem, or the last part of a hub id; of a model in parts its transformer's."""
+    source, _ = split_source(source)
     name = Path(source).expanduser().name or str(source)
     return name.removesuffix(".safetensors")

@@ -15,7 +15,9 @@ def check_source(source: str, variant: str | None = None) -> None:
     from singleinsert.models.single_file import check_checkpoint
 
     place = Path(place_of_model(source))
-    if place.is_dir():
+    if "," in source and not place.exists():
+        check_checkpoint(source)
+    elif place.is_dir():
         check_folder(place, variant)
     elif place.is_file():
         check_checkpoint(place)

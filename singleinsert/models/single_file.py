@@ -10,22 +10,27 @@ import torch
 from singleinsert.errors import ModelError, first_line
 from singleinsert.models.families import FAMILIES, SUPPORTED
 from singleinsert.models.family import Family
+from singleinsert.models.split_files import NOTHING, Beside, split_source
 
 Shapes = dict[str, tuple[int, ...]]
 
 
-def load_single_file(path: Path, dtype: torch.dtype, prediction_type: str) -> tuple[type[Family], Any, str]:
-    """(family, diffusers' pipeline, prediction type) of a checkpoint.
+def load_single_file(
+    path: Path, dtype: torch.dtype, prediction_type: str, beside: Beside = NOTHING
+) -> tuple[type[Family], Any, str]:
+    """(family, diffusers' pipeline, prediction type) of a checkpoint, and of what is ``beside`` a transformer's.
 
     Raises:
         ModelError: not readable, another kind of model, or a prediction type that the file does not tell.
     """
     shapes, metadata = read_header(path)
     family, name = family_of_checkpoint(path, shapes)
+    if beside != NOTHING and not family.in_parts:
+        raise ModelError(f"{path} holds all parts of {family.title}: name it alone")
     if prediction_type == "auto":
         prediction_type = told_prediction_type(metadata) or family.checkpoint_prediction_type(path, name, shapes)
     try:
-        pipeline = family.load_checkpoint(path, name, dtype, shapes)
+        pipeline = family.load_checkpoint(path, name, dtype, shapes, beside)
     except ModelError:
         raise
     except Exception as error:  # diffusers wraps a missing part in errors of many kinds
@@ -62,7 +67,10 @@ def told_prediction_type(metadata: dict[str, str]) -> str:
     return "v_prediction" if told.startswith("v") else told
 
 
-def check_checkpoint(path: Path) -> None:
-    """ModelError where a file is no checkpoint of a known family; only its header is read."""
-    shapes, _ = read_header(path)
-    family_of_checkpoint(path, shapes)
+def check_checkpoint(source: str | Path) -> None:
+    """ModelError where a file is no checkpoint of a known family, or one beside it is missing; only headers count."""
+    first, beside = split_source(source)
+    shapes, _ = read_header(Path(first))
+    family_of_checkpoint(Path(first), shapes)
+    for path in beside.files:
+        read_header(path)

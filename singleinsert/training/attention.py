@@ -65,7 +65,8 @@ def attention_of(
     for row, prompt in zip(probabilities, prompts, strict=True):  # row (h, w, L)
         tokens = handle_tokens(model, book, prompt)
         taken = {0} | {place for own, words in tokens.values() for place in (*own, *words)}
-        others = [place for place in range(row.shape[-1]) if place not in taken]
+        length = next(iter(book.prompt(prompt.prompt).tokens.values())).input_ids.shape[1]
+        others = [place for place in range(length) if place not in taken]
         rest.append(row[..., others].mean(dim=-1))
         maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[0], nothing) for h in handles]))
         class_maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[1], nothing) for h in handles]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.drawing.sheet import SheetRow, make_sheet
 from singleinsert.errors import ConfigError
 from singleinsert.masks.cleanup import union
+from singleinsert.models.split_files import resolved
 from singleinsert.placeholders import split_at_placeholders
 from singleinsert.terms import BEFORE, ROLE_TITLES, STAGE_TITLES
 from singleinsert.training.attention import handle_maps
@@ -49,8 +49,7 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
     if looked is not None:
         metadata["entanglement"] = looked.numbers()
     # a relative path means nothing elsewhere, or worse: a hub id
-    source = str(Path(model.source).resolve()) if Path(model.source).exists() else model.source
-    base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, source)
+    base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, resolved(model.source))
     update = loop.adapters.state()
     if update is not None and not update.lora:
         run.watch.line("nothing of what has trained is a matrix, so that no LoRA can hold it: it is in no file")

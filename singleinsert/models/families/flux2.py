@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -18,8 +19,10 @@ from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Prompt
 from singleinsert.models.file_facts import FileFacts
 from singleinsert.models.flow import FlowSchedule
+from singleinsert.models.joint_attention import JointSequence
 from singleinsert.models.language_flow import PATCH, SHIFT, LanguageFlow, NoAutoencoder
 from singleinsert.models.latents import LatentDistribution
+from singleinsert.models.split_files import PREFIX
 
 TAPS = (9, 18, 27)
 """Layers of the language model whose outputs, side by side, are the states: embeddings are layer 0."""
@@ -50,6 +53,21 @@ class Flux2Klein(LanguageFlow):
     # loading
 
     @classmethod
+    def match_checkpoint(cls, shapes: Mapping[str, Sequence[int]]) -> str | None:
+        """A transformer in its authors' names, as ComfyUI has it; FLUX.2 dev has a guidance input."""
+        shapes = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
+        wanted = {"double_stream_modulation_img.lin.weight", "txt_in.weight"}
+        if not wanted <= shapes.keys() or "guidance_in.in_layer.weight" in shapes:
+            return None
+        return cls.names[int(shapes["txt_in.weight"][1] == len(TAPS) * _WIDTH_OF_9B)]
+
+    @staticmethod
+    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        from diffusers.loaders.single_file_utils import convert_flux2_transformer_checkpoint_to_diffusers
+
+        return convert_flux2_transformer_checkpoint_to_diffusers(tensors)
+
+    @classmethod
     def check_parts(cls, transformer: Any, vae: Any, encoder: Any, source: str) -> None:
         if transformer.guidance_embeds:
             raise ModelError(f"{source} takes guidance as an input (FLUX.2 dev): only {cls.title} is supported")
@@ -69,7 +87,9 @@ class Flux2Klein(LanguageFlow):
 
     @classmethod
     def is_distilled(cls, pipeline: Any, source: str) -> bool:
-        return bool(pipeline.config.is_distilled)
+        """A folder says so; of a file only the name tells: the distilled ones have klein in it, and no base."""
+        name = Path(source.split(",")[0]).name.lower()
+        return bool(getattr(pipeline.config, "is_distilled", "klein" in name and "base" not in name))
 
     # prompts and pictures
 
@@ -110,6 +130,17 @@ class Flux2Klein(LanguageFlow):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         states = condition.states.to(self.dtype).expand(len(x_t), -1, -1)  # (b, 512, 3 d)
         return velocity(self.transformer, x_t.to(self.dtype), self.schedule.network_time(t).to(self.dtype), states)
+
+    def layout(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], size: tuple[int, int] | None = None
+    ) -> JointSequence:
+        """Words and then patches, in double and single blocks alike."""
+        latents, states = kwargs["hidden_states"], kwargs["encoder_hidden_states"]  # (b, n, c), (b, L, 3 d)
+        if size is None:
+            last = kwargs["img_ids"].reshape(-1, 4).amax(dim=0).tolist()
+            size = (int(last[1]) + 1, int(last[2]) + 1)
+        length = states.shape[1]
+        return JointSequence(latents, size, length, 0, (length,) * len(latents), length + latents.shape[1])
 
     # sampling
 

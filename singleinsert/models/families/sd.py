@@ -19,6 +19,7 @@ from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Family, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import LatentDistribution, decode_latents, encode_image
 from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.models.split_files import NOTHING, Beside
 from singleinsert.models.text import run_on_prompts
 from singleinsert.models.vocabulary import clip_tokenizer
 
@@ -89,7 +90,9 @@ class StableDiffusion(Family):
         return _NAME_OF_WIDTH.get(shapes[_K_PROJECTION][1]) if _K_PROJECTION in shapes else None
 
     @classmethod
-    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]]) -> Any:
+    def load_checkpoint(
+        cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]], beside: Beside = NOTHING
+    ) -> Any:
         from diffusers import StableDiffusionPipeline
 
         return StableDiffusionPipeline.from_single_file(

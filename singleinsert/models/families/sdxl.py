@@ -19,6 +19,7 @@ from singleinsert.models.families.sd import StableDiffusion, sampling_scheduler
 from singleinsert.models.family import Embedding, FileFacts, Prompt, missing_concepts
 from singleinsert.models.latents import decode_latents
 from singleinsert.models.schedule import NoiseSchedule
+from singleinsert.models.split_files import NOTHING, Beside
 from singleinsert.models.text import run_on_prompts
 from singleinsert.models.vocabulary import clip_tokenizer
 
@@ -81,7 +82,9 @@ class StableDiffusionXL(StableDiffusion):
         return "sdxl" if width in (_WIDTH, _REFINER_WIDTH) else None
 
     @classmethod
-    def load_checkpoint(cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]]) -> Any:
+    def load_checkpoint(
+        cls, path: Path, name: str, dtype: torch.dtype, keys: Mapping[str, Sequence[int]], beside: Beside = NOTHING
+    ) -> Any:
         from diffusers import StableDiffusionXLPipeline
 
         if keys[_K_PROJECTION][1] == _REFINER_WIDTH:

@@ -5,8 +5,9 @@ The network says ``x0 - eps``, and is told 1 - s.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,8 +20,10 @@ from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Prompt
 from singleinsert.models.file_facts import FileFacts
 from singleinsert.models.flow import FlowSchedule
-from singleinsert.models.language_flow import SHIFT, LanguageFlow
+from singleinsert.models.joint_attention import JointSequence
+from singleinsert.models.language_flow import PATCH, SHIFT, LanguageFlow
 from singleinsert.models.latents import LatentDistribution, decode_latents, encode_image
+from singleinsert.models.split_files import PREFIX
 
 
 @dataclass
@@ -43,6 +46,19 @@ class ZImage(LanguageFlow):
     # loading
 
     @classmethod
+    def match_checkpoint(cls, shapes: Mapping[str, Sequence[int]]) -> str | None:
+        """A transformer in its authors' names, as ComfyUI has it."""
+        shapes = {key.removeprefix(PREFIX): shape for key, shape in shapes.items()}
+        wanted = {"cap_embedder.1.weight", "layers.0.attention.qkv.weight", "cap_pad_token"}
+        return cls.names[0] if wanted <= shapes.keys() else None
+
+    @staticmethod
+    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        from diffusers.loaders.single_file_utils import convert_z_image_transformer_checkpoint_to_diffusers
+
+        return convert_z_image_transformer_checkpoint_to_diffusers(tensors)
+
+    @classmethod
     def check_parts(cls, transformer: Any, vae: Any, encoder: Any, source: str) -> None:
         if transformer.siglip_feat_dim is not None:
             raise ModelError(f"{source} is told by pictures too (Z-Image Omni): only {cls.title} is supported")
@@ -58,7 +74,7 @@ class ZImage(LanguageFlow):
     @classmethod
     def is_distilled(cls, pipeline: Any, source: str) -> bool:
         """By the name alone: in config and weights Z-Image Turbo is what Z-Image is."""
-        return "turbo" in source.lower()
+        return "turbo" in Path(source.split(",")[0]).name.lower()
 
     # prompts and pictures
 
@@ -87,6 +103,18 @@ class ZImage(LanguageFlow):
             pictures, self.schedule.network_time(t), condition.to(dtype=self.dtype).rows(), return_dict=False
         )[0]
         return torch.stack(output).squeeze(2)
+
+    def layout(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], size: tuple[int, int] | None = None
+    ) -> JointSequence:
+        """Patches and then words, each rounded up to a multiple; refiners before see one of the two."""
+        from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
+
+        pictures, _, states = args
+        height, width = (side // PATCH for side in pictures[0].shape[-2:])
+        lengths = tuple(len(each) for each in states)
+        patches, words = (-(-n // SEQ_MULTI_OF) * SEQ_MULTI_OF for n in (height * width, max(lengths)))
+        return JointSequence(pictures, (height, width), 0, patches, lengths, patches + words)
 
     # sampling
 
