@@ -51,7 +51,7 @@ def split_source(source: str | Path) -> tuple[str, Beside]:
     return first, Beside(files, folders[0] if folders else "")
 
 
-def resolved(source: str) -> str:
+def absolute_source(source: str) -> str:
     """A model's source with whole paths, so that it is found from everywhere; hub ids stay what they are."""
     names = [source] if Path(source).exists() else [name.strip() for name in source.split(",")]
     return ",".join(str(Path(name).resolve()) if Path(name).exists() else name for name in names)

@@ -17,7 +17,7 @@ from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.drawing.sheet import SheetRow, make_sheet
 from singleinsert.errors import ConfigError
 from singleinsert.masks.cleanup import union
-from singleinsert.models.split_files import resolved
+from singleinsert.models.split_files import absolute_source
 from singleinsert.placeholders import split_at_placeholders
 from singleinsert.terms import BEFORE, ROLE_TITLES, STAGE_TITLES
 from singleinsert.training.attention import handle_maps
@@ -49,7 +49,7 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
     if looked is not None:
         metadata["entanglement"] = looked.numbers()
     # a relative path means nothing elsewhere, or worse: a hub id
-    base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, resolved(model.source))
+    base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, absolute_source(model.source))
     update = loop.adapters.state()
     if update is not None and not update.lora:
         run.watch.line("nothing of what has trained is a matrix, so that no LoRA can hold it: it is in no file")
