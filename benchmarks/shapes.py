@@ -29,8 +29,8 @@ from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.families import FAMILIES
 from singleinsert.models.family import Family
-from singleinsert.models.flow import FlowSchedule
 from singleinsert.models.frozen_weights import BlockSwap, blocks_of, quantize_blocks
+from singleinsert.models.language_flow import LanguageFlow
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.vocabulary import clip_tokenizer
@@ -140,8 +140,10 @@ def meta_model(settings: Settings, family: str) -> Family:
         parts[folder_name] = clip_tokenizer(padded_as) if padded_as else letters_tokenizer()
     parts["config"] = SimpleNamespace(is_distilled=False)
     model = kind.from_pipeline(SimpleNamespace(**parts), family, family, MAIN_MEMORY, "auto")
-    flow = isinstance(model.schedule, FlowSchedule)
-    model.schedule = FlowSchedule.shifted(SHIFT) if flow else NoiseSchedule.from_scheduler(parts["scheduler"])
+    if isinstance(model, LanguageFlow):
+        model.schedule = model.own_schedule()
+    else:
+        model.schedule = NoiseSchedule.from_scheduler(parts["scheduler"])
     if settings.run.quantize != "no":
         with mock.patch.dict(sys.modules, {"bitsandbytes": SimpleNamespace(nn=StandIns)}):
             for part in (model.denoiser, *(() if settings.run.offload else model.text_encoders.values())):

@@ -92,10 +92,10 @@ def gather_scene(parts: list[Artifact], scene: str) -> Artifact:
 
 def describe(
     header: Mapping[str, str], where: str, embedding: Mapping[str, Tensor], keys: Collection[str] = (),
-    lora: Lora | None = None,
+    layers: Lora | None = None,
 ) -> Described:  # fmt: skip
     """Our own header text if it is there, else what clients' headers, the embedding's width, its file's ``keys`` and
-    the layers of the ``lora`` tell."""
+    the LoRA's ``layers`` tell."""
     own = _json(header, HEADER_KEY, where)
     if own:
         try:
@@ -115,7 +115,7 @@ def describe(
     sd2 = header.get("ss_v2", str(embedding[TEXT_ENCODER].shape[1] == SD2_WIDTH)) == "True"
     family = "sdxl" if TEXT_ENCODER_2 in embedding or version.startswith("sdxl") else "sd2" if sd2 else "sd1"
     predicts = "v_prediction" if predicts_v else "epsilon"
-    if told := _flow_families(keys, version, lora or {}):
+    if told := _flow_families(keys, version, layers or {}):
         family, predicts = told[0], "flow"
     base = BaseInfo(family, header.get("ss_sd_model_name", UNKNOWN), predicts)
     return Described(base, {}, {})

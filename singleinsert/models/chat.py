@@ -51,7 +51,12 @@ class ChatTemplate(NamedTuple):
 
 
 def tokenize_in_chat(
-    tokenizer: Any, template: ChatTemplate, prompt: str, placeholders: Mapping[str, int], length: int, padded: bool
+    tokenizer: Any,
+    template: ChatTemplate,
+    prompt: str,
+    placeholders: Mapping[str, int],
+    length: int,
+    padded: bool = True,
 ) -> TokenizedPrompt:
     """Tokenise ``prompt`` inside ``template``, leaving ``placeholders[p]`` consecutive slots for each placeholder p.
 

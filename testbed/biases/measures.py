@@ -24,7 +24,7 @@ from torch import Tensor
 from singleinsert.data.prompts import fill
 from singleinsert.evaluate.cache import Cache, picture_key
 from singleinsert.evaluate.results import Results
-from singleinsert.evaluate.studio import SCHEDULER
+from singleinsert.evaluate.studio import scheduler_for
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.fingerprint import model_digest
@@ -157,10 +157,10 @@ class BaseModel:
             for probe in reference.probes
             for k in range(self.seeds)
         ]  # fmt: skip
-        keys = [picture_key(picture, SCHEDULER, CLASS_WORD, self._digest) for _, picture in wanted]
+        keys = [picture_key(picture, scheduler_for(self._model), CLASS_WORD, self._digest) for _, picture in wanted]
         missing = [k for k, key in enumerate(keys) if not self.cache.picture(key).is_file()]
         if missing:
-            pipeline = ConceptPipeline(self._model, scheduler=SCHEDULER)
+            pipeline = ConceptPipeline(self._model, scheduler=scheduler_for(self._model))
             made = pipeline.render([wanted[k][1] for k in missing], batch_size=40)
             for k, image in zip(missing, made, strict=True):
                 self.cache.save_picture(keys[k], image)
