@@ -113,7 +113,7 @@ def on_a_card(preset: str | None = None, **run: Any) -> Settings:
     return load_settings(preset, None, values)
 
 
-PRESETS = {"flux2-klein-4b": "klein"}
+PRESETS = {"flux2-klein-4b": "klein", "z-image": "zimage"}
 """Of families whose layers and stages are not those of the defaults."""
 
 
@@ -176,6 +176,11 @@ ROWS: tuple[tuple[str, dict[str, Any], tuple[float, float] | None], ...] = (
     ("--low_vram", LOW_VRAM, (1.95, 1.96)),
     ("micro-batch 1, 8-bit Adam, checkpointing, nf4", {**LOW_VRAM, "offload": False, "quantize": "nf4"}, None),
     ("micro-batch 1, 8-bit Adam, checkpointing, int8", {**LOW_VRAM, "offload": False, "quantize": "int8"}, None),
+    (
+        "the same, text encoders swapped",
+        {**LOW_VRAM, "offload": False, "quantize": "int8", "swap_text_encoders": True},
+        None,
+    ),
     ("--low_vram, nf4", {**LOW_VRAM, "quantize": "nf4"}, None),
     ("--low_vram, 12 blocks in main memory", {**LOW_VRAM, "blocks_to_swap": 12}, None),
     ("micro-batch 1, float32 weights", {"micro_batch_size": 1, "mixed_precision": "no"}, None),
@@ -232,7 +237,7 @@ def at(settings: Settings, resolution: int) -> Settings:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, and nothing else")
-    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl", "flux2-klein-4b"), default="sd1", help="default sd1")
+    parser.add_argument("--family", choices=("sd1", "sd2", "sdxl", *PRESETS), default="sd1", help="default sd1")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)
     if args.json:

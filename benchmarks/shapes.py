@@ -29,7 +29,7 @@ from singleinsert.dtypes import DTYPES
 from singleinsert.models.bundled import ASSETS
 from singleinsert.models.families import FAMILIES
 from singleinsert.models.family import Family
-from singleinsert.models.frozen_weights import BlockSwap, blocks_of, quantize_blocks
+from singleinsert.models.frozen_weights import BlockSwap, blocks_of, pieces_of_layers, quantize_blocks
 from singleinsert.models.language_flow import LanguageFlow
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.schedule import NoiseSchedule
@@ -66,7 +66,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     Args:
         settings: of a run on one card, ``run.mixed_precision`` and ``run.micro_batch_size`` as chosen there.
         name: "stage1" or "stage2".
-        family: the shapes, "sd1", "sd2", "sdxl" or "flux2-klein-4b".
+        family: the shapes, "sd1", "sd2", "sdxl", "flux2-klein-4b" or "z-image".
     """
     stages = stages_of(settings)
     stage = next(stage for stage in stages if stage.name == name)
@@ -74,7 +74,8 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
         model = meta_model(settings, family)
         adapters = inject(settings, model) if stage.trains & WEIGHT_ROLES else NO_ADAPTERS
         concept = make_concept(settings, model)
-    encoders = (MAIN_MEMORY, torch.float32) if settings.run.offload else (CARD, None)
+    run = settings.run
+    encoders = (MAIN_MEMORY, torch.float32) if run.offload and not run.swap_text_encoders else (CARD, None)
     place(model.denoiser, CARD)
     for encoder in model.text_encoders.values():
         place(encoder, *encoders)
@@ -86,10 +87,13 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
         fill(loop.bank, loop.run)
     with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
         loop._prepare(stage)
-    if count := settings.run.blocks_to_swap:
-        for block in blocks_of(model.denoiser)[-count:]:
-            place(block, MAIN_MEMORY, only_frozen=True)
-            BlockSwap(block, CARD)
+    away = blocks_of(model.denoiser)[-run.blocks_to_swap :] if run.blocks_to_swap else []
+    away += model.layers_told_time if run.offload else ()
+    if run.swap_text_encoders:
+        away += [piece for encoder in model.text_encoders.values() for piece in pieces_of_layers(encoder)]
+    for block in away:
+        place(block, MAIN_MEMORY, only_frozen=True)
+        BlockSwap(block, CARD)
     return loop, stage
 
 
@@ -145,8 +149,9 @@ def meta_model(settings: Settings, family: str) -> Family:
     else:
         model.schedule = NoiseSchedule.from_scheduler(parts["scheduler"])
     if settings.run.quantize != "no":
+        kept = settings.run.offload or settings.run.swap_text_encoders
         with mock.patch.dict(sys.modules, {"bitsandbytes": SimpleNamespace(nn=StandIns)}):
-            for part in (model.denoiser, *(() if settings.run.offload else model.text_encoders.values())):
+            for part in (model.denoiser, *(() if kept else model.text_encoders.values())):
                 quantize_blocks(part, settings.run.quantize)
     set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
     return model

@@ -305,8 +305,8 @@ def test_surroundings_are_painted_around_what_is_known(base):
     source, kept = hashed((1, *model.latent_shape(32, 32)), 1), torch.zeros(1, 1, *model.latent_shape(32, 32)[1:])
     kept[..., :4] = 1
     drawn = paint_around(
-        model, source, kept, condition, condition, [torch.Generator().manual_seed(i) for i in range(2)], steps=2,
-        guidance_scale=GUIDANCE, height=32, width=32,
+        model, source, kept, condition.expand(2), condition, [torch.Generator().manual_seed(i) for i in range(2)],
+        steps=2, guidance_scale=GUIDANCE, height=32, width=32,
     )  # fmt: skip
     assert torch.equal(drawn[..., :4], source[..., :4].expand(2, -1, -1, -1))
     assert not torch.allclose(drawn[0, ..., 4:], drawn[1, ..., 4:]) and torch.isfinite(drawn).all()

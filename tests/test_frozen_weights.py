@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 
 import pytest
 import torch
@@ -14,7 +15,13 @@ from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.lora import LoraAdapters
 from singleinsert.artifact import Artifact
 from singleinsert.errors import ConfigError
-from singleinsert.models.frozen_weights import BlockSwap, blocks_of, quantize_blocks, swap_blocks
+from singleinsert.models.frozen_weights import (
+    BlockSwap,
+    blocks_of,
+    pieces_of_layers,
+    quantize_blocks,
+    swap_blocks,
+)
 from singleinsert.models.loading import load_base_model
 from singleinsert.training.run import train
 from singleinsert.training.texts import PromptBook
@@ -29,14 +36,15 @@ def losses(folder):
 
 @pytest.mark.parametrize(("family", "count"), [("tiny_sd", 4), ("tiny_klein", 5)])
 def test_blocks_from_main_memory_change_no_number(family, count, tmp_path, request):
-    """Losses and weights of a run of both stages, to the last bit; every block of either model is swapped."""
+    """Losses and weights of a run of both stages, to the last bit; all blocks and text encoders' layers are swapped."""
     base, artifacts = request.getfixturevalue(family), []
     assert len(blocks_of(load_base_model(base).denoiser)) == count
     for swapped in (0, count):
         folder = tmp_path / str(swapped)
         values = small_values(
             folder, base, stage1__steps=2, stage2__steps=2, stage1__batch_size=2, stage2__batch_size=2,
-            run__gradient_checkpointing=True, run__blocks_to_swap=swapped, **DENOISER_ALONE,
+            run__gradient_checkpointing=True, run__blocks_to_swap=swapped, run__swap_text_encoders=swapped > 0,
+            **DENOISER_ALONE,
         )  # fmt: skip
         assert train_singleinsert.main(command_line(values)) == 0
         artifacts.append(Artifact.load(folder / "out/zork_artifact.safetensors"))
@@ -85,15 +93,34 @@ def test_a_swapped_block_is_on_the_card_only_while_it_is_called():
         swap_blocks(model, 4, card)
 
 
+@pytest.mark.parametrize("family", ["tiny_sd", "tiny_klein", "tiny_zimage"])
+def test_a_text_encoders_layers_come_to_the_card_in_the_backward_pass_too(family, request):
+    """Where transformers recomputes them. The lookup is where prompts are encoded, and stays there."""
+    model, calls = load_base_model(request.getfixturevalue(family)), Counter()
+    encoder, part = model.text_encoders["text_encoder"], "text_encoder"
+    pieces = pieces_of_layers(encoder)
+    staying = {id(parameter) for piece in pieces for parameter in piece.parameters()}
+    left = {name for name, parameter in encoder.named_parameters() if id(parameter) not in staying}
+    assert all("embed" in name or "norm" in name for name in left) and any("embed" in name for name in left)
+    model.enable_gradient_checkpointing()
+    for piece in pieces:
+        piece.register_forward_pre_hook(lambda module, given: calls.update([module]))
+    vectors = torch.ones(1, model.embedding_widths[part], requires_grad=True)
+    condition = model.encode(model.tokenize("a photo of * face", {"*": 1}), {"*": {part: vectors}})
+    condition.states.square().sum().backward()
+    assert vectors.grad.any() and set(calls) == {*pieces} and max(calls.values()) == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"run__blocks_to_swap": 1}, "saves nothing without gradient_checkpointing"),
+        ({"run__swap_text_encoders": True}, "run.swap_text_encoders saves nothing without gradient_checkpointing"),
         ({"run__blocks_to_swap": 99, "run__gradient_checkpointing": True}, "this model has 4 blocks"),
         ({"run__quantize": "nf4", "run__blocks_to_swap": 1}, "do not go together"),
         ({"run__quantize": "int8", "adapter__type": "full"}, "adapter.type full cannot change them: use lora"),
     ],
-    ids=["graph", "many", "both", "full"],
+    ids=["graph", "texts", "many", "both", "full"],
 )
 def test_what_does_not_go_together_is_said_in_a_line(changes, message, tiny_sd, tmp_path, capsys):
     assert train_singleinsert.main(command_line(small_values(tmp_path, tiny_sd, **changes))) == 2

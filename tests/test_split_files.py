@@ -60,7 +60,7 @@ def test_what_is_wrong_is_said_in_a_line(case, tmp_path, tiny_sd):
     folder, paths, _ = case
     scaled = {**load_file(paths[0]), "model.diffusion_model.layers.0.scale_weight": torch.ones(1)}
     save_file(scaled, tmp_path / "fp8.safetensors")
-    lost = dict(list(load_file(paths[1]).items())[1:])
+    lost = {key: x for key, x in load_file(paths[1]).items() if "layers.1." not in key}
     save_file(lost, tmp_path / "lost.safetensors")
     for source, message in (
         (f"{paths[0]},{folder},{folder}", "no list of a model's parts"),

@@ -138,6 +138,7 @@ class LoraAdapters(Adapters):
 
 def _inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float) -> dict[str, LoraLayer]:
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(paths), init_lora_weights=False)
+    device = next(model.parameters()).device  # that of blocks which come to the card when they are called, too
     with torch.random.fork_rng(devices=[]):  # what peft draws here is overwritten
         inject_adapter_in_model(config, model, adapter_name=NAME)
     found: dict[str, LoraLayer] = {}
@@ -146,9 +147,11 @@ def _inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float) -> 
         assert isinstance(layer, LoraLayer)
         layer.cast_input_dtype_enabled = False
         for part in (layer.lora_A[NAME], layer.lora_B[NAME]):
-            part.weight = nn.Parameter(part.weight.detach().float())
+            part.weight = nn.Parameter(part.weight.detach().to(device, torch.float32))
             part.__class__ = _CastLinear if isinstance(part, nn.Linear) else _CastConv2d
-        if type(layer) is LoraLinear:
+        if (
+            type(layer) is LoraLinear and type(layer.get_base_layer()) is nn.Linear
+        ):  # others multiply in a way of theirs
             layer.__class__ = _LeanLinear
         found[path] = layer
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from singleinsert.config.declare import setting
+from singleinsert.config.run import RunSettings
 from singleinsert.config.stage import StageSettings
 from singleinsert.errors import ConfigError
 from singleinsert.names import safe_trigger
@@ -19,8 +20,8 @@ class ModelSettings:
 
     pretrained_model_name_or_path: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "SD 1.x, 2.x, SDXL, FLUX.2 klein base: folder in diffusers' layout, hub id, one .safetensors file; or mini-sd, "
-        "which is bundled",
+        "SD 1.x, 2.x, SDXL, FLUX.2 klein base, Z-Image: folder in diffusers' layout, hub id, .safetensors file (of the "
+        "last two the transformer's, those of text encoder and VAE behind commas); or mini-sd, which is bundled",
         path=True,
     )
     revision: str = setting("", "branch, tag or commit on the hub")
@@ -30,7 +31,7 @@ class ModelSettings:
     )
     timestep_shift: float = setting(
         0.0, "flow models: s = shift u / (1 + (shift - 1) u) are the noise levels of training for uniform u; 0: the "
-        "family's own, 2 for FLUX.2 klein. With loss_space x0 at most 2; with v trainers use about 3", minimum=0,
+        "family's own, 2 for klein and Z-Image. With loss_space x0 at most 2; with v trainers use about 3", minimum=0,
         maximum=20, loaded=True, off=0.0,
     )  # fmt: skip
 
@@ -245,76 +246,6 @@ class PaintedSettings:
     view_share: float = setting(0.5, "share of the samples that see one", minimum=0, maximum=1, off=0.5)
     num_inference_steps: int = setting(25, "steps of the sampler", minimum=1, maximum=1000, off=25)
     guidance_scale: float = setting(4.0, "classifier-free guidance", minimum=0, maximum=100, off=4.0)
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """How the training runs."""
-
-    output_dir: str = setting("", "folder of everything the run writes; empty: output/NAME", free=True, path=True)
-    output_name: str = setting(
-        "", "NAME of the files and trigger word in WebUIs; empty: the picture's file name", free=True
-    )
-    seed: int = setting(0, "every random number depends on it", minimum=0, maximum=2**32 - 1)
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
-        "auto", "precision of the frozen weights and of the forward pass; no: float32; auto: what accelerate launch "
-        "says, otherwise half precision on a GPU (bf16 if it has that) and float32 on a CPU; what trains is always "
-        "float32", loaded=True,
-    )  # fmt: skip
-    gradient_accumulation_steps: int = setting(
-        1, "batches whose gradients are added up for an optimiser step", minimum=1, maximum=1024
-    )
-    micro_batch_size: int = setting(
-        0, "samples that go through the models at a time: less memory, the same result; 0: as many as fit the GPU's "
-        "free memory",
-        minimum=0, maximum=4096, free=True,
-    )  # fmt: skip
-    use_8bit_adam: bool = setting(False, "AdamW with 8-bit state, from bitsandbytes")
-    enable_xformers_memory_efficient_attention: bool = setting(
-        False, "xformers' attention in place of PyTorch's own", free=True, loaded=True
-    )
-    gradient_checkpointing: bool = setting(
-        False, "recompute activations: less memory, a quarter more arithmetic", free=True, loaded=True
-    )
-    offload: bool = setting(
-        False, "keep image encoder, text encoder and VAE in main memory and run them on the CPU, in float32; only the "
-        "denoiser is on the GPU", free=True, loaded=True
-    )  # fmt: skip
-    quantize: Literal["no", "nf4", "int8"] = setting(
-        "no", "frozen weights of the denoiser's and the text encoders' blocks in 4 or 8 bits, by bitsandbytes; the "
-        "frozen model is then the quantised one, and the LoRA is trained on it", loaded=True, off="no",
-    )  # fmt: skip
-    blocks_to_swap: int = setting(
-        0, "so many of the denoiser's blocks live in main memory and come to the GPU when they are called; with "
-        "gradient_checkpointing", minimum=0, maximum=1000, free=True, loaded=True,
-    )  # fmt: skip
-    channels_last: bool = setting(
-        False, "keep the channels of a pixel together in memory, in denoiser and VAE", free=True, loaded=True
-    )
-    compile: bool = setting(
-        False, "torch.compile for the denoiser's transformer blocks; the start takes a minute or more", free=True,
-        loaded=True,
-    )  # fmt: skip
-    allow_tf32: bool = setting(
-        False, "round factors to TF32 where a GPU computes in float32: faster, less exact", free=True, loaded=True
-    )
-    checkpointing_steps: int = setting(
-        0, "steps between checkpoints; 0: only on Ctrl-C and SIGTERM", minimum=0, free=True
-    )
-    checkpoints_total_limit: int = setting(2, "checkpoints to keep; 0: all", minimum=0, free=True)
-    final_checkpoint: bool = setting(False, "one at the end, too: with more steps, a finished run goes on", free=True)
-    resume_from_checkpoint: str = setting("", "a checkpoint, a folder of them, or latest", free=True, path=True)
-    report_to: Literal["none", "tensorboard", "wandb", "all"] = setting("none", "trackers of the losses", free=True)
-    check: Literal["auto", "on", "off"] = setting(
-        "auto", "look after training whether the picture's background or pose came along with the concept: auto, where "
-        "that costs less than a tenth of the training", free=True,
-    )  # fmt: skip
-    teacher_bank: bool = setting(True, "keep the frozen model's predictions of stage I for stage II: a tenth less work")
-
-    @property
-    def moves_denoiser(self) -> bool:
-        """Whether the denoiser leaves the GPU to make room: quantised and swapped weights do not travel."""
-        return self.offload and self.quantize == "no" and not self.blocks_to_swap
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,11 @@ class Family(ABC):
         return self.parts
 
     @property
+    def layers_told_time(self) -> Sequence[nn.Module]:
+        """Large layers of the denoiser, outside of its blocks, that see the noise level alone."""
+        return ()
+
+    @property
     def device(self) -> torch.device:
         """The denoiser's. The text encoders and the autoencoder may wait elsewhere."""
         return next(self.denoiser.parameters()).device

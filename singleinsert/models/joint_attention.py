@@ -16,7 +16,6 @@ from typing import Any, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.models.attention import Tokens
@@ -51,7 +50,6 @@ class _Reader(ABC):
             raise ConfigError("attention cannot be read from compiled blocks: leave run.compile out")
         self._denoiser, self._layout = denoiser, layout
         self._hooks: list[Any] = []
-        self._watch = _Watch(self._seen)
         self._sequence: JointSequence | None = None
         self._inside = False
 
@@ -60,11 +58,12 @@ class _Reader(ABC):
             self._denoiser.register_forward_pre_hook(self._begin, with_kwargs=True),
             self._denoiser.register_forward_hook(self._end, always_call=True),
         ]
-        self._watch.__enter__()
+        self._real: Any = F.scaled_dot_product_attention
+        F.scaled_dot_product_attention = self._attend
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._watch.__exit__(*exception)
+        F.scaled_dot_product_attention = self._real
         for hook in self._hooks:
             hook.remove()
 
@@ -75,9 +74,13 @@ class _Reader(ABC):
     def _end(self, *_: Any) -> None:
         self._inside = False
 
-    def _seen(self, query: Tensor, key: Tensor, scale: float) -> None:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Tensor:
+        """In the place of PyTorch's own, in every thread: a backward pass recomputes in one of its own."""
         if self._sequence is not None and query.shape[-2] == self._sequence.total:  # refiners see one half alone
+            scale = options.get("scale")
+            scale = query.shape[-1] ** -0.5 if scale is None else scale
             self.add(query, key, scale, self._sequence, self._inside)
+        return self._real(query, key, value, *args, **options)
 
     def begin(self, sequence: JointSequence, before: JointSequence | None) -> None:  # noqa: B027 (only maps need it)
         """A call begins; ``before`` is the last one's sequence."""
@@ -170,19 +173,3 @@ def word_probabilities(query: Tensor, key: Tensor, scale: float, sequence: Joint
     for own, said in zip(patches, words, strict=True):  # one head at a time: all of them are hundreds of megabytes
         total = total + (own @ said.T * scale).softmax(dim=-1)
     return total / len(patches)
-
-
-class _Watch(TorchFunctionMode):
-    """Shows the queries and keys of PyTorch's attention to somebody, and lets it work."""
-
-    def __init__(self, see: Callable[[Tensor, Tensor, float], None]) -> None:
-        super().__init__()
-        self._see = see
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            query, key = (kwargs[name] if name in kwargs else args[i] for i, name in enumerate(("query", "key")))
-            scale = kwargs.get("scale")
-            self._see(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
-        return func(*args, **kwargs)

@@ -196,7 +196,7 @@ def load_model(settings: Settings, accelerator: Any) -> Family:
         revision=source.revision or None,
         variant=source.variant or None,
         dtype=DTYPES[accelerator.mixed_precision],
-        device="cpu" if (late := run.quantize != "no" or run.blocks_to_swap > 0) else accelerator.device,
+        device="cpu" if (late := run.keeps_weights_apart) else accelerator.device,
         prediction_type=source.prediction_type,
     )
     if late:

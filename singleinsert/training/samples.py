@@ -101,6 +101,7 @@ class Sampler:
 def decode_pictures(model: Family, parts: Sequence[Tensor], moves_denoiser: bool) -> list[Image.Image]:
     """Pictures of latents (b, c, h, w). The autoencoder comes to the denoiser's device, which may leave for a while."""
     device, home = model.device, next(model.autoencoder.parameters()).device
+    staying = [parameter for parameter in model.denoiser.parameters() if parameter.device.type == "cpu"]
     try:
         if moves_denoiser:
             model.denoiser.to("cpu")
@@ -110,6 +111,8 @@ def decode_pictures(model: Family, parts: Sequence[Tensor], moves_denoiser: bool
         model.autoencoder.to(home)
         if moves_denoiser:
             model.denoiser.to(device)
+            for parameter in staying:
+                parameter.data = parameter.data.cpu()
 
 
 def draw_in_chunks(

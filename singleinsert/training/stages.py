@@ -106,18 +106,21 @@ def first_sample_step(stage: Stage) -> int:
 def _check_frozen_weights(settings: Settings) -> None:
     """ConfigError for ways to keep the frozen weights that do not go together, or save nothing."""
     run, adapter = settings.run, settings.adapter.type
-    asked = [
-        name for name, there in (("quantize", run.quantize != "no"), ("blocks_to_swap", run.blocks_to_swap)) if there
-    ]
+    ways = {
+        "quantize": run.quantize != "no", "blocks_to_swap": run.blocks_to_swap,
+        "swap_text_encoders": run.swap_text_encoders,
+    }  # fmt: skip
+    asked = [name for name, there in ways.items() if there]
     if asked and settings.trains_weights and adapter != "lora":
         raise ConfigError(f"run.{asked[0]} keeps weights as adapter.type {adapter} cannot change them: use lora")
-    if len(asked) > 1:
+    if asked[:2] == ["quantize", "blocks_to_swap"]:
         raise ConfigError("run.quantize and run.blocks_to_swap do not go together: leave one out")
-    if run.blocks_to_swap and not run.gradient_checkpointing:
-        raise ConfigError(
-            "run.blocks_to_swap saves nothing without gradient_checkpointing: every block's copy would wait for its "
-            "backward pass"
-        )
+    for name in asked:
+        if name != "quantize" and not run.gradient_checkpointing:
+            raise ConfigError(
+                f"run.{name} saves nothing without gradient_checkpointing: every block's copy would wait for its "
+                "backward pass"
+            )
 
 
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:

@@ -11,14 +11,15 @@ from torch import nn
 
 from singleinsert.errors import MissingPackageError, first_line
 from singleinsert.models.family import Family
-from singleinsert.models.frozen_weights import move_but_for, quantize_blocks, swap_blocks
+from singleinsert.models.frozen_weights import BlockSwap, move_but_for, pieces_of_layers, quantize_blocks, swap_blocks
 
 
 def set_switches(model: Family, run: Any, say: Callable[[str], None] = print) -> None:
     """Set on a loaded model what the section ``run`` of the settings asks for."""
     set_tf32(run.allow_tf32)
     if run.offload:
-        offload_encoders(model)
+        offload_encoders(model, swapped=run.swap_text_encoders)
+        offload_layers_told_time(model)
     if run.channels_last:
         enable_channels_last(model)
     if run.enable_xformers_memory_efficient_attention:
@@ -32,14 +33,21 @@ def set_switches(model: Family, run: Any, say: Callable[[str], None] = print) ->
 def place_frozen_weights(model: Family, run: Any, device: torch.device) -> None:
     """From main memory to ``device``: quantised, or without the blocks that stay, as the section ``run`` says.
 
-    Text encoders that :func:`set_switches` leaves in main memory are not quantised: they compute in float32 there.
+    Text encoders that :func:`set_switches` leaves in main memory are not quantised: they compute in float32 there. Nor
+    are those whose layers are swapped.
     """
-    swaps = swap_blocks(model.denoiser, run.blocks_to_swap, device) if run.blocks_to_swap else []
+    swaps: dict[str, list[BlockSwap]] = {}
+    if run.blocks_to_swap:
+        swaps[model.denoiser_part] = swap_blocks(model.denoiser, run.blocks_to_swap, device)
+    if run.swap_text_encoders:
+        for name, encoder in model.text_encoders.items():
+            swaps[name] = [BlockSwap(piece, device) for piece in pieces_of_layers(encoder)]
     if run.quantize != "no":
-        for part in (model.denoiser, *(() if run.offload else model.text_encoders.values())):
+        kept = run.offload or run.swap_text_encoders
+        for part in (model.denoiser, *(() if kept else model.text_encoders.values())):
             quantize_blocks(part, run.quantize)
-    for part in model.parts.values():
-        move_but_for(part, swaps if part is model.denoiser else [], device)
+    for name, part in model.parts.items():
+        move_but_for(part, swaps.get(name, []), device)
     model.schedule = model.schedule.to(device)
 
 
@@ -49,11 +57,23 @@ def set_tf32(allowed: bool) -> None:
     torch.backends.cudnn.allow_tf32 = allowed
 
 
-def offload_encoders(model: Family) -> None:
-    """Text encoders and autoencoder to main memory. Text encoders compute in float32: CPUs are slow in half."""
-    for encoder in model.text_encoders.values():
+def offload_encoders(model: Family, swapped: bool = False) -> None:
+    """Text encoders and autoencoder to main memory. Text encoders compute in float32: CPUs are slow in half.
+
+    Args:
+        swapped: text encoders whose layers come to the GPU one by one compute there.
+    """
+    for encoder in () if swapped else model.text_encoders.values():
         nn.Module.to(encoder, "cpu", torch.float32)
     model.autoencoder.to("cpu")
+
+
+def offload_layers_told_time(model: Family) -> None:
+    """Large layers that see the noise level alone: called once in a pass, with no gradient that would need them."""
+    device = model.device
+    for layer in model.layers_told_time:
+        layer.to("cpu")
+        BlockSwap(layer, device)
 
 
 def enable_channels_last(model: Family) -> None:

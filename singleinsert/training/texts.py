@@ -112,7 +112,9 @@ class StepConditions:
         priors = [(prior, frames[0])] if tunes_prior else []
         keys = list(dict.fromkeys([*wanted, *classes, *priors]))
         texts, seen = [book.prompt(text) for text, _ in keys], [frame for _, frame in keys]
-        encoded = model.encode_all(texts, vectors, seen) if keys else []
+        # of what stays constant no gradient is wanted, though checkpointed encoders would give one to any input
+        with torch.set_grad_enabled(torch.is_grad_enabled() and constant is None):
+            encoded = model.encode_all(texts, vectors, seen) if keys else []
         tuned = dict(zip(keys, (self._cut.cut(condition) for condition in encoded), strict=True))
         self._concept.update({key: tuned[key] for key in wanted if key not in self._concept})
         self._class.update({key: tuned[key] for key in classes if key not in self._class})

@@ -91,6 +91,12 @@ class Flux2Klein(LanguageFlow):
         name = Path(source.split(",")[0]).name.lower()
         return bool(getattr(pipeline.config, "is_distilled", "klein" in name and "base" not in name))
 
+    @property
+    def layers_told_time(self) -> tuple[nn.Module, ...]:
+        """The modulations, which all blocks share: a fourteenth of the weights."""
+        model = self.transformer
+        return model.double_stream_modulation_img, model.double_stream_modulation_txt, model.single_stream_modulation
+
     # prompts and pictures
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
