@@ -43,6 +43,9 @@ MEMORY: dict[str, dict[str, Any]] = {"auto": {}, "6 GB": {"run.micro_batch_size"
 CHECKPOINTS = 25
 """Steps between two checkpoints of a run from the page: what a killed worker may cost."""
 
+OF_NAMES = {"xl": "sdxl", "klein": "klein", "z-image": "zimage", "z_image": "zimage"}
+"""What is in a base model's name -> the preset of its family."""
+
 
 @dataclass
 class Subject:
@@ -215,7 +218,8 @@ class Drafts:
             return "mini"
         word = draft.subjects[0].class_word
         own = word if word in preset_names() else "object"
-        return f"{own}+sdxl" if "xl" in source.lower() and source not in BUNDLED_MODELS else own
+        model = next((preset for sign, preset in OF_NAMES.items() if sign in source.lower()), "")
+        return f"{own}+{model}" if model and source not in BUNDLED_MODELS else own
 
     def values(self, draft: Draft) -> dict[str, Any]:
         """What a run of the draft sets beside its preset, pictures and masks."""
