@@ -17,7 +17,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from singleinsert.cli import Command, inference_parser, print_next, run_script
+from singleinsert.cli import Command, inference_parser, is_edit, print_next, run_script
+from singleinsert.imports import importing
 from singleinsert.inference.schedulers import SCHEDULERS
 from singleinsert.specs import check_concept, located, split_weight
 
@@ -27,17 +28,19 @@ def run(args: argparse.Namespace) -> None:
     for spec in args.concept:  # a name that is none is told before anything heavy is imported
         check_concept(spec)
 
-    from tqdm import tqdm
-
-    from singleinsert.edit import edit_photo, is_edit
-
     if is_edit(args):
+        with importing():
+            from singleinsert.edit import edit_photo
+
         return edit_photo(args)
 
-    from singleinsert.inference.output import PictureFolder
-    from singleinsert.inference.pipeline import ConceptPipeline
-    from singleinsert.inference.prompts import resolve, warn_of_no_concept
-    from singleinsert.inference.setup import lines_of, load_base, load_concepts, notes, pick_device, plan
+    with importing():
+        from tqdm import tqdm
+
+        from singleinsert.inference.output import PictureFolder
+        from singleinsert.inference.pipeline import ConceptPipeline
+        from singleinsert.inference.prompts import resolve, warn_of_no_concept
+        from singleinsert.inference.setup import lines_of, load_base, load_concepts, notes, pick_device, plan
 
     lines = lines_of(args)
     concepts, weights = load_concepts(args.concept, allow_pickle=args.allow_pickle)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NoReturn, get_args, get_origin
 from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
-from singleinsert.errors import ConfigError, SingleInsertError, one_line
+from singleinsert.errors import ConfigError, InputError, SingleInsertError, one_line
 from singleinsert.reading import user_path
 from singleinsert.streams import unbreakable_streams
 
@@ -222,6 +222,24 @@ def _add_edit_flags(add: Callable[..., Any]) -> None:
     add(
         "--edit_best", type=int, metavar="N", help="draw N for each picture, keep what CLIP finds nearest to its prompt"
     )
+
+
+EDIT_DETAILS = ("edit_regions", "edit_strength", "edit_order", "edit_noise", "edit_best")
+
+
+def is_edit(args: argparse.Namespace) -> bool:
+    """Whether the command line asks for an edit. InputError where it does so without a photo."""
+    if args.edit is None:
+        for name in EDIT_DETAILS:
+            if getattr(args, name) not in (None, []):
+                flag = f"edit_{_edit_flag(args.edit_regions[0])}" if name == "edit_regions" else name
+                raise InputError(f"--{flag} is for an edit: give the photo with --edit PHOTO")
+    return args.edit is not None
+
+
+def _edit_flag(region: tuple[str, str]) -> str:
+    """The end of the flag that named a region."""
+    return "mask" if region[0] == "file" else "class_word"
 
 
 class Parser(argparse.ArgumentParser):

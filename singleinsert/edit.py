@@ -41,21 +41,6 @@ ROOM = 0.1
 of another shape needs room."""
 
 OTHER_KINDS = ("prompt_file", "prompt_list", "grid", "attention_maps")
-DETAILS = ("edit_regions", "edit_strength", "edit_order", "edit_noise", "edit_best")
-
-
-def is_edit(args: Namespace) -> bool:
-    """Whether the command line asks for an edit. InputError where it does so without a photo."""
-    if args.edit is None:
-        for name in DETAILS:
-            if getattr(args, name) not in (None, []):
-                flag = f"edit_{_flag(args.edit_regions[0])}" if name == "edit_regions" else name
-                raise InputError(f"--{flag} is for an edit: give the photo with --edit PHOTO")
-    return args.edit is not None
-
-
-def _flag(region: tuple[str, str]) -> str:
-    return "mask" if region[0] == "file" else "class_word"
 
 
 def edit_photo(args: Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert.config import Settings
+from singleinsert.imports import importing
 from singleinsert.training.watch import Watch
 
 if TYPE_CHECKING:
@@ -47,8 +48,9 @@ def insert_concepts(
     Raises:
         SingleInsertError: one line; Interrupted where the run was asked to stop.
     """
-    from singleinsert.export import export
-    from singleinsert.training.run import train
+    with importing():
+        from singleinsert.export import export
+        from singleinsert.training.run import train
 
     trained = train(settings, folder=folder, load=load, started=started, watch=watch)
     if not trained.is_main_process:

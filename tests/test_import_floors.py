@@ -12,7 +12,7 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "terms", "streams", "placeholders"),
+    ("errors", "imports", "terms", "streams", "placeholders"),
     ("specs", "reading"),
     ("names",),
     ("atomic", "dtypes"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from singleinsert.captions import words
@@ -39,10 +40,15 @@ class Room:
 
 
 def clip_room(vectors: int = 1) -> Room:
-    """Of SD 1.x and 2.x, from the bundled vocabulary."""
+    """Of SD 1.x and 2.x, from the bundled vocabulary, which is read when the first text is counted."""
+    return Room(lambda text: _room_of_clip().count(text), vectors=vectors)
+
+
+@cache
+def _room_of_clip() -> Room:
     from singleinsert.models.vocabulary import clip_tokenizer
 
-    return Room.of(clip_tokenizer("sd1"), vectors)
+    return Room.of(clip_tokenizer("sd1"))
 
 
 def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:

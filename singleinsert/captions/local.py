@@ -17,6 +17,7 @@ from torch import Tensor
 
 from singleinsert.captions.ask import first_option, shrink, without_thoughts
 from singleinsert.errors import ModelError, first_line
+from singleinsert.models.threads import choose_threads
 
 FILES = "config.json, *.safetensors, preprocessor_config.json, tokenizer.json and, for chat models, the chat template"
 WITHOUT_TORCHVISION = (
@@ -50,6 +51,7 @@ class LocalModel:
         self.name = f"vlm:{model}"
         if not Path(model).is_dir() and (model.startswith((".", "/", "~")) or model.count("/") != 1):
             raise ModelError(f"no folder {model}: give a hub id or a folder with {FILES}")
+        choose_threads(model)
         dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         try:
             self.processor: Any = load_processor(model)

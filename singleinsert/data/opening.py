@@ -7,11 +7,15 @@ import warnings
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from singleinsert.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from PIL import ImageCms
 
 FORMATS = (
     "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI",
@@ -185,6 +189,8 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     content = image.info.get("icc_profile")
     if not content:
         return image, ""
+    from PIL import ImageCms  # few pictures need it, and it is slow to import
+
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = profile.profile.xcolor_space.strip()

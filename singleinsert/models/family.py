@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from singleinsert.data.subject import Frame
 from singleinsert.errors import ConfigError, InputError, ModelError
+from singleinsert.imports import importing
 from singleinsert.models.condition import Condition
 from singleinsert.models.file_facts import FileFacts
 from singleinsert.models.keys import kept_keys
@@ -122,9 +123,11 @@ class Family(ABC):
         A family that diffusers does not know overrides this; then any object will do, and ``pipeline_class`` is only
         what model_index.json says.
         """
-        import diffusers
+        with importing():
+            import diffusers
 
-        return getattr(diffusers, cls.pipeline_class).from_pretrained(
+            pipeline_class = getattr(diffusers, cls.pipeline_class)
+        return pipeline_class.from_pretrained(
             source, revision=revision, variant=variant, dtype=dtype, device_map=device.type, use_safetensors=True,
             **cls.pipeline_options,
         )  # fmt: skip

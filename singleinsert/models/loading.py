@@ -12,6 +12,7 @@ from singleinsert.errors import ModelError, first_line
 from singleinsert.models.families import FAMILIES, SUPPORTED
 from singleinsert.models.family import Family
 from singleinsert.models.split_files import split_source
+from singleinsert.models.threads import choose_threads
 
 
 def load_base_model(
@@ -36,6 +37,7 @@ def load_base_model(
     """
     _quiet()
     first, beside = split_source(source)
+    choose_threads(first)
     path = Path(first)
     if path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         raise ModelError(f"{source}: pickle checkpoints are not loaded, they can run code: convert it to .safetensors")

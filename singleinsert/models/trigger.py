@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from singleinsert.errors import InputError
+from singleinsert.models.vocabulary import clip_tokens
 from singleinsert.names import problem_with_trigger, safe_trigger
 
 
@@ -52,6 +53,4 @@ def check_triggers(triggers: Sequence[str]) -> None:
 @cache
 def _vocabulary() -> frozenset[str]:
     """Read once: a run asks at its start and when it exports, a batch for every job."""
-    from singleinsert.models.vocabulary import clip_tokenizer
-
-    return frozenset(clip_tokenizer("sd1").get_vocab())
+    return frozenset(clip_tokens())
