@@ -86,12 +86,18 @@ def print_next(*commands: Command, leave_out: str = "") -> None:
     Args:
         leave_out: a flag of this command that is no part of the next one.
     """
+    for place, command in enumerate(commands):
+        line = ("next: " if place == 0 else "or:   ") + typed(
+            word for word in command if not leave_out or str(word) != leave_out
+        )
+        print(line, file=sys.stderr, flush=True)  # stdout is for what was made, which scripts read
+
+
+def typed(command: Iterable[object]) -> str:
+    """A command of ours as it is typed here."""
     installed = Path(sys.argv[0]).stem.lower() == "singleinsert"
     program = ["singleinsert"] if installed else ["python", "-m", "singleinsert"]
-    for place, command in enumerate(commands):
-        words = [str(word) for word in command if not (leave_out and word == leave_out)]
-        line = ("next: " if place == 0 else "or:   ") + shlex.join([*program, *words])
-        print(line, file=sys.stderr, flush=True)  # stdout is for what was made, which scripts read
+    return shlex.join([*program, *map(str, command)])
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 from types import SimpleNamespace
 
@@ -15,7 +16,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.store import FolderStore, UrlStore
-from singleinsert.batch.worker import LOW_MEMORY, LogWatch, Task, Worker, read_inputs
+from singleinsert.batch.worker import LOW_MEMORY, LogWatch, Outcome, Task, Worker, read_inputs
 from singleinsert.config import load_settings
 from singleinsert.models.loading import load_base_model
 from singleinsert.training import run as training
@@ -27,7 +28,11 @@ CHANGES = [
     {"run.report_to": "tensorboard"},
     {"run.mixed_precision": "bf16"},
     {"run.gradient_accumulation_steps": 2},
-    {"run.gradient_checkpointing": True, "run.micro_batch_size": 3},
+    {
+        "run.gradient_checkpointing": True,
+        "run.micro_batch_size": 3,
+        "sample.prompts": ["{concept}", "{concept} in the snow"],
+    },
     {"stage2.trains": ["concept", "denoiser"], "concept.num_vectors": 2, "class_word": "cat"},
     {"run.teacher_bank": False},
     {"run.channels_last": True},
@@ -112,8 +117,28 @@ def test_the_table_and_the_page(finished):
     assert {row["state"] for row in rows} == {"done"} and rows[0]["mask_share"].startswith("0.32")
     assert float(rows[0]["stage2.foreground"]) > 0 and rows[4]["class_word"] == "cat"
     page = (finished.out / "index.html").read_text(encoding="utf-8")
-    assert page.count("<article") == len(CHANGES) and 'src="job3/job3_sheet.png"' in page
+    assert page.count("<article") == len(CHANGES) and 'href="job3/job3_sheet.png"' in page
     assert "32.1% of the picture" in page and "job7_lora.safetensors" in page
+    assert "refresh" not in page and "again" not in page.partition("</style>")[2]  # it is over, and nothing has failed
+    shown = re.findall(r'src="(job\d/samples/[^"]+)"', page)
+    assert [path.rpartition("/")[2] for path in shown if path.startswith("job3/")] == [
+        "job3_source.png", "job3_stage2_000003_00.png", "job3_stage2_000003_01.png",
+    ]  # fmt: skip
+    assert all((finished.out / path).is_file() for path in shown) and "job3 face in the snow" in page
+    assert Image.open(finished.out / "job3/samples/job3_source.png").size == (80, 64)
+
+
+def test_the_page_looks_for_what_is_new_while_a_job_runs(tiny_sd, tmp_path, monkeypatch):
+    seen = []
+
+    def do(worker, task, store):
+        seen.append((tmp_path / "out" / "index.html").read_text())
+        return Outcome("failed", "no luck")
+
+    monkeypatch.setattr(Worker, "do", do)
+    assert batch(write_jobs(tmp_path, tiny_sd, "a"), tmp_path / "out") == 1
+    assert 'http-equiv="refresh"' in seen[0] and '<span class="state">running</span>' in seen[0]
+    assert 'http-equiv="refresh"' not in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_the_same_batch_again_does_nothing(finished, monkeypatch, capsys):
@@ -149,6 +174,7 @@ def test_jobs_that_fail_do_not_stop_the_others_and_are_tried_at_the_next_start(t
     assert sorted(path.name for path in out.iterdir()) == [".batch", "good", "index.html", "last", "results.csv"]
     page = (out / "index.html").read_text(encoding="utf-8")
     assert page.index("picture not found") < page.index("good_sheet.png")  # what wants looking after comes first
+    assert f"again, mended or as they are: <code>python -m singleinsert batch {source} --output_dir {out}" in page
 
     stamp = (out / "good/good_artifact.safetensors").stat().st_mtime_ns
     Image.open(tmp_path / "input/pic.png").save(tmp_path / "later.png")

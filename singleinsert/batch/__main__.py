@@ -21,7 +21,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singleinsert.cli import FLAGS, Parser, add_flags, overrides_from_args, path_argument, print_next, run_script
+from singleinsert.cli import (
+    FLAGS,
+    Parser,
+    add_flags,
+    overrides_from_args,
+    path_argument,
+    print_next,
+    run_script,
+    typed,
+)
 from singleinsert.errors import ConfigError, InputError, SingleInsertError, first_line
 from singleinsert.reading import user_path
 from singleinsert.work.launch import stand_alone
@@ -174,7 +183,7 @@ def watch(args: argparse.Namespace, read: Callable[[], tuple[list[Job], list[str
     store = open_store(folder, args.results)
     queue = Queue(folder / HIDDEN / "state", [], again=False)
     growing = Growing(args.jobs, read, queue, store, folder, say)
-    report = Report(args.jobs.resolve().name, [], queue, store)
+    report = Report(args.jobs.resolve().name, [], queue, store, typed(("batch", *without_watch(args.words))))
 
     def write_report(jobs: Sequence[Job]) -> None:
         report.jobs = jobs
@@ -184,10 +193,21 @@ def watch(args: argparse.Namespace, read: Callable[[], tuple[list[Job], list[str
             say(f"index.html and results.csv were not written: {first_line(problem)}")
 
     say(f"watching {args.jobs} into {folder}; Ctrl-C saves the job in hand and ends")
-    with worker_mark(folder):
-        stay(growing, queue, store, folder / HIDDEN / "work", idle=args.watch, say=say, report=write_report,
-             between=Drawing(folder, say))  # fmt: skip
+    try:
+        with worker_mark(folder):
+            stay(growing, queue, store, folder / HIDDEN / "work", idle=args.watch, say=say, report=write_report,
+                 between=Drawing(folder, say))  # fmt: skip
+    finally:
+        report.at_work = False
+        write_report(report.jobs)
     say(f"nothing to do for {args.watch:g} s: leaving")
+
+
+def without_watch(words: Sequence[str]) -> list[str]:
+    """A command that ends when everything is done, and tries again what has failed."""
+    flag = next((place for place, word in enumerate(words) if word.partition("=")[0] == "--watch"), len(words))
+    rest = list(words[flag + 1 :])
+    return [*words[:flag], *(rest[1:] if rest and rest[0].replace(".", "", 1).isdigit() else rest)]
 
 
 def _count(problems: list[str]) -> str:
@@ -224,7 +244,8 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
     def say(line: str) -> None:
         print(prefix + line, flush=True)
 
-    report, hidden = Report(args.jobs.resolve().name, jobs, queue, store), folder / HIDDEN / "work"
+    report = Report(args.jobs.resolve().name, jobs, queue, store, typed(("batch", *args.words)))
+    hidden = folder / HIDDEN / "work"
 
     def write_report() -> None:
         try:
@@ -252,6 +273,7 @@ def work(args: argparse.Namespace, jobs: list[Job], queue: Queue, store: Store, 
             work_off_on_ray(jobs, queue, store, hidden, url=args.results, address=args.ray, workers=args.workers,
                             **common)  # fmt: skip
     finally:
+        report.at_work = False
         write_report()
     states = queue.states()
     say(f"{progress_line(states, 1)}: {args.results or folder}/index.html")

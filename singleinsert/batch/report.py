@@ -12,11 +12,11 @@ from urllib.parse import quote
 from singleinsert.batch.jobs import Job
 from singleinsert.batch.progress import counts, duration
 from singleinsert.batch.store import Store
-from singleinsert.work.queue import DONE, FAILED, Queue, State
+from singleinsert.work.queue import DONE, FAILED, RUNNING, Queue, State
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
+{refresh}<title>{title}</title><style>
 :root {{ color-scheme: light dark; --line: #8884; --soft: light-dark(#6b6b70, #a0a0a6); }}
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1500px; margin: 0 auto; padding: 24px; }}
 h1 {{ font-size: 24px; margin: 0; }} h2 {{ font-size: 18px; margin: 0; overflow-wrap: anywhere; }}
@@ -24,7 +24,12 @@ h1 {{ font-size: 24px; margin: 0; }} h2 {{ font-size: 18px; margin: 0; overflow-
 .grid {{ display: grid; gap: 20px; align-items: start;
   grid-template-columns: repeat(auto-fill, minmax(min(460px, 100%), 1fr)); }}
 article {{ border: 1px solid var(--line); border-radius: 10px; padding: 16px; min-width: 0; }}
-article img {{ width: 100%; height: auto; border-radius: 6px; background: #fff; margin: 10px 0; display: block; }}
+.shown {{ display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; margin: 10px 0; }}
+figure {{ margin: 0; min-width: 0; }} figcaption {{ font-size: 12px; line-height: 1.3; overflow-wrap: anywhere; }}
+figure img {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; }}
+.again {{ border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; margin: 0 0 20px; }}
+code {{ font-size: 13px; overflow-wrap: anywhere; }}
+@media (max-width: 500px) {{ .shown {{ grid-template-columns: repeat(2, 1fr); }} body {{ padding: 12px; }} }}
 .state {{ float: right; border-radius: 99px; padding: 0 10px; font-size: 13px; border: 1px solid var(--line); }}
 .failed .state {{ background: #b3261e; color: #fff; border: 0; }}
 .done .state {{ background: #1e7a3c; color: #fff; border: 0; }}
@@ -35,7 +40,7 @@ svg {{ width: 100%; height: 48px; display: block; }} polyline {{ fill: none; str
 ul {{ columns: 2; padding-left: 18px; margin: 6px 0 0; font-size: 13px; overflow-wrap: anywhere; }}
 </style></head><body>
 <h1>{title}</h1><p class="soft">{summary} · <a href="results.csv">results.csv</a></p>
-<div class="grid">
+{again}<div class="grid">
 {cards}
 </div></body></html>
 """
@@ -45,15 +50,20 @@ FIRST_COLUMNS = (
 )  # fmt: skip
 
 
+REFRESH = '<meta http-equiv="refresh" content="15">'
+
+
 class Report:
     """The page and the table of a batch, in its store.
 
     Attributes:
+        again: what to type to try failed jobs again. at_work: the page changes yet, and looks for that by itself.
         records: what is finished, by name; read once.
     """
 
-    def __init__(self, title: str, jobs: Sequence[Job], queue: Queue, store: Store) -> None:
-        self.title, self.jobs, self.queue, self.store = title, jobs, queue, store
+    def __init__(self, title: str, jobs: Sequence[Job], queue: Queue, store: Store, again: str = "") -> None:
+        self.title, self.jobs, self.queue, self.store, self.again = title, jobs, queue, store, again
+        self.at_work = True
         self.records: dict[str, dict[str, Any]] = {}
 
     def write(self) -> None:
@@ -63,7 +73,9 @@ class Report:
             record = self.store.record(name)
             self.records |= {name: record} if record else {}
         self.store.put_text("results.csv", results_csv(self.jobs, states, self.records))
-        self.store.put_text("index.html", page(self.title, self.jobs, states, self.records))
+        at_work = self.at_work or any(state.state == RUNNING for state in states.values())  # another process's
+        text = page(self.title, self.jobs, states, self.records, self.again, REFRESH if at_work else "")
+        self.store.put_text("index.html", text)
 
 
 def results_csv(jobs: Sequence[Job], states: Mapping[str, State], records: Mapping[str, dict[str, Any]]) -> str:
@@ -88,16 +100,27 @@ def results_csv(jobs: Sequence[Job], states: Mapping[str, State], records: Mappi
 
 
 def page(
-    title: str, jobs: Sequence[Job], states: Mapping[str, State], records: Mapping[str, dict[str, Any]]
+    title: str, jobs: Sequence[Job], states: Mapping[str, State], records: Mapping[str, dict[str, Any]],
+    again: str = "", refresh: str = "",
 ) -> str:  # fmt: skip
-    """The whole page; failed jobs first, the others in their order."""
+    """The whole page; failed jobs first, then what is at work, the others in their order.
+
+    Args:
+        again: what to type to try failed jobs again. refresh: a tag for the head.
+    """
     number = counts(states)
     took = sum(record["seconds"] for record in records.values())
     summary = ", ".join(f"{n} {kind}" for kind, n in number.items() if n)
     summary += f" · {duration(took)} of training" if took else ""
-    ordered = sorted(jobs, key=lambda job: states[job.name].state != FAILED)
+    first = {FAILED: 0, RUNNING: 1}
+    ordered = sorted(jobs, key=lambda job: first.get(states[job.name].state, 2))
     cards = "\n".join(_card(job, states[job.name], records.get(job.name)) for job in ordered)
-    return PAGE.format(title=escape(title), summary=escape(summary), cards=cards)
+    mend = ""
+    if again and number[FAILED]:
+        mend = (
+            f'<p class="again">To try the failed ones again, mended or as they are: <code>{escape(again)}</code></p>\n'
+        )
+    return PAGE.format(title=escape(title), summary=escape(summary), cards=cards, again=mend, refresh=refresh)
 
 
 def _card(job: Job, state: State, record: dict[str, Any] | None) -> str:
@@ -109,8 +132,6 @@ def _card(job: Job, state: State, record: dict[str, Any] | None) -> str:
         head += f'<p class="reason">{escape(state.reason)}</p>'
     if state.state == FAILED or record is None:
         return f'{head}<div class="soft">{escape(", ".join(data.image))}</div></article>'
-    sheet = _link(job.name, f"{job.name}_sheet.png")
-    picture = f'<a href="{sheet}"><img src="{sheet}" alt="sheet of {name}" loading="lazy"></a>'
     memory = ", in the low-memory settings" if record["low_memory"] else ""
     facts = [("mask", f"{record['mask_share']:.1%} of the picture")]
     facts += [(f"{stage} loss", _losses(terms)) for stage, terms in record["losses"].items()]
@@ -120,7 +141,21 @@ def _card(job: Job, state: State, record: dict[str, Any] | None) -> str:
         f'<li><a href="{_link(job.name, file)}">{escape(file)}</a> <span class="soft">{_size(size)}</span></li>'
         for file, size in record["files"].items()
     )
-    return f"{head}{picture}<dl>{table}</dl>{_curve(record['curve'])}<ul>{files}</ul></article>"
+    return f"{head}{_pictures(job.name, record)}<dl>{table}</dl>{_curve(record['curve'])}<ul>{files}</ul></article>"
+
+
+def _pictures(name: str, record: Mapping[str, Any]) -> str:
+    """The source and results under their prompts, which lead to the sheet; the sheet itself of an older record."""
+    shown, sheet = record.get("shown"), _link(name, f"{name}_sheet.png")
+    if not isinstance(shown, dict):
+        return f'<a href="{sheet}"><img src="{sheet}" alt="sheet of {escape(name)}" loading="lazy" width="100%"></a>'
+    pairs = [("source", shown["source"]), *((each["prompt"], each["file"]) for each in shown["results"])]
+    figures = "".join(
+        f'<figure><a href="{sheet}" title="the whole sheet"><img src="{_link(name, file)}" alt="" loading="lazy"></a>'
+        f'<figcaption class="soft">{escape(text)}</figcaption></figure>'
+        for text, file in pairs
+    )
+    return f'<div class="shown">{figures}</div>'
 
 
 def _losses(terms: Mapping[str, float]) -> str:

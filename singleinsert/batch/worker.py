@@ -26,11 +26,14 @@ from singleinsert.training.watch import SilentWatch
 from singleinsert.work.queue import DONE, FAILED
 
 if TYPE_CHECKING:
+    from singleinsert.artifact import Artifact
     from singleinsert.training.files import RunFiles
 
 LOW_MEMORY = {key.removeprefix("run."): value for key, value in low_vram().items() if key != "run.use_8bit_adam"}
 """[run] of the second try after memory ran out: --low_vram, but for what changes more than how sums are rounded."""
 CURVE_POINTS = 60
+SOURCE_SIDE, RESULTS_SHOWN = 256, 3
+"""Of a finished job on the batch's page: pixels of the source's longer side, and how many results."""
 INPUTS_END = ".inputs"
 """Of the folder, beside a job's own, into which pictures go that came with it."""
 
@@ -188,6 +191,7 @@ class Worker:
             "finished": round(time.time()),
             "seconds": round(time.time() - started, 1),
             "host": this_host().split()[0],
+            "shown": _shown(near(task, settings), files, trained.artifact),
             "files": {p.name: p.stat().st_size for p in sorted(task.work.iterdir()) if p.is_file()},
         }
         write_text(task.work / f"{task.name}{RECORD_END}", json.dumps(record, indent=1) + "\n")
@@ -202,6 +206,25 @@ def _drop_checkpoints(files: RunFiles, keep: bool) -> None:
         path.unlink()
     if not keep:
         shutil.rmtree(files.checkpoints.parent, ignore_errors=True)
+
+
+def _shown(settings: Settings, files: RunFiles, artifact: Artifact) -> dict[str, Any]:
+    """For the batch's page: a small source, which is written, and the last samples of the first prompts, with the
+    prompts as one types them. Files as seen from the job's folder."""
+    from singleinsert.data.pictures import load_picture
+    from singleinsert.training.events import read_events
+    from singleinsert.training.prepare import picture_paths
+    from singleinsert.training.results import as_typed
+    from singleinsert.training.samples import save_png
+
+    source, samples = load_picture(picture_paths(settings.data.image)[0]).image, dict[str, str]()
+    source.thumbnail((SOURCE_SIDE, SOURCE_SIDE))
+    save_png(source, files.source)
+    drawn = [event for event in read_events(files.logs) if event["event"] == "samples"]
+    for prompt, path in zip(drawn[-1]["prompts"], drawn[-1]["files"], strict=True) if drawn else ():
+        samples.setdefault(as_typed(prompt, artifact), f"{files.samples.name}/{Path(path).name}")
+    results = [{"prompt": prompt, "file": file} for prompt, file in samples.items()]
+    return {"source": f"{files.samples.name}/{files.source.name}", "results": results[:RESULTS_SHOWN]}
 
 
 def near(task: Task, settings: Settings) -> Settings:

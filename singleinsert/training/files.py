@@ -65,6 +65,11 @@ class RunFiles:
         return self.folder / f"{self.name}_artifact.safetensors"
 
     @property
+    def source(self) -> Path:
+        """A small copy of what was learnt from, which batches keep."""
+        return self.samples / f"{self.name}_source.png"
+
+    @property
     def resume_command(self) -> str:
         """What to type to go on with this run."""
         program = "accelerate launch" if launched_by_accelerate() else "python"
