@@ -27,9 +27,9 @@ DEMO := output/demo$(if $(filter-out sd,$(FAMILY)),-$(FAMILY))
 
 demo: $(VENV)/.run
 	@# a finished demo is made anew, an interrupted one goes on
-	test ! -e $(DEMO)/demo-face.safetensors || rm -rf $(DEMO)
+	test ! -e $(DEMO)/mexyz.safetensors || rm -rf $(DEMO)
 	$(BIN)/python train_singleinsert.py --preset mini --pretrained_model_name_or_path mini-$(FAMILY) \
-	    --image examples/face.png --output_dir $(DEMO) --output_name demo-face --resume_from_checkpoint latest
+	    --image examples/portrait.png --output_dir $(DEMO) --output_name mexyz --resume_from_checkpoint latest
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

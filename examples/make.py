@@ -7,20 +7,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from testbed.world.scene import Instance, Scene, draw, held_out
+from testbed.instances import FIRST_TO_CHOOSE_BY, subjects, write_training_picture
+from testbed.world.scene import Instance, Scene, held_out
 
 FOLDER = Path(__file__).parent
 SEEDS = {"face": 10_002_062, "cat": 10_000_606, "cup": 10_000_127}
+PORTRAIT = 6
+"""Which of the faces that settings may be chosen by; the demo learns it. Its hair and skin are what mini-sd can say: what
+is as small as freckles is lost in any run. No report is made with it."""
 
 
 def main() -> None:
-    for word, seed in SEEDS.items():
-        scene = Scene.from_seed(seed, Instance.from_seed(seed, word))
+    reported = {scene.instances[0].key for _, scene in subjects()}
+    *_, (_, portrait) = subjects({"face": PORTRAIT + 1}, FIRST_TO_CHOOSE_BY, reported)
+    scenes = {word: Scene.from_seed(seed, Instance.from_seed(seed, word)) for word, seed in SEEDS.items()}
+    for name, scene in (scenes | {"portrait": portrait}).items():
         if not held_out(scene):
-            raise SystemExit(f"{word} {seed} is no longer held out: choose another seed")
-        drawn = draw(scene)
-        drawn.image.save(FOLDER / f"{word}.png")
-        drawn.masks["subject"].save(FOLDER / f"{word}_mask.png")
+            raise SystemExit(f"{name} is no longer held out: choose another seed")
+        write_training_picture(scene, FOLDER, name)
 
 
 if __name__ == "__main__":

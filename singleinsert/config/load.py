@@ -151,7 +151,7 @@ def with_bundled_photo(settings: Settings) -> Settings | None:
         or data.class_word not in ((), ("face",))
     ):
         return None
-    face = replace(data, image=(str(examples_folder() / "face.png"),), class_word=("face",))
+    face = replace(data, image=(str(examples_folder() / "portrait.png"),), class_word=("face",))
     return replace(settings, data=face, run=replace(run, output_name=run.output_name or "mexyz"))
 
 

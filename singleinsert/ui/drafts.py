@@ -139,7 +139,7 @@ class Drafts:
             draft = self.create(open_example("cat.png"), [], base="mini-sd", name="catxy", subjects=[Subject("cat")])
             self.write_mask(draft, 0, read_mask(examples_folder() / "cat_mask.png"), "the example")
             return draft
-        return self.create(open_example("face.png"), [], base="mini-sd", name="mexyz", subjects=[Subject("face")])
+        return self.create(open_example("portrait.png"), [], base="mini-sd", name="mexyz", subjects=[Subject("face")])
 
     def first_base(self) -> str:
         """What the last draft was for; otherwise the default."""
