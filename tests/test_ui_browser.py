@@ -23,7 +23,7 @@ from batches import ENVIRONMENT, ROOT
 from singleinsert.batch.growing import live_workers
 
 pytestmark = pytest.mark.browser
-PATIENCE = 300
+PATIENCE = 100
 """Seconds for a step of a run, on a machine that does much else."""
 
 
@@ -158,15 +158,21 @@ def value_at(path: Path, x: int, y: int) -> int:
 
 
 def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
-    """mini-sd, and settings of the form."""
+    choose(
+        browser, draft, "mini-sd", {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}
+    )
+
+
+def choose(browser: Browser, draft: str, base: str, settings: dict[str, float]) -> None:
+    """A base model, and settings of the form."""
     browser.go(f"/new/{draft}/train")
     from selenium.webdriver.common.keys import Keys
 
-    choose = "const s = arguments[0]; s.value = 'mini-sd'; s.dispatchEvent(new Event('change'))"
-    browser.script(choose, browser.find("#base"))
-    browser.until(lambda: draft_facts(browser, draft)["base"] == "mini-sd")
+    chosen = "const s = arguments[0]; s.value = arguments[1]; s.dispatchEvent(new Event('change'))"
+    browser.script(chosen, browser.find("#base"), base)
+    browser.until(lambda: draft_facts(browser, draft)["base"] == base)
     browser.click("#all summary")
-    for key, value in {"stage1.steps": 3, "stage2.steps": 3, "sample.num_inference_steps": 4, **settings}.items():
+    for key, value in settings.items():
         for css, text in (("#search", key), (f"[id='s-{key}']", f"{value}\t")):
             browser.find(css).send_keys(Keys.CONTROL, "a", Keys.NULL, text)
         browser.until(partial(has_setting, browser, draft, key, value))
@@ -221,6 +227,53 @@ def test_from_a_photo_to_a_zip_and_a_picture_with_the_mouse_alone(browser: Brows
     browser.click("#draw")
     browser.until_text("#result", "^done")
     assert browser.script("return [...document.querySelectorAll('#result .strip img')].length") == 2
+
+
+def test_a_scene_of_two_things_and_its_background(browser: Browser, program: Program):
+    """Two class words, a mask for each, one of them painted, the background as a third; the sheet, and prompts."""
+    browser.go("/new")
+    browser.find("#photo-file").send_keys(str(ROOT / "examples" / "scene.png"))
+    browser.find("#word0").send_keys("car")
+    browser.find("#name").send_keys("duoxy")
+    draft = re.search(r"/new/(\w+)/", browser.driver.current_url)
+    assert draft is not None
+    browser.click("details summary")
+    browser.click("#more")
+    browser.find("#word1").send_keys("face")
+    browser.find("#handle1").send_keys("bo")
+    browser.until(lambda: draft_facts(browser, draft[1])["subjects"][1]["name"] == "bo")
+    browser.click("details summary")
+    browser.click("#background")
+    browser.until(lambda: draft_facts(browser, draft[1])["learn_background"])
+    few = {"stage1.steps": 3, "stage2.steps": 3, "scene.mixes": 2, "stage1.batch_size": 2, "stage2.batch_size": 2}
+    choose(browser, draft[1], "mini-scenes", few | {"sample.num_inference_steps": 4})
+    browser.go(f"/new/{draft[1]}/mask")
+    folder = program.folder / "drafts" / draft[1]
+    browser.until((folder / "mask_01.png").is_file)  # both are looked for, the second one before one asks for it
+    assert value_at(folder / "mask_00.png", 20, 58) > 200 > value_at(folder / "mask_00.png", 62, 45)
+    browser.click('[aria-label="which thing"] [data-value="1"]')
+    browser.until_text("#verdict", "good share")
+    assert value_at(folder / "mask_01.png", 62, 45) > 200 and value_at(folder / "mask_01.png", 48, 48) > 200
+    browser.find("#canvas").send_keys("e", " ")  # a dab of the eraser where the spot is, in the middle
+    browser.until(lambda: value_at(folder / "mask_01.png", 48, 48) < 50)
+    browser.go(f"/new/{draft[1]}/train")
+    browser.until_text("#checks", "mask of car: .*mask of face: ")
+    browser.click("#start")
+    browser.find("#to-try")
+    browser.until(lambda: browser.script("return document.querySelector('#sheet img').naturalWidth") > 500)
+    browser.go("/runs/duoxy/try")
+    browser.until_text("main", "{car}, {bo}, {background}")
+    browser.script("for (const [id, n] of [['steps', 4], ['count', 1]]) document.getElementById(id).value = n",
+                   browser.find("#steps"))  # fmt: skip
+    browser.click("#with-maps")
+    browser.click("#draw")
+    browser.until_text("#result", "^done")
+    shown = browser.script(
+        "return [...document.querySelectorAll('[aria-label=\"where it acts\"] button')].map(b => b.textContent)"
+    )
+    assert {"picture", "duoxycar", "duoxybo"} <= set(shown), shown
+    browser.go("/runs/duoxy/get")
+    browser.until_text("main", "duoxycar car and duoxybo face on the beach")
 
 
 def test_stop_go_on_and_kills_lose_nothing(browser: Browser, program: Program):

@@ -89,7 +89,8 @@ def described(drafts: Drafts, draft: Draft) -> dict[str, Any]:
         "subjects": [{"class_word": s.class_word, "name": s.name, **masking.describe(drafts, draft, n)}
                      for n, s in enumerate(draft.subjects)],
         "overlaps": masking.overlaps(drafts, draft), "learn_background": draft.learn_background,
-        "base": draft.base, "quality": draft.quality, "memory": draft.memory, "settings": draft.settings,
+        "base": draft.base, "quality": draft.quality, "qualities": drafts.qualities(draft),
+         "memory": draft.memory, "settings": draft.settings,
         "is_scene": draft.is_scene, "caption": drafts.caption(draft), "bands": masking.bands(),
         "bases": [vars(base) for base in known_bases(drafts.place.models)],
         "judged": starting.judge_name(drafts.place, draft.name, draft.subjects[0].class_word),

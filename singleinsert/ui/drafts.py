@@ -19,7 +19,7 @@ from PIL import Image
 
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.cli import low_vram
-from singleinsert.config import Settings, load_settings, preset_names
+from singleinsert.config import Settings, load_settings
 from singleinsert.config.load import examples_folder
 from singleinsert.data.captions import read_caption
 from singleinsert.errors import InputError
@@ -34,11 +34,14 @@ LARGEST_SIDE = 4096
 """Of a photo that is kept; a larger one is reduced. No training square is larger."""
 MOST_SUBJECTS = 8
 
-QUALITY: dict[str, dict[str, Any]] = {
-    "quick": {"stage1.steps": 30, "stage2.steps": 60},
-    "paper": {},
-    "long": {"stage1.steps": 75, "stage2.steps": 200},
+KINDS = ("face", "hair", "clothes", "pet")
+"""Class words with a preset of their own."""
+QUALITY = {
+    "quick": {"stage1": 0.6, "stage2": 0.6},
+    "paper": {"stage1": 1.0, "stage2": 1.0},
+    "long": {"stage1": 1.5, "stage2": 2.0},
 }
+"""Steps of the stages, in those of the preset."""
 MEMORY: dict[str, dict[str, Any]] = {"auto": {}, "6 GB": {"run.micro_batch_size": 1}, "4 GB": low_vram()}
 CHECKPOINTS = 25
 """Steps between two checkpoints of a run from the page: what a killed worker may cost."""
@@ -132,13 +135,10 @@ class Drafts:
         return draft
 
     def bundled(self, scene: bool) -> Draft:
-        """The face, or the cup and cat, that come with the package."""
+        """The face, or the car and the face in one picture, that come with the package."""
         if scene:
-            from singleinsert.masks.files import read_mask
-
-            draft = self.create(open_example("cat.png"), [], base="mini-sd", name="catxy", subjects=[Subject("cat")])
-            self.write_mask(draft, 0, read_mask(examples_folder() / "cat_mask.png"), "the example")
-            return draft
+            subjects = [Subject("car"), Subject("face")]
+            return self.create(open_example("scene.png"), [], base="mini-scenes", name="duoxy", subjects=subjects)
         return self.create(open_example("portrait.png"), [], base="mini-sd", name="mexyz", subjects=[Subject("face")])
 
     def first_base(self) -> str:
@@ -217,7 +217,7 @@ class Drafts:
         if source == "mini-sd":
             return "mini"
         word = draft.subjects[0].class_word
-        own = word if word in preset_names() else "object"
+        own = word if word in KINDS else "object"
         model = next((preset for sign, preset in OF_NAMES.items() if sign in source.lower()), "")
         return f"{own}+{model}" if model and source not in BUNDLED_MODELS else own
 
@@ -233,7 +233,21 @@ class Drafts:
             values["data.handles"] = [subject.name or subject.class_word for subject in draft.subjects]
         if draft.learn_background:
             values["data.learn_background"] = True
-        return values | QUALITY[draft.quality] | MEMORY[draft.memory] | draft.settings
+        chosen = self.steps(draft, draft.quality) if draft.quality != "paper" else {}
+        return values | chosen | MEMORY[draft.memory] | draft.settings
+
+    def steps(self, draft: Draft, quality: str) -> dict[str, int]:
+        """Steps of the preset's stages for a choice of quality, by "section.key"."""
+        stages = load_settings(self.preset(draft), None, {}).stages
+        return {f"{name}.steps": round(stage.steps * QUALITY[quality][name]) for name, stage in stages.items()}
+
+    def qualities(self, draft: Draft) -> list[tuple[str, str]]:
+        """What there is to choose from, and in words."""
+        titles = {"quick": "Quick", "paper": "As the preset" if draft.is_scene else "As in the paper", "long": "Long"}
+        return [
+            (quality, f"{title}: {' + '.join(map(str, self.steps(draft, quality).values()))} steps")
+            for quality, title in titles.items()
+        ]
 
     def settings(self, draft: Draft) -> Settings:
         """The settings of a run on the draft's own files. ConfigError, one line."""

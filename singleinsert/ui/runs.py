@@ -153,10 +153,12 @@ class Runs:
             "class_word": self._class_word(run), "base": self._base(run), "mask_share": mask and mask["share"],
             "mask_source": mask and mask["source"], "finished": run.record and run.record.get("finished"),
             "seconds": run.record and run.record.get("seconds"), "own": run.job is not None,
-            "preview": self._preview(run), "prompts": list(settings.sample.prompts) if settings else [],
+            "preview": self._preview(run), "sheet": run.files.sheet.name if run.files.sheet.is_file() else "",
+             "prompts": list(settings.sample.prompts) if settings else [],
             "fixes": fixes_for(reason, bool(failed.get("out_of_memory"))) if state in (FAILED, STOPPED) else [],
             "asked": [name for name in (STOP, FINISH, SAMPLE) if (run.files.logs / name).exists()],
-            "source": self._source(run), "things": self._things(run), "ended_early": self.ended_early(run),
+            "source": self._source(run), "things": self._things(run),
+            "background": self._learns_background(run), "ended_early": self.ended_early(run),
             "state_bytes": kept.stat().st_size if (kept := self.state_file(run)) else 0,
         }  # fmt: skip
 
@@ -204,6 +206,9 @@ class Runs:
         if run.job is not None:
             return _names_of(run.job.settings.data.class_word, run.job.settings.data.handles)
         return list(self._config(run).get("things", []))
+
+    def _learns_background(self, run: Run) -> bool:
+        return run.job.settings.data.learn_background if run.job else bool(self._config(run).get("background"))
 
     def _base(self, run: Run) -> str:
         if run.job is not None:
@@ -295,7 +300,8 @@ def _told_by_config(path: Path, changed: int) -> dict[str, Any]:
         told = read_toml(path)
         words, model = told["data"]["class_word"], told["model"]["pretrained_model_name_or_path"]
         things = _names_of(words, told["data"].get("handles", []))
-        return {"class_word": ", ".join(words), "base": Path(model).name, "things": things}
+        return {"class_word": ", ".join(words), "base": Path(model).name, "things": things,
+                "background": told["data"].get("learn_background", False)}  # fmt: skip
     except (SingleInsertError, KeyError, TypeError, ValueError):
         return {}
 

@@ -3,8 +3,6 @@ import { ask, choice, doing, h, percent, say, settled } from "../base.js";
 import { load, onward, steps } from "../draft.js";
 import { Painter } from "../painter.js";
 
-
-
 export async function show(place, { id }, signal) {
   const draft = await load(id);
   let at = 0, version = 0;
@@ -72,4 +70,9 @@ export async function show(place, { id }, signal) {
       h("div", { class: "row" }, h("button", { type: "button", id: "find", onclick: doing(() => pointed({})) }, "Find it again"),
         h("span", { class: "grow" }), onward(id, "describe", "Next")))));
   await open(0);
+  for (const [number, subject] of draft.subjects.entries()) {  // the other things of a scene, before one asks for them
+    if (signal.aborted || number === at || subject.mask || !subject.class_word) continue;
+    const facts = await ask("POST", `drafts/${id}/find/${number}`, {}).catch(() => null);  // said when it is its turn
+    if (facts) draft.subjects[number] = { ...subject, ...facts };
+  }
 }

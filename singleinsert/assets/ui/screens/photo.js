@@ -14,7 +14,7 @@ function begin(place, signal) {
       h("div", { class: "row" }, h("button", { type: "button", id: "example", onclick: doing(startExample) }, "Try the bundled face"),
         h("button", { type: "button", onclick: doing(async () => {
           go(`/new/${(await ask("POST", "drafts", { scene: true })).id}/photo`);
-        }) }, "Try the bundled cat"))));
+        }) }, "Try two things of one picture"))));
 }
 
 function wordField(draft, number, changed) {
@@ -62,7 +62,7 @@ export async function show(place, { id }, signal) {
     await ask("POST", `drafts/${id}/subjects/add`, {});
     dispatchEvent(new PopStateEvent("popstate"));
   }) }, "Learn one more thing of this photo");
-  const background = h("label", { class: "inline" }, h("input", { type: "checkbox", checked: draft.learn_background,
+  const background = h("label", { class: "inline" }, h("input", { type: "checkbox", id: "background", checked: draft.learn_background,
     onchange: async event => { await ask("PUT", `drafts/${id}`, { learn_background: event.target.checked }); } }), "learn the background as one more concept");
   place.replaceChildren(steps(id, "photo"), h("h1", {}, "Photo"), h("div", { class: "two" },
     h("div", { class: "card" }, h("img", { src: `/api/drafts/${id}/photo.png`, alt: "the photo", class: draft.width < 200 ? "pixel grow" : "" , width: Math.max(draft.width, 320) }),

@@ -11,6 +11,7 @@ export async function show(place, { name }, signal) {
   const history = new History(), at = `runs/${part(name)}`;
   const head = h("div", { class: "row" }), bar = h("progress", { max: 1, value: 0, "aria-label": "steps done" }), told = h("p", { id: "told", role: "status" });
   const reason = h("div", { id: "reason" }), buttons = h("div", { class: "row", id: "buttons" }), curve = h("div", { id: "curve" }), key = h("div"), samples = h("div", { id: "samples" });
+  const sheet = h("div", { class: "card", id: "sheet", hidden: true });
   const log = h("pre", { id: "log" }), facts = h("small", {});
   let next = 0, drawn = "", shown = "";
   const post = (path, body = {}) => ask("POST", `${at}/${path}`, body);
@@ -57,6 +58,12 @@ export async function show(place, { name }, signal) {
       reason.replaceChildren(...(run.reason ? [h("p", { class: run.state === "failed" ? "bad" : "look" }, run.reason)] : []));
       if (run.state === "failed") reason.append(h("div", {}, copier(() => report(run), "Copy a report")));
     }
+    if (run.sheet && sheet.hidden) {
+      const picture = `/api/${at}/file/${part(run.sheet)}`, what = "source and mask, and what each stage draws" + (run.things.length ? "; where each thing is looked at" : "");
+      sheet.replaceChildren(h("h2", {}, "Sheet"), h("p", { class: "soft" }, `All of it in one picture: ${what}.`),
+        h("a", { href: picture, target: "_blank", rel: "noopener" }, h("img", { src: picture, alt: `sheet of ${name}: ${what}` })));
+      sheet.hidden = false;
+    }
     const stands = describeState(run);
     if (head.dataset.stands !== stands) head.replaceChildren(pill(run.state, stands), facts);
     head.dataset.stands = stands;
@@ -96,7 +103,7 @@ export async function show(place, { name }, signal) {
   await round();
   place.replaceChildren(tabs(name, ""), h("h1", {}, name), h("div", { class: "card stack" }, head, bar, told, reason, buttons),
     h("div", { class: "card" }, h("h2", {}, "Loss"), curve, key), h("div", { class: "card" }, h("h2", {}, "Samples"),
-      h("p", { class: "soft" }, "The same seed in each row: what changes was learnt."), samples), details);
+      h("p", { class: "soft" }, "The same seed in each row: what changes was learnt."), samples), sheet, details);
   every(1000, signal, round, problem => {
     if (problem.status === 404) place.replaceChildren(h("h1", {}, name), h("p", {}, problem.message), h("a", { href: "/" }, "To the concepts"));
   });

@@ -2,7 +2,6 @@
 import { ask, choice, copier, doing, duration, get, go, h, say, settled } from "../base.js";
 import { keep, load, steps } from "../draft.js";
 
-const QUALITY = [["quick", "Quick: 30 + 60 steps"], ["paper", "As in the paper: 50 + 100"], ["long", "Long: 75 + 200"]];
 const MEMORY = [["auto", "What the GPU has"], ["6 GB", "6 GB"], ["4 GB", "4 GB"]];
 
 function looked(box, told) {
@@ -81,7 +80,11 @@ export async function show(place, { id }, signal) {
     else form.changed[field.key] = value;
     try { await keep(id, { settings: form.changed }); } finally { await refresh(); }
   })();
-  const choose = changes => doing(async () => { draft = await keep(id, changes); await refresh(); })();
+  const choose = changes => doing(async () => { draft = await keep(id, changes); offer(); await refresh(); })();
+  const quality = h("div"), offer = () => {  // its steps are the preset's, which goes by the base model
+    if (!quality.contains(document.activeElement)) quality.replaceChildren(choice("quality", draft.qualities, draft.quality, chosen => choose({ quality: chosen })));
+  };
+  offer();
   const bases = h("select", { id: "base", class: "wide", onchange: () => bases.value === "" ? hub.focus() : choose({ base: bases.value }) },
     draft.bases.map(base => h("option", { value: base.key, selected: base.key === draft.base }, `${base.title} (${base.state})`)),
     h("option", { value: "", selected: !draft.bases.some(base => base.key === draft.base) }, "another one of the hub ..."));
@@ -94,7 +97,7 @@ export async function show(place, { id }, signal) {
   const apply = h("button", { type: "button", onclick: doing(async () => { fill(await ask("PUT", `drafts/${id}/toml`, { toml: toml.value })); say("taken over"); }) }, "Take over the text");
   place.replaceChildren(steps(id, "train"), h("h1", {}, `Training${draft.name ? " of " + draft.name : ""}`), h("div", { class: "two" },
     h("div", { class: "card" },
-      h("fieldset", {}, h("legend", {}, "Quality"), choice("quality", QUALITY, draft.quality, quality => choose({ quality }))),
+      h("fieldset", {}, h("legend", {}, "Quality"), quality),
       h("fieldset", {}, h("legend", {}, "Memory"), choice("memory", MEMORY, draft.memory, memory => choose({ memory }))),
       h("fieldset", {}, h("legend", {}, h("label", { for: "base" }, "Base model")), bases, h("details", {}, h("summary", {}, "From the hub"), hub,
         h("p", { class: "soft" }, "Models in a folder of yours are listed when the program is started with --models FOLDER.")))),

@@ -52,7 +52,7 @@ export async function show(place, { name }, signal) {
     h("div", { class: "card" }, result),
     h("div", { class: "card stack" }, h("div", {}, h("label", { for: "prompt" }, "Prompt"), prompt,
       h("div", { class: "row" }, ideas.map(idea => h("button", { type: "button", onclick: () => { prompt.value = idea; } }, idea))),
-      h("small", {}, run.things.length ? `Each is called by its name: ${run.things.map(thing => `{${thing}}`).join(", ")}.` : `{concept} is ${name} and its class word, * the concept alone.`)),
+      h("small", {}, run.things.length ? `Each is called by its name: ${[...run.things, ...(run.background ? ["background"] : [])].map(thing => `{${thing}}`).join(", ")}.` : `{concept} is ${name} and its class word, * the concept alone.`)),
     h("div", {}, h("label", { for: "second" }, "With a second concept"), second), h("fieldset", {}, h("legend", {}, "Strength of the LoRA"), strengths),
     h("div", { class: "row" }, h("div", {}, number("count", "Pictures", 2, { min: "1", max: "8" })), h("div", {}, number("seed", "First seed", 0, { min: "0", max: "99999" })),
       h("div", {}, number("steps", "Steps", settings["sample.num_inference_steps"] || 50, { min: "1", max: "200" })), h("div", {}, number("guidance", "Guidance", settings["sample.guidance_scale"] || 7.5, { min: "0", max: "30", step: "0.5" }))),
