@@ -299,13 +299,14 @@ def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
             write_events(queue, {"event": "begun", "stages": {"stage1": 3, "stage2": 3}},
                          {"event": "step", "stage": "stage1", "step": 2}, folder=".batch/work/mexyz.001")  # fmt: skip
         elif len(sleeps) == 2:
+            write_events(queue, {"event": "step", "stage": "stage2", "step": 3},
+                         {"event": "samples", "stage": "stage2", "step": 3, "files": [str(picture_file)]},
+                         {"event": "done"}, folder=".batch/work/mexyz.001")  # fmt: skip
+        elif len(sleeps) == 3:  # what it has learnt is exported after that, and the folder moved
             (queue / ".batch" / "work" / "mexyz.001").rename(queue / "mexyz")
             put(queue / "mexyz", "mexyz", own(("mexyz", "mexyz", "face")))
             put(queue / "mexyz", "mexyz_lora", own(("mexyz", "mexyz", "face")))
             put(queue / "mexyz", "mexyz_artifact", own(("mexyz", "mexyz", "face")))
-            write_events(queue, {"event": "step", "stage": "stage2", "step": 3},
-                         {"event": "samples", "stage": "stage2", "step": 3, "files": [str(picture_file)]},
-                         {"event": "done"})  # fmt: skip
 
     monkeypatch.setattr(train.time, "sleep", work)
     node = train.TrainConcept()
@@ -316,9 +317,17 @@ def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
     assert comfy.files("embeddings") == ["mexyz.safetensors"] and comfy.files("loras") == ["mexyz_lora.safetensors"]
     assert comfy.progress == [(2, 6, False), (6, 6, False), (6, 6, True)]
     node.train(**request(mask=mask))
-    assert len(sleeps) == 2 and comfy.freed == 1, "the same inputs are not trained again"
+    assert len(sleeps) == 3 and comfy.freed == 1, "the same inputs are not trained again"
     with pytest.raises(pack("concepts").ConceptError, match="was trained from another picture or with other settings"):
         node.train(**request(mask=mask, seed=1))
+
+
+def test_files_that_do_not_come_are_said(comfy: Comfy, queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = pack("train")
+    monkeypatch.setattr(train, "SETTLE", 0)
+    monkeypatch.setattr(train.time, "sleep", lambda _: write_events(queue, {"event": "done"}))
+    with pytest.raises(pack("concepts").ConceptError, match="is trained, but its files did not come to"):
+        train.TrainConcept().train(**request())
 
 
 def test_the_job_is_one_that_the_batch_reads(comfy: Comfy, queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ PRESETS = ("face", "hair", "clothes", "object", "pet", "sdxl", "paper", "mini")
 OF_PRESET = "the preset's"
 POLL = 0.5
 """Seconds between two looks at a run."""
+SETTLE = 120
+"""Seconds from the end of a training until its files are in their place, at the most."""
 
 
 class TrainConcept:
@@ -85,8 +87,10 @@ def follow(job: Job) -> None:
     job.hand_over()
     bar = ProgressBar(1)
     before: dict[str, int] = {}
-    total = 1
-    while True:
+    total, over = 1, 0.0
+    while not (over and job.results):  # trained, and then written for clients and moved to its place
+        if over and time.monotonic() - over > SETTLE:
+            raise ConceptError(f"{job.request.name} is trained, but its files did not come to {job.output}")
         if processing_interrupted():
             job.stop()
             throw_exception_if_processing_interrupted()
@@ -103,7 +107,7 @@ def follow(job: Job) -> None:
                 case "interrupted":
                     raise ConceptError(f"{event['reason']} (queue the graph again to go on)")
                 case "done":
-                    return
+                    over = time.monotonic()
         time.sleep(POLL)
 
 
