@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from batches import ENVIRONMENT, write_jobs
+from hubs import served
 from PIL import Image
 from runs import draw_subject, small_values
 
@@ -19,6 +21,7 @@ from singleinsert.config import load_settings
 from singleinsert.evaluate.__main__ import main as evaluate
 from singleinsert.masks.verdict import BANDS, verdict, verdict_of
 from singleinsert.models import presence
+from singleinsert.models.bundled import place_of_model
 from singleinsert.training.events import EventLog
 from singleinsert.training.forecast import expected_gpu_gb, expected_seconds, forecast_run, likeness_of
 
@@ -66,18 +69,46 @@ def test_times_and_memory_are_those_of_like_runs_or_none(tmp_path, tiny_sd):
     assert expected_gpu_gb(load_settings(None, None, low)) == (2.0, 2.0)
 
 
-def test_what_is_to_be_fetched_is_asked_of_the_hub(monkeypatch):
-    files = [SimpleNamespace(rfilename=name, size=size) for name, size in (
-        ("unet/diffusion_pytorch_model.safetensors", 3_000_000), ("unet/diffusion_pytorch_model.fp16.safetensors", 1),
-        ("model.safetensors", 7), ("text_encoder/model.safetensors", 1_000_000), ("README.md", 5))]  # fmt: skip
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *_, **__: SimpleNamespace(siblings=files))
-    assert presence.megabytes_to_fetch("a/b") == 4
+FETCH = """
+import json, sys
+from singleinsert.models.loading import load_base_model
+from singleinsert.models.presence import is_to_fetch, megabytes_to_fetch
+before = is_to_fetch("own/mini"), megabytes_to_fetch("own/mini")
+load_base_model("own/mini")
+print(json.dumps([*before, is_to_fetch("own/mini"), megabytes_to_fetch("own/nothing")]))
+"""
 
-    def offline(*_, **__):
-        raise OSError("no network")
 
-    monkeypatch.setattr("huggingface_hub.HfApi.model_info", offline)
-    assert presence.megabytes_to_fetch("a/b") is None
+def test_what_is_to_be_fetched_is_what_the_hubs_client_then_fetches(tmp_path):
+    """A model beside everything that is not loaded: other formats and variants, a filter of pictures, a checkpoint."""
+    model = tmp_path / "hub" / "own" / "mini"
+    shutil.copytree(Path(place_of_model("mini-sd")), model, ignore=shutil.ignore_patterns("segmenter"))
+    for name in ("unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors",
+                 "safety_checker/model.safetensors", "mini.safetensors"):  # fmt: skip
+        (model / name).parent.mkdir(exist_ok=True)
+        (model / name).write_bytes(bytes(3_000_000))
+    index = json.loads((model / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (model / "model_index.json").write_text(json.dumps(index))
+    with served(tmp_path / "hub") as hub:
+        own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0", "NO_PROXY": "*"}
+        done = subprocess.run([sys.executable, "-c", FETCH], env={**ENVIRONMENT, **own}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    fetched = round(sum(size for name, size in hub.sent.items() if name.endswith((".safetensors", ".bin"))) / 1e6)
+    assert json.loads(done.stdout) == [True, fetched, False, None] and fetched == 22
+
+
+def test_shards_are_counted_and_only_what_the_family_loads(tmp_path, monkeypatch):
+    model = tmp_path / "own" / "large"
+    for name in ("transformer/diffusion_pytorch_model-00001-of-00002.safetensors", "vae/config.json",
+                 "transformer/diffusion_pytorch_model-00002-of-00002.safetensors", "image_encoder/model.safetensors",
+                 "text_encoder/model.safetensors", "text_encoder/model.fp16.safetensors"):  # fmt: skip
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_bytes(bytes(2_000_000))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with served(tmp_path) as hub:
+        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", hub.address)
+        assert presence.megabytes_to_fetch("own/large") == 6 and presence.megabytes_to_fetch("own/large", "fp16") == 2
 
 
 def test_a_share_has_one_verdict():

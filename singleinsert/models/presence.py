@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from singleinsert.errors import ModelError
@@ -37,12 +38,16 @@ def megabytes_to_fetch(source: str, variant: str | None = None) -> int | None:
     """Of the weights of a model on the hub, in a format and variant that is loaded; None where the hub does not say."""
     from huggingface_hub import HfApi
 
+    from singleinsert.models.loading import FAMILIES
+
     try:
         files = HfApi().model_info(source, files_metadata=True, timeout=10).siblings or []
     except Exception:  # the network's and the hub's errors are of many kinds, and none of them is a problem here
         return None
-    middle = f".{variant}" if variant else ""
-    wanted = [f for f in files if "/" in f.rfilename and f.rfilename.endswith(f"model{middle}.safetensors")]
+    parts = "|".join(sorted({part for family in FAMILIES for part in family.weight_parts}))
+    middle = re.escape(f".{variant}") if variant else ""
+    weights = re.compile(rf"({parts})/[^/]*model{middle}(-\d+-of-\d+)?\.safetensors")
+    wanted = [file for file in files if weights.fullmatch(file.rfilename)]
     return round(sum(file.size or 0 for file in wanted) / 1e6) if wanted else None
 
 
