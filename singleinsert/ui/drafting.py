@@ -165,6 +165,7 @@ def check(api: Api, request: Request, draft_id: str) -> Any:
         return {"problems": [str(problem)], "notes": [], "masks": []}
     folder = str(api.drafts.folder(draft.id))
     look["problems"] = [line.replace(folder, "the draft") for line in look["problems"]]
+    look["notes"] = [line.partition(": --")[0] for line in look["notes"]]  # flags are the command line's
     return look
 
 

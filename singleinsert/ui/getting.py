@@ -101,7 +101,8 @@ def cards(place: Place, run: Run) -> list[dict[str, Any]]:
             "key": client.key, "title": client.title, "prompt": files.prompt(client, f"{run.name}_lora"),
             "folders": folders,
             "files": [{"name": p.name, "goes": client.embeddings} for p in files.embeddings]
-            + [{"name": p.name, "goes": client.loras} for p in files.lora],
+            + [{"name": p.name, "goes": client.loras} for p in files.lora]
+            + [{"name": p.name, "goes": "."} for p in files.artifact if client.key == "all"],
         })  # fmt: skip
     return found
 

@@ -76,7 +76,7 @@ def queue(api: Api, request: Request) -> Any:
     """The queue's jobs in their order, and who works on them."""
     states = api.place.states()
     jobs = [
-        {"name": job.name, "state": states[job.name].state, "reason": states[job.name].reason,
+        {"name": job.name, "state": states[job.name].state, "reason": api.runs.without_folder(states[job.name].reason),
          "attempt": states[job.name].attempt, "host": str(states[job.name].record.get("host", "")).split(" ")[0],
          "own_list": (api.place.queue_folder / f"{job.name}.toml").is_file()}
         for job in api.place.jobs()[0]
@@ -175,7 +175,8 @@ def compare(api: Api, request: Request) -> Any:
 
     names = [request.query.get(key, "") for key in ("a", "b")]
     told = [running.settings(api, request, name) for name in names]
-    own = {"run.output_dir", "run.output_name", "run.resume_from_checkpoint"}
+    own = {"run.output_dir", "run.output_name", "run.resume_from_checkpoint", "run.final_checkpoint",
+           "run.checkpointing_steps", "run.checkpoints_total_limit"}  # fmt: skip
     own |= {key for key in ("data.image", "data.mask") if _same_files(told[0].get(key), told[1].get(key))}
     differ = [key for key in to_values_keys() if key not in own and told[0].get(key) != told[1].get(key)]
     rows = [{"key": key, "a": _shown(key, told[0].get(key)), "b": _shown(key, told[1].get(key))} for key in differ]

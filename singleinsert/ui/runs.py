@@ -144,6 +144,7 @@ class Runs:
         """State, progress and what can be done, as plain data."""
         events = self.events(run)
         state, reason = self._state(run, events)
+        reason = self.without_folder(reason)
         progress = _progress(events)
         mask = next((event for event in reversed(events) if event["event"] == "mask"), None)
         settings = run.job.settings if run.job else None
@@ -170,6 +171,12 @@ class Runs:
         """Was it asked to end before its last step?"""
         last = self.events(run)[-1:]
         return bool(last and last[0].get("finished_early"))
+
+    def without_folder(self, reason: str) -> str:
+        """A reason whose paths are seen from the folder that the page shows."""
+        for folder in (f"{self.place.queue_folder}/../", f"{self.place.folder}/"):
+            reason = reason.replace(folder, "")
+        return reason
 
     def _state(self, run: Run, events: Sequence[Event]) -> tuple[str, str]:
         if run.record is not None:

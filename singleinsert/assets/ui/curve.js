@@ -3,6 +3,8 @@ import { h, part, s } from "./base.js";
 
 const STAGES = { stage1: "stage I", stage2: "stage II", before: "before" };
 const WIDTH = 900, HEIGHT = 260, LEFT = 46, BOTTOM = 22, TOP = 10, THUMB = 34;
+const DECADES = 4;  // of the loss, at the most
+const LINE = 16;  // height of a label
 const LETTER = 6.5;  // width of one in a label, at least
 
 /** What a run's events say so far; events come in portions, and a run that went back makes its steps anew. */
@@ -53,11 +55,15 @@ export function chart(run, history, others = []) {
   const all = [history, ...others], total = Math.max(...all.map(each => each.total));
   const terms = others.length ? ["loss"] : history.terms;
   const values = all.flatMap(each => each.rows.flatMap(row => terms.map(term => row[term]))).filter(value => value > 0);
-  const low = Math.log10(Math.min(...values)), high = Math.log10(Math.max(...values)), span = Math.max(high - low, 0.1);
-  const x = at => LEFT + (WIDTH - LEFT - 8) * at / total, y = value => TOP + (HEIGHT - TOP - BOTTOM) * (high - Math.log10(value)) / span;
+  // a term that begins at nothing would press the others against the upper edge: it is cut off at the lower one
+  const high = Math.log10(Math.max(...values)), low = Math.max(Math.log10(Math.min(...values)), high - DECADES), span = Math.max(high - low, 0.1);
+  const x = at => LEFT + (WIDTH - LEFT - 8) * at / total, y = value => TOP + (HEIGHT - TOP - BOTTOM) * Math.min(1, (high - Math.log10(value)) / span);
   const svg = s("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `losses of ${history.rows.length} steps` });
   if (!values.length) return h("p", { class: "soft" }, "The curve begins with the first step.");
-  for (let power = Math.ceil(low); power <= high; power += 1) svg.append(s("line", { x1: LEFT, x2: WIDTH - 8, y1: y(10 ** power), y2: y(10 ** power) }), s("text", { x: 2, y: y(10 ** power) + 4 }, tick(10 ** power)));
+  for (let power = Math.ceil(low); power <= high; power += 1) {
+    const at = y(10 ** power), isNear = [low, high].some(each => Math.abs(y(10 ** each) - at) < LINE);
+    svg.append(s("line", { x1: LEFT, x2: WIDTH - 8, y1: at, y2: at }), ...(isNear ? [] : [s("text", { x: 2, y: at + 4 }, tick(10 ** power))]));
+  }
   for (const value of [low, high]) svg.append(s("text", { x: 2, y: y(10 ** value) + 4 }, tick(10 ** value)));
   let edge = 0;
   const longest = all.find(each => each.total === total);

@@ -10,8 +10,7 @@ export async function show(place, facts, signal) {
     if (text === before) return;
     before = text;
     const workers = told.workers.map(worker => h("li", {}, `${worker.host}, process ${worker.pid}`));
-    const rows = told.jobs.map(job => h("tr", {}, h("td", {}, h("a", { href: `/runs/${part(job.name)}` }, job.name)), h("td", {}, pill(job.state), job.reason ? h("p", { class: job.state === "failed" ? "bad" : "soft" }, job.reason) : ""),
-      h("td", {}, job.attempt ? `try ${job.attempt}` : "", job.state === "running" && job.host ? ` on ${job.host}` : ""),
+    const rows = told.jobs.map(job => h("tr", {}, h("td", {}, h("a", { href: `/runs/${part(job.name)}` }, job.name)), h("td", {}, h("div", { class: "row" }, pill(job.state), h("small", {}, job.attempt > 1 ? `try ${job.attempt}` : "", job.state === "running" && job.host ? ` on ${job.host}` : "")), job.reason ? h("p", { class: job.state === "failed" ? "bad" : "soft" }, job.reason) : ""),
       h("td", {}, h("div", { class: "row" }, job.state === "queued" && job.own_list ? h("button", { type: "button", onclick: change("first", { name: job.name }) }, "First") : "",
         job.state === "failed" || job.state === "stopped" ? h("button", { type: "button", onclick: doing(async () => { await ask("POST", `runs/${part(job.name)}/resume`, {}); draw(await get("queue")); }) }, "Again") : ""))));
     box.replaceChildren(
@@ -20,7 +19,7 @@ export async function show(place, facts, signal) {
         told.crashed ? h("button", { type: "button", class: "primary", onclick: change("worker") }, "Start a worker") : ""),
         told.crashed ? h("p", { class: "bad" }, `The last worker has left: ${told.crashed}`) : "", h("ul", { class: "tight" }, workers)),
       told.problems.length ? h("div", { class: "card" }, h("h2", {}, "Left out"), told.problems.map(line => h("p", { class: "bad" }, line))) : "",
-      told.jobs.length ? h("div", { class: "card scroll" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Concept", "State", "", ""].map(title => h("th", {}, title)))), h("tbody", {}, rows)))
+      told.jobs.length ? h("div", { class: "card scroll" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Concept", "State", ""].map(title => h("th", {}, title)))), h("tbody", {}, rows)))
         : h("div", { class: "card" }, h("h2", {}, "Nothing waits"), h("p", {}, "What you start on ", h("a", { href: "/new" }, "New"), " comes here. Many photos at once: drop them below, or let a list of jobs do it (docs/batch.md).")),
       h("div", { class: "card" }, h("h2", {}, "More workers"), h("p", {}, "Any machine that sees this folder may help; each takes the next job that nobody has:"), h("pre", {}, told.command), copier(told.command)));
   };

@@ -97,13 +97,15 @@ export async function show(place, { name }, signal) {
     history.take(run.events);
     update(run);
     redraw(run);
+    for (const each of [loss, drawings]) each.hidden = !LIVES.includes(run.state) && !history.rows.length && !history.samples.length;
     if (details.open || run.state === "failed") log.textContent = (await get(`${at}/log`)).lines.join("\n");
   };
+  const loss = h("div", { class: "card" }, h("h2", {}, "Loss"), curve, key);
+  const drawings = h("div", { class: "card" }, h("h2", {}, "Samples"), h("p", { class: "soft" }, "The same seed in each row: what changes was learnt."), samples);
   const details = h("details", { class: "card", ontoggle: () => { if (details.open) round().catch(problem => say(problem.message)); } }, h("summary", {}, "What it says"), log);
   await round();
   place.replaceChildren(tabs(name, ""), h("h1", {}, name), h("div", { class: "card stack" }, head, bar, told, reason, buttons),
-    h("div", { class: "card" }, h("h2", {}, "Loss"), curve, key), h("div", { class: "card" }, h("h2", {}, "Samples"),
-      h("p", { class: "soft" }, "The same seed in each row: what changes was learnt."), samples), sheet, details);
+    loss, drawings, sheet, details);
   every(1000, signal, round, problem => {
     if (problem.status === 404) place.replaceChildren(h("h1", {}, name), h("p", {}, problem.message), h("a", { href: "/" }, "To the concepts"));
   });

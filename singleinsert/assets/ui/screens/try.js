@@ -18,7 +18,8 @@ export async function show(place, { name }, signal) {
   let chosen = weaker && /^[0-9.]+$/.test(weaker) ? `${weaker},1` : "1";
   const strengths = choice("strengths", [["1", "1"], ["0.6,1", "0.6 and 1"], ["0.4,0.7,1", "0.4, 0.7, 1"], ["0.5,1,1.3", "0.5, 1, 1.3"], ["0.7,1", "0.7 and 1"]], chosen, value => { chosen = value; });
   const base = h("input", { type: "checkbox", id: "with-base", checked: true }), attention = h("input", { type: "checkbox", id: "with-maps" });
-  const result = h("div", { id: "result", class: "stack" }, h("p", { class: "soft" }, "Pictures come here. A worker draws them between two trainings."));
+  const result = h("div", { id: "result", class: "stack" }, h("p", { class: "soft" }, "Pictures come here. A worker draws them between two trainings."),
+    run.preview ? h("figure", {}, h("img", { src: `/api/runs/${part(name)}/file/${part(run.preview)}`, alt: "" }), h("small", {}, "the last sample of its training")) : "");
   const field = id => Number(document.getElementById(id).value);
   const render = (id, told) => {
     const { wish, files } = told, columns = wish.seeds.length, rows = [...(wish.base ? ["base model"] : []), ...wish.strengths.map(value => `strength ${value}`)];
