@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def choose_mini(browser: Browser, draft: str, **settings: float) -> None:
     )
 
 
-def choose(browser: Browser, draft: str, base: str, settings: dict[str, float]) -> None:
+def choose(browser: Browser, draft: str, base: str, settings: Mapping[str, float]) -> None:
     """A base model, and settings of the form."""
     browser.go(f"/new/{draft}/train")
     from selenium.webdriver.common.keys import Keys

@@ -101,7 +101,7 @@ export function strip(run, history, source) {
   if (!count) return h("p", { class: "soft" }, "The first pictures come after a third of the first stage, or by \u201cDraw now\u201d.");
   const prompts = history.samples.find(sample => sample.files.length === count && sample.stage !== "before")?.prompts || history.samples[0].prompts;
   const head = h("tr", {}, h("th", {}, source ? h("img", { src: source, alt: "the photo" }) : ""), history.samples.map(sample => h("th", { scope: "col" }, moment(sample))));
-  const rows = [...Array(count).keys()].map(index => h("tr", {}, h("th", { scope: "row" }, (prompts[index] || "").replaceAll("*", run)),
+  const rows = [...Array(count).keys()].map(index => h("tr", {}, h("th", { scope: "row" }, (prompts[index] || "").replace(/<(\w+)>/g, `${run}$1`).replaceAll("*", run)),
     history.samples.map(sample => h("td", {}, sample.files[index] ? h("a", { href: file(run, sample.files[index]), target: "_blank", rel: "noopener" },
       h("img", { src: file(run, sample.files[index]), alt: `${sample.prompts[index]}, ${moment(sample)}`, title: `${sample.prompts[index]}, seed ${sample.seeds[index] ?? 0}`, loading: "lazy" })) : h("div", { class: "empty" })))));
   return h("div", { class: "strip", tabindex: "0", "aria-label": "samples" }, h("table", {}, h("tbody", {}, head, rows)));

@@ -9,7 +9,7 @@ function pictures(names, histories) {
   if (!a || !b) return h("p", { class: "soft" }, "One of them has no pictures yet.");
   const both = a.prompts.map((prompt, i) => [prompt, a.files[i], b.files[b.prompts.indexOf(prompt)], a.seeds[i], b.seeds[b.prompts.indexOf(prompt)]]).filter(each => each[2]);
   if (!both.length) return h("p", { class: "soft" }, "They have no prompt in common.");
-  return [h("p", { class: "soft" }, `${names[0]}: ${moment(a)}; ${names[1]}: ${moment(b)}`), h("div", { class: "cards" }, both.map(([prompt, first, second]) => h("figure", { class: "card" }, wipe(file(names[1], second), file(names[0], first), [names[1], names[0]]), h("figcaption", {}, prompt.replaceAll("* ", "")))))];
+  return [h("p", { class: "soft" }, `${names[0]}: ${moment(a)}; ${names[1]}: ${moment(b)}`), h("div", { class: "cards" }, both.map(([prompt, first, second]) => h("figure", { class: "card" }, wipe(file(names[1], second), file(names[0], first), [names[1], names[0]]), h("figcaption", {}, prompt.replace(/\* |<\w+> /g, "")))))];
 }
 
 export async function show(place) {
