@@ -67,6 +67,8 @@ class StableDiffusion(Family):
     def from_pipeline(
         cls, pipeline: Any, source: str, model_name: str, device: torch.device | str, prediction_type: str
     ) -> StableDiffusion:
+        from singleinsert.models.lean import make_lean
+
         unet, vae, text_encoder, tokenizer = pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer
         if unet.config.in_channels != vae.config.latent_channels:
             raise ModelError(
@@ -78,6 +80,7 @@ class StableDiffusion(Family):
         tokenizer.model_max_length = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         for part in (unet, vae, text_encoder):
             part.requires_grad_(False).eval().to(device)
+        make_lean(unet)
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler, prediction_type).to(device)
         return cls(
             tokenizer=tokenizer, text_encoder=text_encoder, unet=unet, vae=vae,

@@ -60,6 +60,8 @@ class StableDiffusionXL(StableDiffusion):
     def from_pipeline(
         cls, pipeline: Any, source: str, model_name: str, device: torch.device | str, prediction_type: str
     ) -> StableDiffusionXL:
+        from singleinsert.models.lean import make_lean
+
         _check_parts(pipeline, source)
         tokenizers, encoders = (
             [getattr(pipeline, f"{kind}{number}") for number in ("", "_2")] for kind in ("tokenizer", "text_encoder")
@@ -69,6 +71,7 @@ class StableDiffusionXL(StableDiffusion):
             tokenizer.model_max_length = length  # states are joined position by position
         for part in (pipeline.unet, pipeline.vae, *encoders):
             part.requires_grad_(False).eval().to(device)
+        make_lean(pipeline.unet)
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler, prediction_type).to(device)
         return cls(
             tokenizer=tokenizers[0], text_encoder=encoders[0], tokenizer_2=tokenizers[1], text_encoder_2=encoders[1],

@@ -1,0 +1,65 @@
+"""The UNet without operators that change nothing: diffusers' numbers to the last bit, forward and backward."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from tinymodels import tiny_models
+from tinysdxl import tiny_sdxl_models
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from singleinsert.models.lean import make_lean
+
+
+class Count(TorchDispatchMode):
+    """Operators by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.of = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.of[str(func.overloadpacket)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def outcome(unet):
+    """Output and the condition's gradient, and how many operators of each kind the forward pass had."""
+    x = torch.linspace(-1, 1, 2048).reshape(2, 4, 16, 16)
+    width = unet.config.cross_attention_dim
+    states = torch.linspace(-1, 1, 2 * 8 * width).reshape(2, 8, width).requires_grad_()
+    told = {}
+    if unet.config.addition_embed_type:
+        pooled = unet.config.projection_class_embeddings_input_dim - 6 * unet.config.addition_time_embed_dim
+        told = {"text_embeds": torch.ones(2, pooled), "time_ids": torch.ones(2, 6)}
+    with Count() as count:
+        y = unet(x, torch.tensor([3, 7]), states, added_cond_kwargs=told, return_dict=False)[0]
+    (gradient,) = torch.autograd.grad(y.square().sum(), states)
+    return y.detach(), gradient, count.of
+
+
+@pytest.mark.parametrize("make", [tiny_models, tiny_sdxl_models])
+def test_a_lean_unet_gives_the_same_to_the_bit_and_divides_by_nothing(make):
+    unet = make()["unet"].eval().requires_grad_(False)
+    before, gradient, operators = outcome(unet)
+    make_lean(unet)
+    after, lean_gradient, lean = outcome(unet)
+    assert torch.equal(before, after) and torch.equal(gradient, lean_gradient)
+    blocks = sum(name.endswith("time_emb_proj") for name, _ in unet.named_modules())
+    attentions = len(unet.attn_processors)
+    # each block and each attention divided by 1; each block had its own silu of the timestep, all but one are gone
+    assert operators["aten.div"] - lean["aten.div"] == blocks + attentions
+    assert operators["aten.silu"] - lean["aten.silu"] == blocks - 1
+
+
+def test_what_is_not_plain_stays_as_it_is():
+    unet = tiny_models()["unet"].eval().requires_grad_(False)
+    unet.down_blocks[0].resnets[0].output_scale_factor = 2.0
+    unet.set_attn_processor(AttnProcessor())
+    before = outcome(unet)
+    make_lean(unet)
+    after = outcome(unet)
+    assert torch.equal(before[0], after[0]) and before[2] == after[2]
