@@ -39,6 +39,7 @@ from singleinsert.training.bank import TeacherBank
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prompting import OneSubject
+from singleinsert.training.source import STEPS_AHEAD
 from singleinsert.training.stages import Stage, adapter_options, stages_of
 from singleinsert.training.step import EncodedPicture
 from singleinsert.training.switches import set_switches
@@ -82,6 +83,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     place(concept, *encoders)
     loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
     loop.adapters, loop.stage_index = adapters, stages.index(stage)
+    loop.source.steps_ahead = 1 if settings.run.micro_batch_size else STEPS_AHEAD  # as on a card
     encode_class_prompt(loop.run)
     if loop.bank is not None and stage is not stages[0]:
         fill(loop.bank, loop.run)

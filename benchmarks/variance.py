@@ -101,12 +101,12 @@ def measure(settings: Settings, batches: int) -> dict[str, Any]:
             loop._accumulate_gradients(stage)
         loop.optimizer.zero_grad(set_to_none=True)
         found[stage.name] = {"flops": counter.get_total_flops(), "steps_before": BEFORE[stage.name]}
-        done, own = loop.step, loop._sampling[stage.name]
+        done, own = loop.step, loop.source.sampling[stage.name]
         for way, changes in WAYS.items():
             section = replace(stage.settings, **changes)
-            loop._sampling[stage.name] = Sampling.of_stage(section, stage.settings.batch_size, model.schedule)
+            loop.source.sampling[stage.name] = Sampling.of_stage(section, stage.settings.batch_size, model.schedule)
             found[stage.name][way] = spread(loop, stage, batches)
-        loop._sampling[stage.name], loop.step = own, done
+        loop.source.sampling[stage.name], loop.step = own, done
         if stage is not stages[-1]:
             train(loop, stage, stage.steps - done)
     return found

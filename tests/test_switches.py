@@ -19,6 +19,7 @@ from singleinsert.errors import MissingPackageError
 from singleinsert.models.loading import load_base_model
 from singleinsert.training.loop import Loop
 from singleinsert.training.run import load_model, train
+from singleinsert.training.source import SampleSource
 from singleinsert.training.stages import build_lr_scheduler, build_optimizer, stages_of
 from singleinsert.training.switches import (
     enable_channels_last,
@@ -257,8 +258,8 @@ def test_no_stage_of_the_loop_waits_for_the_device_within_a_step(tiny_sd, tmp_pa
     original, steps = Loop._optimiser_step, []
 
     def watch(loop, stage):
-        drawn = loop._draw(stage, range(4 * loop.step, 4 * loop.step + 4))
-        monkeypatch.setattr(loop, "_draw", lambda *_: drawn)
+        drawn = loop.source.draw(stage, range(4 * loop.step, 4 * loop.step + 4))
+        monkeypatch.setattr(loop.source, "draw", lambda *_: drawn)
         monkeypatch.setattr(loop.optimizer, "step", lambda: None)
         monkeypatch.setattr(loop.lr_scheduler, "step", lambda: None)
         with NoHostReads():
@@ -295,15 +296,15 @@ def test_the_teacher_bank_spares_stage_two_the_frozen_passes(tiny_sd, tmp_path):
 
 def test_a_longer_stage_two_sees_fresh_samples_when_the_bank_is_used_up(tiny_sd, tmp_path, monkeypatch):
     """Two steps of four fill it with eight. Four of stage II's five steps of four have them twice, one has its own."""
-    drawn, original = [], Loop._draw
+    drawn, original = [], SampleSource.draw
 
-    def watch(loop, stage, samples):
-        draws = original(loop, stage, samples)
+    def watch(source, stage, samples):
+        draws = original(source, stage, samples)
         if stage.name == "stage2":
             drawn.append((draws.frozen is not None, tuple(draws.noise.flatten(1).sum(1).tolist())))
         return draws
 
-    monkeypatch.setattr(Loop, "_draw", watch)
+    monkeypatch.setattr(SampleSource, "draw", watch)
     train(small_settings(tmp_path, tiny_sd, stage1__steps=2, stage2__steps=5), watch=QUIET)
     assert [known for known, _ in drawn] == [True] * 4 + [False]
     a, b, again_a, again_b, fresh = (noise for _, noise in drawn)

@@ -78,9 +78,9 @@ class TeacherBank:
             outputs[: len(known)] = known
             self.outputs = outputs if accelerator.is_main_process else torch.zeros_like(outputs)
 
-    def serves(self, samples: range, batch: int) -> bool:
+    def serves(self, samples: Sequence[int], batch: int) -> bool:
         """Whether the bank has these samples of a stage with ``batch`` samples a step: a whole step's, or none."""
-        return self.outputs is not None and samples.start // batch < ROUNDS * self.samples // batch
+        return self.outputs is not None and samples[0] // batch < ROUNDS * self.samples // batch
 
     def entries(self, samples: Sequence[int]) -> list[int]:
         """Which of :attr:`stage`'s samples serve as ``samples`` of the stage that draws from the bank.

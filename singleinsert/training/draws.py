@@ -40,6 +40,12 @@ class Draws:
 
         return Draws(*(move(getattr(self, f.name)) for f in fields(self)))  # type: ignore[arg-type]
 
+    def split(self, size: int) -> list[Draws]:
+        """In parts of ``size`` samples, as views."""
+        values = [getattr(self, f.name) for f in fields(self)]
+        columns = [len(self.t) // size * [None] if value is None else value.split(size) for value in values]
+        return [Draws(*row) for row in zip(*columns, strict=True)]
+
     def weigh(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
         """Loss terms (b,), each sample's by its weight."""
         return terms if self.weight is None else {name: self.weight * term for name, term in terms.items()}

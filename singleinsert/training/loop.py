@@ -18,16 +18,15 @@ from singleinsert.models.family import Family
 from singleinsert.terms import BEFORE, WEIGHT_ROLES
 from singleinsert.training.accelerator import sum_gradients
 from singleinsert.training.average import RunningMean
-from singleinsert.training.bank import TeacherBank, build_bank
 from singleinsert.training.checkpoint import has_adapters, save_checkpoint
-from singleinsert.training.draws import Draws, Sampling, draw
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.prior import Prior
 from singleinsert.training.progress import LossLog, RunBar, TimeLeft
-from singleinsert.training.prompting import Prompting, StepPrompt
+from singleinsert.training.prompting import Prompting
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.signals import Interrupted, StopSignal
+from singleinsert.training.source import SampleSource
 from singleinsert.training.stages import (
     Stage,
     adapter_options,
@@ -93,14 +92,11 @@ class Loop:
         self.losses = LossLog(run.accelerator, state["losses"] if state else None, self._tell)
         self.stage_index: int = state["stage"] if state else 0
         self.step: int = state["step"] if state else 0
-        self._sampling = {
-            stage.name: Sampling.of_stage(stage.settings, self._batch(stage), run.model.schedule)
-            for stage in run.stages
-        }
         size, watch = run.settings.run.micro_batch_size, run.watch
         self.micro_batch = MicroBatch(size, run.accelerator.device, watch.line, watch.out_of_memory)
         self.finished_early = False
-        self.bank = build_bank(run.settings, run.stages, self._sampling)
+        self.source = SampleSource(run)
+        self.bank = self.source.bank
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
         self.average = RunningMean(state.get("average") if state else None)
@@ -198,8 +194,8 @@ class Loop:
     def _accumulate_gradients(self, stage: Stage) -> dict[str, Tensor]:
         """Leave a step's gradients in what trains; returns the loss terms, this process's share of each."""
         run, objective = self.run, stage.objective
-        mine, most = self._share(stage)
-        prompts = dict(zip(mine, self._prompts(stage, mine), strict=True))
+        mine, most = self.source.share(stage, self.step)
+        prompts = dict(zip(mine, self.source.prompts(stage, mine), strict=True))
         tunes_text = objective.needs_class and any(part in self.adapters.parts for part in run.model.text_parts)
         frames = [picture.frame for picture in run.pictures]
         prior = run.prior if objective.needs_prior else None
@@ -209,7 +205,9 @@ class Loop:
         )  # fmt: skip
         sums: dict[str, Tensor] = {}
         for samples in self.micro_batch.pieces(mine, most):
-            draws = self._draw(stage, samples).to(run.accelerator.device)
+            whole = samples == mine
+            ahead = self.source.draw_ahead(stage, self.step, conditions, self.adapters) if whole else None
+            draws = ahead or self.source.draw(stage, samples)
             keep = partial(self.bank.keep, samples) if self.bank and stage is run.stages[0] else None
             step = training_step(
                 draws, [prompts[sample] for sample in samples], run.pictures, conditions, run.model, self.adapters,
@@ -217,41 +215,13 @@ class Loop:
                 self.micro_batch.together,
             )  # fmt: skip
             for terms in step:
-                means = {name: term.sum() / self._batch(stage) for name, term in terms.items()}
+                means = {name: term.sum() / self.source.batch(stage) for name, term in terms.items()}
                 self._backward(torch.stack(list(means.values())).sum())
                 for name, value in means.items():
                     sums[name] = sums.get(name, 0) + value.detach()
                 del terms, means  # the next graph is built only when this one is gone
         conditions.backward()
         return sums
-
-    def _batch(self, stage: Stage) -> int:
-        """Samples of one optimiser step, over all processes and accumulated batches."""
-        return stage.settings.batch_size * self.run.accelerator.gradient_accumulation_steps
-
-    def _share(self, stage: Stage) -> tuple[range, int]:
-        """This process's samples of the step, and how many of them it may take at a time."""
-        batch, first = self._batch(stage), self.step * self._batch(stage)
-        processes, rank = self.run.accelerator.num_processes, self.run.accelerator.process_index
-        mine = range(first + batch * rank // processes, first + batch * (rank + 1) // processes)
-        return mine, -(-stage.settings.batch_size // processes)
-
-    def _from_bank(self, stage: Stage, samples: range) -> TeacherBank | None:
-        """The bank, where it serves these samples of ``stage``."""
-        served = self.bank and stage is not self.run.stages[0] and self.bank.serves(samples, self._batch(stage))
-        return self.bank if served else None
-
-    def _prompts(self, stage: Stage, samples: range) -> list[StepPrompt]:
-        """What each sample is shown and asked: in the bank's samples, what their own stage was asked."""
-        if bank := self._from_bank(stage, samples):
-            return [self.run.prompting.at(bank.stage, entry) for entry in bank.entries(samples)]
-        return [self.run.prompting.at(stage.name, sample) for sample in samples]
-
-    def _draw(self, stage: Stage, samples: range) -> Draws:
-        schedule, shape = self.run.model.schedule, self.run.pictures[0].latents.mean.shape[1:]
-        if bank := self._from_bank(stage, samples):
-            return bank.draw(schedule, shape, bank.entries(samples))
-        return draw(schedule, shape, self.run.settings.run.seed, stage.name, samples, self._sampling[stage.name])
 
     def _backward(self, loss: Tensor) -> None:
         scaler = self.run.accelerator.scaler

@@ -67,6 +67,33 @@ def shown_in(prompts: Sequence[StepPrompt], device: torch.device) -> Tensor | No
     return None if all(shown) else torch.tensor(shown, device=device, dtype=torch.float32)
 
 
+def predict_frozen(
+    draws: Draws,
+    prompts: Sequence[StepPrompt],
+    pictures: Sequence[EncodedPicture],
+    conditions: StepConditions,
+    model: Family,
+    adapters: Adapters,
+) -> Tensor:
+    """The frozen model's output (b, c, h, w) for draws of any number of steps, no graph."""
+    x_t = model.schedule.add_noise(latents_of(pictures, prompts, draws.posterior), draws.noise, draws.t)
+    texts = [prompt.frozen_prompt for prompt in prompts]
+    return _ask_frozen(x_t, draws.t, texts, prompts, conditions, model, adapters)
+
+
+def _ask_frozen(
+    x_t: Tensor,
+    t: Tensor,
+    texts: Sequence[str],
+    prompts: Sequence[StepPrompt],
+    conditions: StepConditions,
+    model: Family,
+    adapters: Adapters,
+) -> Tensor:
+    with torch.no_grad(), adapters.disabled():  # the frozen model is the same weights
+        return model.predict(x_t, t, conditions.frozen(texts, prompts))
+
+
 def training_step(
     draws: Draws,
     prompts: Sequence[StepPrompt],
@@ -85,7 +112,7 @@ def training_step(
     asked for: a graph is then gone before another is built, and the peak is that of one forward pass. With ``together``
     the prompts with the concept and those of the class are one batch, where an objective needs both: half the
     operators, twice the memory, and the same numbers but for how sums over a batch are rounded. ``keep_frozen`` is
-    handed the frozen model's output where it is computed; ``prior`` are the class pictures that an objective with a
+    handed the frozen model's output; ``prior`` are the class pictures that an objective with a
     prior term sees beside these samples.
     """
     schedule, t = model.schedule, draws.t
@@ -99,15 +126,13 @@ def training_step(
         texts = [prompt.frozen_prompt for prompt in prompts]
         frozen = draws.frozen
         if frozen is None:
-            with torch.no_grad(), adapters.disabled():  # the frozen model is the same weights
-                frozen = model.predict(x_t, t, conditions.frozen(texts, prompts))
-            if keep_frozen is not None:
-                keep_frozen(frozen)
+            frozen = _ask_frozen(x_t, t, texts, prompts, conditions, model, adapters)
+        if keep_frozen is not None:
+            keep_frozen(frozen)
         views = replace(views, x0_frozen=schedule.x0_from(frozen, x_t, t))
         if objective.needs_class and any(prompt.class_prompt != prompt.frozen_prompt for prompt in prompts):
             texts = [prompt.class_prompt for prompt in prompts]
-            with torch.no_grad(), adapters.disabled():
-                frozen = model.predict(x_t, t, conditions.frozen(texts, prompts))
+            frozen = _ask_frozen(x_t, t, texts, prompts, conditions, model, adapters)
             views = replace(views, x0_frozen_class=schedule.x0_from(frozen, x_t, t))
 
     together = together and objective.needs_class and not objective.needs_attention
