@@ -26,7 +26,8 @@ class SampleSource:
     """Samples by their numbers within a stage.
 
     Attributes:
-        sampling: how each stage draws, by name. bank: predictions of the first stage that a later one draws from; None where none does.
+        sampling: how each stage draws, by name.
+        bank: predictions of the first stage that a later one draws from; None where none does.
         steps_ahead: :data:`STEPS_AHEAD` where launches cost time and memory was not asked to be saved, else 1. A CPU
             computes step by step, so that its numbers do not depend on where a run was interrupted.
     """
