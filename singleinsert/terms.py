@@ -22,6 +22,15 @@ PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 BUNDLED_MODELS = ("mini-sd", "mini-scenes", "mini-sdxl")
 """Values of ``model.pretrained_model_name_or_path`` that mean a miniature that comes with the package."""
 
+_PRESETS_OF_BASES = {"xl": "sdxl", "klein": "klein", "z-image": "zimage", "z_image": "zimage"}
+
+
+def preset_of_base(source: str) -> str:
+    """The preset that a base model's family wants, by what is in its name; "" where it wants none, as SD 1.x."""
+    name = source.replace("\\", "/").split(",")[0].rstrip("/").split("/")[-1].lower()
+    return next((preset for sign, preset in _PRESETS_OF_BASES.items() if sign in name), "")
+
+
 STAGES = ("stage1", "stage2")
 """The stages of a run in their order, as the settings and every file call them."""
 BEFORE = "before"

@@ -22,6 +22,7 @@ from singleinsert.evaluate.__main__ import main as evaluate
 from singleinsert.masks.verdict import BANDS, verdict, verdict_of
 from singleinsert.models import presence
 from singleinsert.models.bundled import place_of_model
+from singleinsert.terms import preset_of_base
 from singleinsert.training.events import EventLog
 from singleinsert.training.forecast import expected_gpu_gb, expected_seconds, forecast_run, likeness_of
 
@@ -67,6 +68,10 @@ def test_times_and_memory_are_those_of_like_runs_or_none(tmp_path, tiny_sd):
         "run.offload": True,
     }
     assert expected_gpu_gb(load_settings(None, None, low)) == (2.0, 2.0)
+    for preset in ("sdxl", "klein", "zimage"):  # whose figures are others
+        other = load_settings(preset, None, low | {"data.resolution": 512})
+        assert expected_gpu_gb(other) is None and preset_of_base(other.model.pretrained_model_name_or_path) == preset
+    assert preset_of_base("C:\\xl\\z_image_bf16.safetensors,qwen_3_4b.safetensors") == "zimage"
 
 
 FETCH = """

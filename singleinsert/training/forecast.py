@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from singleinsert.config import Settings
@@ -11,7 +10,7 @@ from singleinsert.errors import SingleInsertError, first_line
 from singleinsert.masks.verdict import verdict_of
 from singleinsert.models.presence import check_source, is_to_fetch, megabytes_to_fetch
 from singleinsert.models.trigger import common_word_note
-from singleinsert.terms import BUNDLED_MODELS
+from singleinsert.terms import BUNDLED_MODELS, preset_of_base
 from singleinsert.training.events import read_events
 from singleinsert.training.files import check_early
 from singleinsert.training.progress import duration
@@ -144,10 +143,10 @@ def _see_pictures(settings: Settings, forecast: Forecast) -> None:
 
 
 def expected_gpu_gb(settings: Settings) -> tuple[float, float] | None:
-    """(least, most) of a GPU's memory; None for what was not counted: other resolutions, SDXL, float32."""
+    """(least, most) of a GPU's memory; None for what was not counted: other resolutions and families, float32."""
     run, source = settings.run, settings.model.pretrained_model_name_or_path
     uncounted = source in BUNDLED_MODELS or settings.data.resolution != SD_PIXELS or run.mixed_precision == "no"
-    if uncounted or "xl" in Path(source).name.lower():
+    if uncounted or preset_of_base(source):
         return None
     least = LEAST_GB[run.use_8bit_adam, run.gradient_checkpointing, run.offload]
     return least, least if run.micro_batch_size == 1 else MOST_GB

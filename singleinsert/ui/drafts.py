@@ -23,7 +23,7 @@ from singleinsert.config import Settings, load_settings
 from singleinsert.config.load import examples_folder
 from singleinsert.data.captions import read_caption
 from singleinsert.errors import InputError
-from singleinsert.terms import BUNDLED_MODELS
+from singleinsert.terms import BUNDLED_MODELS, preset_of_base
 from singleinsert.ui.bases import DEFAULT, source_of
 from singleinsert.ui.forms import checked
 from singleinsert.ui.place import DRAFTS, Place
@@ -45,9 +45,6 @@ QUALITY = {
 MEMORY: dict[str, dict[str, Any]] = {"auto": {}, "6 GB": {"run.micro_batch_size": 1}, "4 GB": low_vram()}
 CHECKPOINTS = 25
 """Steps between two checkpoints of a run from the page: what a killed worker may cost."""
-
-OF_NAMES = {"xl": "sdxl", "klein": "klein", "z-image": "zimage", "z_image": "zimage"}
-"""What is in a base model's name -> the preset of its family."""
 
 
 @dataclass
@@ -218,8 +215,8 @@ class Drafts:
             return "mini"
         word = draft.subjects[0].class_word
         own = word if word in KINDS else "object"
-        model = next((preset for sign, preset in OF_NAMES.items() if sign in source.lower()), "")
-        return f"{own}+{model}" if model and source not in BUNDLED_MODELS else own
+        model = "" if source in BUNDLED_MODELS else preset_of_base(source)
+        return f"{own}+{model}" if model else own
 
     def values(self, draft: Draft) -> dict[str, Any]:
         """What a run of the draft sets beside its preset, pictures and masks."""
