@@ -166,14 +166,28 @@ def test_the_stand_ins_for_quantised_layers_have_the_bytes_of_the_true_ones(kind
     assert stand_in.nbytes == bytes_of(model[0].linear.weight)
 
 
+def test_zimages_shapes_are_the_true_models():
+    model = shapes.meta_model(cost.on_a_card("zimage"), "z-image")
+    sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in model.parts.items()}
+    assert sizes["transformer"] == 6_154_908_736 and sizes["text_encoder"] == 4_022_468_096
+    assert model.latent_shape(512, 512) == (16, 64, 64)
+
+
+ON_THE_CARD = {"offload": False}
+SWAPPED = {**ON_THE_CARD, "swap_text_encoders": True}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("switches", "stage", "gb"), [
-    ({"quantize": "nf4", "offload": False}, "stage1", 6.63), ({"quantize": "nf4", "offload": False}, "stage2", 6.61),
-    ({"blocks_to_swap": 20}, "stage1", 3.68), ({"blocks_to_swap": 20}, "stage2", 3.88),
+@pytest.mark.parametrize(("preset", "switches", "gb"), [
+    ("klein", {}, (8.14, 8.33)), ("klein", {"blocks_to_swap": 20}, (3.40, 3.58)),
+    ("klein", {**ON_THE_CARD, "quantize": "nf4"}, (6.63, 6.51)),
+    ("klein", {**SWAPPED, "quantize": "int8"}, (6.96, 6.84)),
+    ("zimage", {**ON_THE_CARD, "quantize": "nf4"}, (7.79, 7.76)),
 ])  # fmt: skip
-def test_klein_at_512_px_fits_a_card_of_8_gb_and_a_half(switches, stage, gb):
-    """Counted, with checkpointing, 8-bit Adam and one sample at a time; 5.30 GB of it are the frozen weights."""
-    settings = cost.two_micro_batches(cost.on_a_card("klein", **{**cost.LOW_VRAM, **switches}))
+def test_flow_models_at_512_px_fit_a_card_of_8_gb_and_a_half(preset, switches, gb):
+    """Counted in both stages, with --low_vram's checkpointing, 8-bit Adam and one sample at a time."""
+    settings = cost.two_micro_batches(cost.on_a_card(preset, **{**cost.LOW_VRAM, **switches}))
     assert settings.data.resolution == 512
-    measured = cost.measure_step(settings, stage, KLEIN)
-    assert measured.peak_gb == pytest.approx(gb, rel=0.02) and measured.peak_gb <= 8.5
+    family = next(family for family, name in cost.PRESETS.items() if name == preset)
+    for stage, wanted in zip(cost.STAGES, gb, strict=True):
+        assert cost.measure_step(settings, stage, family).peak_gb == pytest.approx(wanted, rel=0.02) and wanted <= 8.5
