@@ -11,6 +11,7 @@ import torch
 from singleinsert.errors import ModelError, first_line
 from singleinsert.models.families import FAMILIES, SUPPORTED
 from singleinsert.models.family import Family
+from singleinsert.models.hub_errors import hub_error
 from singleinsert.models.split_files import split_source
 from singleinsert.models.threads import choose_threads
 
@@ -74,7 +75,7 @@ def _load_folder_or_hub(
     try:
         pipeline = family.load_pipeline(str(source), revision=revision, variant=variant, dtype=dtype, device=device)
     except Exception as error:  # diffusers, transformers, the hub: each has errors of its own
-        raise _hub_error(source, error, f"cannot be loaded as {family.title}") from error
+        raise hub_error(source, error, f"cannot be loaded as {family.title}") from error
     return family, pipeline
 
 
@@ -84,26 +85,8 @@ def _family_on_hub(source: str, revision: str | None) -> type[Family]:
     try:
         kind = DiffusionPipeline.load_config(source, revision=revision)["_class_name"]
     except Exception as error:
-        raise _hub_error(source, error, "no model in diffusers' layout") from error
+        raise hub_error(source, error, "no model in diffusers' layout") from error
     return _family_of_class(str(kind), source)
-
-
-def _hub_error(source: str | Path, error: Exception, otherwise: str) -> ModelError:
-    """One line for what diffusers, transformers or the hub's client raised.
-
-    diffusers says of a file that could not be asked for that it is not there: what was raised before tells.
-    """
-    raised: BaseException | None = error
-    said = ""
-    while raised is not None:
-        said += f"{type(raised).__name__}: {raised} "
-        raised = raised.__cause__ or raised.__context__
-    if any(sign in said for sign in ("cached locally", "cached files", "LocalEntryNotFound", "offline")):
-        return ModelError(
-            f"{source}: the hub was not reached, and the model is not in its cache: give a folder in diffusers' "
-            "layout or a .safetensors file, or go online (without HF_HUB_OFFLINE)"
-        )
-    return ModelError(f"{source}: {otherwise}: {first_line(error)}")
 
 
 def _family_of_class(kind: str, where: str | Path) -> type[Family]:

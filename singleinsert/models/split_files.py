@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from singleinsert.errors import ModelError, first_line
+from singleinsert.models.hub_errors import hub_error
 
 PREFIX = "model.diffusion_model."
 _SCALED = ("scale_weight", "weight_scale", "comfy_quant", "scaled_fp8")
@@ -85,9 +86,7 @@ def load_parts(
     except ModelError:
         raise
     except Exception as error:  # diffusers, transformers and the hub have errors of their own
-        raise ModelError(
-            f"{transformer}: the rest of the model does not come from {rest}: {first_line(error)}"
-        ) from error
+        raise hub_error(rest, error, f"what {transformer.name} does not hold is not to be had there") from error
     return SimpleNamespace(**found, config=SimpleNamespace())
 
 
