@@ -87,6 +87,11 @@ JOB = '[[job]]\nclass_word = "face"\n'
         ("j.toml", f'{JOB}image = "a.png"\nname = "concept"', "means something else in prompts"),
         (
             "j.toml",
+            f'{JOB}image = "a.png"\nresume_from_checkpoint = "latest"',
+            "is the batch's to decide: leave it out",
+        ),
+        (
+            "j.toml",
             f'{JOB}image = "a.png"\nname = "a.b"\nsave.formats = ["webui", "bundle"]',
             "splits the names in a bundle at dots",
         ),

@@ -225,6 +225,10 @@ def test_a_run_is_trained_again_changed_and_compared(page, trained):
     draft = page.post(f"runs/{trained}/again", {"draft": True})["draft"]
     told = page.get(f"drafts/{draft}")
     assert told["settings"]["stage1.steps"] == 2 and told["subjects"][0]["mask"] and told["base"] == "folder0:tiny"
+    fewer = page.post(f"runs/{trained}/again", {"settings": {"stage2.steps": 1}})["name"]  # as the check advises
+    assert page.get(f"runs/{fewer}/settings")["stage2.steps"] == 1
+    assert page.ask("POST", f"runs/{trained}/again", {"settings": {"run.output_dir": "/"}})[0] == 422
+    assert page.ask("DELETE", f"runs/{fewer}")[0] == 200
     compared = page.get(f"compare?a={trained}&b={slower}")
     assert {row["key"] for row in compared["settings"]} == {"stage1.learning_rate", "stage2.learning_rate"}
     page.post("queue/pause")

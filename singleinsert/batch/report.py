@@ -29,7 +29,9 @@ figure {{ margin: 0; min-width: 0; }} figcaption {{ font-size: 12px; line-height
 figure img {{ width: 100%; aspect-ratio: 1; object-fit: cover; border-radius: 6px; display: block; }}
 .again {{ border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; margin: 0 0 20px; }}
 code {{ font-size: 13px; overflow-wrap: anywhere; }}
-@media (max-width: 500px) {{ .shown {{ grid-template-columns: repeat(2, 1fr); }} body {{ padding: 12px; }} }}
+@media (max-width: 500px) {{
+  body {{ padding: 12px; }} .shown {{ grid-template-columns: repeat(2, 1fr); }} article ul {{ columns: 1; }}
+}}
 .state {{ float: right; border-radius: 99px; padding: 0 10px; font-size: 13px; border: 1px solid var(--line); }}
 .failed .state {{ background: #b3261e; color: #fff; border: 0; }}
 .done .state {{ background: #1e7a3c; color: #fff; border: 0; }}

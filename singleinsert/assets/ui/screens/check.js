@@ -21,11 +21,13 @@ export async function show(place, { name }, signal) {
   const looked = run.events.findLast(event => event.event === "looked");
   const said = run.events.findLast(event => event.event === "line" && event.text.startsWith("comes back"));
   const result = h("div", { id: "result", class: "stack" });
+  const shown = id => follow(id, signal, told => result.replaceChildren(told.state === "done" ? h("p", { id: "verdict" }, told.reason) : statusLine(told),
+      told.files.includes("00.png") ? h("a", { href: drawn(id, "00.png"), target: "_blank", rel: "noopener" }, h("img", { src: drawn(id, "00.png"), alt: "the photo, pictures with the concept, and pictures of the class word" })) : ""));
   const closer = doing(async () => {
     const seeds = [...Array(PICTURES).keys()];
     const { id } = await ask("POST", "pictures", { concepts: [name], prompt: "check", seeds, check: true });
-    follow(id, signal, told => result.replaceChildren(told.state === "done" ? h("p", { id: "verdict" }, told.reason) : statusLine(told),
-      told.files.includes("00.png") ? h("a", { href: drawn(id, "00.png"), target: "_blank", rel: "noopener" }, h("img", { src: drawn(id, "00.png"), alt: "the photo, pictures with the concept, and pictures of the class word" })) : ""));
+    history.replaceState(null, "", `?drawn=${id}`);
+    shown(id);
   });
   const again = body => doing(async () => {
     const found = await ask("POST", `${at}/again`, body);
@@ -41,4 +43,6 @@ export async function show(place, { name }, signal) {
       h("button", { type: "button", onclick: again({ draft: true, screen: "mask" }) }, "Correct the mask: it may hold more than the subject")] : h("p", { class: "soft" }, "It was not started here: train it again with its command."),
       h("a", { href: `/runs/${part(name)}/try?strength=${WEAKER}` }, `Draw it with the LoRA at ${WEAKER}`),
       h("p", { class: "soft" }, "\u201ca photo of it\u201d is drawn with the concept and, from the same noise, with the class word alone. What makes the first come nearer to the photo where the subject is not, has been learnt with it."))));
+  const open = new URLSearchParams(location.search).get("drawn");
+  if (open) shown(open);
 }

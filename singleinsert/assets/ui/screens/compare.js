@@ -1,5 +1,5 @@
 // Two runs side by side: what differs in their settings, their curves, their pictures under one handle.
-import { get, go, h, part, wipe } from "../base.js";
+import { get, go, h, part, percent, wipe } from "../base.js";
 import { chart, History, moment } from "../curve.js";
 
 const file = (run, name) => `/api/runs/${part(run)}/file/${part(name)}`;
@@ -10,6 +10,15 @@ function pictures(names, histories) {
   const both = a.prompts.map((prompt, i) => [prompt, a.files[i], b.files[b.prompts.indexOf(prompt)], a.seeds[i], b.seeds[b.prompts.indexOf(prompt)]]).filter(each => each[2]);
   if (!both.length) return h("p", { class: "soft" }, "They have no prompt in common.");
   return [h("p", { class: "soft" }, `${names[0]}: ${moment(a)}; ${names[1]}: ${moment(b)}`), h("div", { class: "cards" }, both.map(([prompt, first, second]) => h("figure", { class: "card" }, wipe(file(names[1], second), file(names[0], first), [names[1], names[0]]), h("figcaption", {}, prompt.replace(/\* |<\w+> /g, "")))))];
+}
+
+/** What came back of the photo with each, where their trainings have looked. */
+function cameBack(names, runs) {
+  const looked = runs.map(run => Object.values(run.events.findLast(event => event.event === "looked")?.concepts || {})[0]);
+  if (!looked.some(Boolean)) return "";
+  const value = (each, kind) => Number.isFinite(each?.[kind]) ? percent(Math.min(1, Math.max(0, each[kind]))) : "-";
+  return h("div", { class: "card" }, h("h2", {}, "What came back of the photo"), h("table", { class: "plain", id: "came-back" }, h("thead", {}, h("tr", {}, ["", ...names].map(title => h("th", {}, title)))),
+    h("tbody", {}, ["background", "pose"].map(kind => h("tr", {}, h("td", {}, kind), looked.map(each => h("td", {}, value(each, kind))))))));
 }
 
 export async function show(place) {
@@ -29,6 +38,6 @@ export async function show(place) {
   const shown = value => Array.isArray(value) ? value.join(", ") : String(value ?? "");
   place.replaceChildren(...head, h("div", { class: "card" }, h("h2", {}, "What differs"), told.settings.length ? h("div", { class: "scroll" }, h("table", { class: "plain", id: "differ" }, h("thead", {}, h("tr", {}, ["setting", ...chosen].map(title => h("th", {}, title)))),
     h("tbody", {}, told.settings.map(row => h("tr", {}, h("td", {}, h("code", {}, row.key)), h("td", {}, shown(row.a)), h("td", {}, shown(row.b))))))) : h("p", {}, "Nothing: they have the same settings.")),
-  h("div", { class: "card" }, h("h2", {}, "Loss, all terms together"), chart("", histories[0], [histories[1]]), h("p", { class: "row" }, h("small", { class: "k1" }, `\u25cf ${chosen[0]}`), h("small", { class: "k2" }, `\u25cf ${chosen[1]}`))),
+  cameBack(chosen, told.runs), h("div", { class: "card" }, h("h2", {}, "Loss, all terms together"), chart("", histories[0], [histories[1]]), h("p", { class: "row" }, h("small", { class: "k1" }, `\u25cf ${chosen[0]}`), h("small", { class: "k2" }, `\u25cf ${chosen[1]}`))),
   h("div", { class: "card" }, h("h2", {}, "Pictures"), pictures(chosen, histories)));
 }
