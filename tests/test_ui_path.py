@@ -215,6 +215,7 @@ def test_a_photo_is_edited_and_a_concept_looked_at(page, trained, photo):
         )  # outside of the mask
     told = page.get(f"pictures/{look}")
     assert told["state"] == "done" and "comes back" in told["reason"] and told["files"] == ["00.png"]
+    assert str(page.place.folder) not in told["reason"]
     page.ask("DELETE", at)
 
 

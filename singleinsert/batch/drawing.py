@@ -241,4 +241,4 @@ def check(folder: Path, place: Path, wish: Wish, worker: Worker) -> str:
     words = [str(folder / wish.concepts[0]), "--num_images", str(len(wish.seeds)), "--grid", str(place / "00.png")]
     with contextlib.redirect_stdout(said):
         run(parser().parse_args(words))
-    return said.getvalue().strip()
+    return "\n".join(line for line in said.getvalue().splitlines() if line.strip() != str(place / "00.png")).strip()

@@ -94,7 +94,8 @@ def write_results(
         sheet = make_sheet(
             run.files.name, _subtitle(artifact, material, looked), shown.image, mask,
             f"mask, {share:.1%} of the picture", [as_typed(prompt, artifact) for prompt in sampler.prompts],
-            [row for row in rows if any(row.pictures)], _heats(run, material), _made_how(run, artifact),
+            [row for row in rows if any(row.pictures)], {as_typed(title, artifact): heat for title, heat in _heats(run, material).items()},
+            _made_how(run, artifact),
         )  # fmt: skip
         save_png(sheet, run.files.sheet)
     return preview
