@@ -91,10 +91,11 @@ def write_results(
         artifact.save(run.files.artifact)
         marked = [subject for subject in shown.subjects if subject.handle != BACKGROUND]
         mask, share = union([subject.mask for subject in marked]), sum(subject.share for subject in marked)
+        heats = {as_typed(title, artifact): heat for title, heat in _heats(run, material).items()}
         sheet = make_sheet(
             run.files.name, _subtitle(artifact, material, looked), shown.image, mask,
             f"mask, {share:.1%} of the picture", [as_typed(prompt, artifact) for prompt in sampler.prompts],
-            [row for row in rows if any(row.pictures)], {as_typed(title, artifact): heat for title, heat in _heats(run, material).items()},
+            [row for row in rows if any(row.pictures)], heats,
             _made_how(run, artifact),
         )  # fmt: skip
         save_png(sheet, run.files.sheet)
