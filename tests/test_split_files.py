@@ -13,6 +13,7 @@ from tinyzimage import tiny_zimage_models
 from singleinsert.errors import ModelError
 from singleinsert.models.loading import load_base_model, short_name
 from singleinsert.models.presence import check_source
+from singleinsert.models.split_files import NOTHING, Beside, split_source
 
 CASES = {
     "tiny_klein": (tiny_klein_models, klein_tensors, klein_latents, "flux-2-klein-base-4b"),
@@ -43,6 +44,14 @@ def test_files_are_the_folders_model(case, given):
         model.said = model.predict(latents(), torch.tensor([500]), model.encode(prompt, {}))
         model.seen = model.encode_picture(hashed((1, 3, 32, 32), 2)).mean
     assert torch.equal(ours.said, wanted.said) and torch.equal(ours.seen, wanted.seen)
+
+
+def test_names_of_a_list(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first, beside = split_source("~/a.safetensors, ~/b.safetensors,own/model")
+    assert first == f"{tmp_path}/a.safetensors" and beside == Beside((tmp_path / "b.safetensors",), "own/model")
+    (tmp_path / "x,y.safetensors").touch()
+    assert split_source(tmp_path / "x,y.safetensors") == (f"{tmp_path}/x,y.safetensors", NOTHING)
 
 
 def test_by_their_names_distilled_models_are_not_trained(case, tmp_path):

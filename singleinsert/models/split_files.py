@@ -9,6 +9,7 @@ that of the rest; without one it is the family's base model on the hub, of which
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def split_source(source: str | Path) -> tuple[str, Beside]:
     """The first name of a list with commas between, and the others."""
     if "," not in str(source) or Path(source).exists():
         return str(source), NOTHING
-    first, *others = (name.strip() for name in str(source).split(","))
+    first, *others = (os.path.expanduser(name.strip()) for name in str(source).split(","))
     files = tuple(Path(name) for name in others if name.endswith(".safetensors"))
     folders = [name for name in others if not name.endswith(".safetensors")]
     if len(folders) > 1 or not first.endswith(".safetensors") or not all(others):
