@@ -1,5 +1,5 @@
-"""The page in headless Chromium on mini-sd, a few steps: with the mouse from a photo to a zip and a picture; reloads, a
-stop, a server and a worker that are killed, two tabs, a phone, a keyboard. `make test-browser` runs it."""
+"""The page in headless Chromium on mini-sd, a few steps: from a photo to a zip and a picture, by clicks alone; reloads,
+a stop, a server and a worker that are killed, two tabs, a phone, a keyboard. `make test-browser` runs it."""
 
 from __future__ import annotations
 
@@ -179,7 +179,34 @@ def choose(browser: Browser, draft: str, base: str, settings: Mapping[str, float
         browser.find(f".changed[data-key='{key}']")
 
 
-def test_from_a_photo_to_a_zip_and_a_picture_with_the_mouse_alone(browser: Browser, program: Program, tmp_path: Path):
+def test_a_new_user_comes_to_a_zip_and_a_picture_by_clicks_alone(browser: Browser, program: Program, tmp_path: Path):
+    """No key is pressed and no setting changed; a run of the page's own length is ended by its button."""
+    browser.go("/")
+    browser.click("#example")
+    browser.click("#next")
+    browser.until_text("#verdict", "good share")
+    browser.click("#next")
+    browser.click("#next")
+    browser.click('[data-value="quick"]')
+    browser.until_text("#checks", r"steps: 30 \+ 60")
+    browser.click("#start")
+    browser.until_text("#told", r"step \d+ of 30")
+    browser.click("#finish")
+    browser.find("#to-get")
+    assert browser.text("#longer") == "Go on to its end"
+    browser.click("#to-get")
+    browser.click("#zip-a1111")
+    browser.until((tmp_path / "mexyz_a1111.zip").is_file)
+    with zipfile.ZipFile(tmp_path / "mexyz_a1111.zip") as content:
+        assert content.testzip() is None and "embeddings/mexyz.safetensors" in content.namelist()
+    browser.click('a[href="/runs/mexyz/try"]')
+    browser.click("#draw")
+    browser.until_text("#result", "^done")
+    drawn = "return [...document.querySelectorAll('#result .strip img')].filter(i => i.naturalWidth).length"
+    browser.until(lambda: browser.script(drawn) == 4)
+
+
+def test_from_a_photo_to_a_zip_and_a_picture(browser: Browser, program: Program, tmp_path: Path):
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     draft = begin(browser, "annaxy")
