@@ -118,6 +118,7 @@ def drawing_of(pipeline: ConceptPipeline, guidance_scale: float, size: int, draw
     """Draws with the concepts at their weights, or with the LoRA's weight at 0, which is the frozen model."""
     import torch
 
+    from singleinsert.models.sampling import pictures_at_once
     from singleinsert.training.look import STEPS
     from singleinsert.training.samples import draw_in_chunks, draw_latents
 
@@ -134,7 +135,7 @@ def drawing_of(pipeline: ConceptPipeline, guidance_scale: float, size: int, draw
                 model, conditions, empty, part, steps=STEPS, guidance_scale=guidance_scale, size=size
             ).float()
 
-        drawn[prompt] = draw_in_chunks(chunk, seeds, False, torch.cat)
+        drawn[prompt] = draw_in_chunks(chunk, seeds, pictures_at_once(model.denoiser), torch.cat)
         return drawn[prompt]
 
     return draw

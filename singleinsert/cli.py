@@ -19,6 +19,7 @@ from singleinsert import __version__
 from singleinsert.atomic import os_error
 from singleinsert.config.load import declaration, parse_value, preset_names
 from singleinsert.errors import ConfigError, InputError, SingleInsertError, one_line
+from singleinsert.heap import keep_freed_memory
 from singleinsert.reading import user_path
 from singleinsert.streams import unbreakable_streams
 
@@ -192,7 +193,8 @@ def inference_parser(description: str | None, schedulers: Iterable[str]) -> argp
     add("--pretrained_model_name_or_path", metavar="MODEL", help="base model; default: the one of the training")
     add("--revision", metavar="TEXT", help="branch, tag or commit on the hub")
     add("--variant", metavar="TEXT", help="variant of the weight files, such as fp16")
-    add("--batch_size", type=int, default=4, metavar="N", help="pictures at a time (default 4); they do not change")
+    add("--batch_size", type=int, metavar="N",
+        help="pictures at a time (default 4, 16 with a miniature model); they do not change")  # fmt: skip
     add("--mixed_precision", choices=("no", "fp16", "bf16"), default="no", help="no: float32, the default")
     add("--device", default="auto", metavar="NAME", help="cuda, cuda:1, mps or cpu (default auto: the best available)")
     add("--offload", choices=("none", "model", "sequential"), default="none",
@@ -279,6 +281,7 @@ def run_script(
                 return _fail(f"argument {word[:80]!r} {problem}", 2)
         args = parser.parse_args(words)
         args.words = words
+        keep_freed_memory()
         try:
             return run(args) or 0
         except SingleInsertError as problem:

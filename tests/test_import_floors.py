@@ -12,7 +12,7 @@ import singleinsert
 ROOT = Path(singleinsert.__file__).parent
 
 FLOORS = (
-    ("errors", "imports", "terms", "streams", "placeholders"),
+    ("errors", "heap", "imports", "terms", "streams", "placeholders"),
     ("specs", "reading"),
     ("names",),
     ("atomic", "dtypes"),

@@ -43,7 +43,7 @@ def edit_pictures(
     strength: float = 0.75,
     order: str = "at_once",
     noise: str = "fixed",
-    batch_size: int = 4,
+    batch_size: int | None = None,
 ) -> Iterator[Image]:
     """Edit the canvas's photo, once for each of ``pictures``: RGB pictures of the photo's size, pixels outside of the
     masks unchanged.
@@ -53,7 +53,7 @@ def edit_pictures(
         strength: share of the steps that are taken, in (0, 1]; 1 starts from noise with a trace of the photo.
         order: "at_once", or "one_by_one": each region sees those before it done, and the later one has what two share.
         noise: of the surroundings: "fixed" is the starting noise in every step, "fresh" is drawn anew.
-        batch_size: rows at a time; a picture has one for each region of a pass.
+        batch_size: rows at a time; a picture has one for each region of a pass. None: as many as suit the model.
 
     Raises:
         InputError: a strength, prompt, order or number that cannot be; before anything is drawn.
@@ -80,7 +80,7 @@ def edit_pictures(
             latents = blend.result
         return (canvas.paste(image) for image in images)
 
-    size = max(1, batch_size // len(passes[0]))
+    size = max(1, pipeline.at_once(batch_size) // len(passes[0]))
     return (image for batch in batches(pictures, size) for image in draw(batch))
 
 

@@ -21,7 +21,7 @@ from singleinsert.inference.prompts import ConceptName, resolve, slot
 from singleinsert.inference.schedulers import OWN, build_scheduler
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Embedding, Family, Prompt
-from singleinsert.models.sampling import sample_images
+from singleinsert.models.sampling import pictures_at_once, sample_images
 
 OFFLOADS = ("none", "model", "sequential")
 
@@ -133,10 +133,11 @@ class ConceptPipeline:
         self,
         pictures: Sequence[Picture],
         *,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         callback: Callable[..., dict[str, Any]] | None = None,
     ) -> Iterator[Image]:
-        """Draw ``pictures`` in order, up to ``batch_size`` neighbours of one kind at a time.
+        """Draw ``pictures`` in order, up to ``batch_size`` neighbours of one kind at a time; None is as many as suit
+        the model.
 
         Each picture has a generator of its own, on the CPU: it is the same whatever else is drawn with it.
         ``callback(pipeline, step, timestep, tensors) -> tensors`` sees every step, as in diffusers.
@@ -145,10 +146,14 @@ class ConceptPipeline:
             InputError: a prompt or a size that cannot be; before anything is drawn.
         """
         conditions = self.conditions(pictures)
-        return (image for batch in batches(pictures, batch_size) for image in self._draw(batch, conditions, callback))
+        return (
+            image
+            for batch in batches(pictures, self.at_once(batch_size))
+            for image in self._draw(batch, conditions, callback)
+        )
 
     def render_with_attention(
-        self, pictures: Sequence[Picture], *, batch_size: int = 4, **options: Any
+        self, pictures: Sequence[Picture], *, batch_size: int | None = None, **options: Any
     ) -> Iterator[tuple[Image, dict[str, Tensor]]]:
         """As :meth:`render`, the same pictures, each with a map (h, w) of where the concepts and their words act.
 
@@ -169,7 +174,11 @@ class ConceptPipeline:
                 images = self._draw(batch, conditions, None)
             return zip(images, attention.maps(), strict=True)
 
-        return (found for batch in batches(pictures, batch_size) for found in draw(batch))
+        return (found for batch in batches(pictures, self.at_once(batch_size)) for found in draw(batch))
+
+    def at_once(self, asked: int | None) -> int:
+        """Pictures of one batch: as many as were asked for, or what suits the model."""
+        return asked or pictures_at_once(self.model.denoiser)
 
     def map_tokens(self, prompt: str) -> dict[str, list[int]]:
         """Name of a map -> positions in the prompt, of concepts and class words that are in it."""

@@ -110,7 +110,7 @@ def plan(lines: Sequence[PromptLine], args: Namespace, concepts: Sequence[Artifa
         InputError: a number that cannot be.
     """
     for flag in ("num_images", "batch_size"):
-        if getattr(args, flag) < 1:
+        if getattr(args, flag) is not None and getattr(args, flag) < 1:
             raise InputError(f"--{flag} {getattr(args, flag)}: at least 1 is needed")
     trained_at = concepts[0].metadata.get("resolution") if concepts else None
 

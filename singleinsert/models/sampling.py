@@ -7,12 +7,20 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 from singleinsert.models.keys import kept_keys
+
+SMALL = 200e6
+"""Bytes of a denoiser whose operators end before the next is asked for, so that pictures are drawn faster together."""
+
+
+def pictures_at_once(denoiser: nn.Module) -> int:
+    """How many pictures to draw in one batch: 16 by a miniature, else 4, of which guidance makes twice as many."""
+    return 16 if sum(parameter.nbytes for parameter in denoiser.parameters()) < SMALL else 4
 
 
 def known_latents(scheduler: Any, source: Tensor, noise: Tensor, step: int) -> Tensor:

@@ -26,7 +26,7 @@ from singleinsert.training.explained import (
 )
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
-from singleinsert.training.samples import draw_in_chunks, draw_latents
+from singleinsert.training.samples import batch_of, draw_in_chunks, draw_latents
 from singleinsert.training.signals import StopSignal
 from singleinsert.training.stages import Stage, wants_bank
 from singleinsert.training.step import EncodedPicture
@@ -211,7 +211,7 @@ def drawing_of(run: Run, loop: Loop, stop: StopSignal) -> DrawLatents:
                     guidance_scale=sampling.guidance_scale, size=size,
                 ).float()  # fmt: skip
 
-            return draw_in_chunks(chunk, seeds, run.settings.run.offload, torch.cat)
+            return draw_in_chunks(chunk, seeds, batch_of(run), torch.cat)
 
     return draw
 

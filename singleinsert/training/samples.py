@@ -16,14 +16,13 @@ from singleinsert.atomic import write_atomically
 from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
+from singleinsert.models.sampling import pictures_at_once
 from singleinsert.terms import BEFORE
 from singleinsert.training.handles import sample_prompts
 from singleinsert.training.loop import Run
 
 Wanted = TypeVar("Wanted")
 Drawn = TypeVar("Drawn")
-
-CHUNK = 4  # pictures drawn at a time: with guidance the denoiser sees twice as many
 
 
 class Sampler:
@@ -86,7 +85,7 @@ class Sampler:
             total=len(wanted), desc="samples", unit="picture", leave=False, dynamic_ncols=True, disable=None
         ) as bar:
             return draw_in_chunks(
-                draw, wanted, section.offload, lambda parts: decode_pictures(model, parts, section.moves_denoiser)
+                draw, wanted, batch_of(run), lambda parts: decode_pictures(model, parts, section.moves_denoiser)
             )
 
     def _track(self, stage: str, step: int, pictures: list[Image.Image]) -> None:
@@ -115,16 +114,21 @@ def decode_pictures(model: Family, parts: Sequence[Tensor], moves_denoiser: bool
                 parameter.data = parameter.data.cpu()
 
 
+def batch_of(run: Run) -> int:
+    """How many pictures a run draws in one batch; where memory is to be saved, one."""
+    return 1 if run.settings.run.offload else pictures_at_once(run.model.denoiser)
+
+
 def draw_in_chunks(
     draw: Callable[[Sequence[Wanted]], Tensor],
     wanted: Sequence[Wanted],
-    one_at_a_time: bool,
+    at_once: int,
     finish: Callable[[list[Tensor]], Drawn],
 ) -> Drawn:
-    """Draw ``wanted`` a few at a time, fewer where memory runs out, and ``finish`` what has come of all of them."""
+    """Draw ``wanted``, ``at_once`` of them at a time, fewer where memory runs out; ``finish`` what has come of all."""
     from accelerate.utils.memory import find_executable_batch_size
 
-    @find_executable_batch_size(starting_batch_size=1 if one_at_a_time else CHUNK)
+    @find_executable_batch_size(starting_batch_size=at_once)
     def attempt(size: int) -> Drawn:
         return finish([draw(wanted[i : i + size]) for i in range(0, len(wanted), size)])
 
