@@ -1,6 +1,6 @@
 # make demo   the whole job on a CPU: a concept from one picture, its sheet, an embedding and a LoRA
 #             FAMILY=sdxl: on the miniature of SDXL
-# make test   the tests
+# make test   the tests, in two processes; WORKERS=1: in one
 # make check  what CI runs: linter, type checker, tests
 # make test-browser   the pages in headless chromium (apt-get install chromium chromium-driver); CI does not run it
 # make test-ray       a batch on a local Ray cluster, which it installs; CI does not run it
@@ -31,8 +31,11 @@ demo: $(VENV)/.run
 	$(BIN)/python train_singleinsert.py --preset mini --pretrained_model_name_or_path mini-$(FAMILY) \
 	    --image examples/portrait.png --output_dir $(DEMO) --output_name mexyz --resume_from_checkpoint latest
 
+# each process takes one thread (tests/conftest.py) and up to 3 GB; a file's tests stay together, since they share runs
+WORKERS ?= 2
+
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-browser: $(VENV)/.dev
 	$(PIP) $(PIP_ARGS) -r requirements-ui.txt selenium
