@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -126,7 +126,6 @@ class AdamW8bit(torch.optim.Optimizer):
 def meta_model(settings: Settings, family: str) -> Family:
     """The model's parts on "meta", frozen, in the run's precision."""
     import diffusers
-    import transformers
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # of casts that leave out nothing
@@ -136,12 +135,7 @@ def meta_model(settings: Settings, family: str) -> Family:
     scheduler = getattr(diffusers, index["scheduler"][1])
     parts: dict[str, Any] = {"scheduler": scheduler.from_pretrained(folder / "scheduler")}
     for part in kind.weight_parts:
-        library, name = index[part]
-        cls = getattr(diffusers if library == "diffusers" else transformers, name)
-        config = json.loads((folder / part / "config.json").read_text())
-        with torch.device("meta"):
-            model = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
-        parts[part] = model.to(DTYPES[settings.run.mixed_precision])
+        parts[part] = meta_part(folder, index, part).to(DTYPES[settings.run.mixed_precision])
     for folder_name, padded_as in zip(kind.tokenizer_folders, PADDED_AS.get(family, ("",)), strict=True):
         parts[folder_name] = clip_tokenizer(padded_as) if padded_as else letters_tokenizer()
     parts["config"] = SimpleNamespace(is_distilled=False)
@@ -157,6 +151,18 @@ def meta_model(settings: Settings, family: str) -> Family:
                 quantize_blocks(part, settings.run.quantize)
     set_switches(model, replace(settings.run, offload=False))  # that is seen to where parts get their places
     return model
+
+
+def meta_part(folder: Path, index: Mapping[str, Any], part: str) -> nn.Module:
+    """A part of the model whose configurations are in ``folder``, on "meta"; ``index``: of its model_index.json."""
+    import diffusers
+    import transformers
+
+    library, name = index[part]
+    cls = getattr(diffusers if library == "diffusers" else transformers, name)
+    config = json.loads((folder / part / "config.json").read_text())
+    with torch.device("meta"):
+        return cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
 
 
 def letters_tokenizer() -> Any:

@@ -4,6 +4,8 @@ Random weights of SD 1.5's shapes cost what the true ones do:
     python benchmarks/speed.py
     python benchmarks/speed.py --low_vram
     python benchmarks/speed.py --family sd2 --resolution 768
+Every row of the table in docs/research/cost.md for a GPU, each in a process of its own:
+    python benchmarks/speed.py --rows h200.json
 With another model, here the miniature on a CPU, and few steps:
     python benchmarks/speed.py --preset mini --stage1_steps 2 --stage2_steps 2
 Where the time goes within steps, by operator (look at it before changing anything):
@@ -22,6 +24,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,12 +38,14 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch  # noqa: E402
 from authors import Authors  # noqa: E402
+from shapes import PADDED_AS, meta_part  # noqa: E402
 
 from singleinsert.cli import Parser, add_flags, overrides_from_args, run_script  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
 from singleinsert.data.pictures import image_to_tensor  # noqa: E402
 from singleinsert.export import export  # noqa: E402
 from singleinsert.models.bundled import ASSETS  # noqa: E402
+from singleinsert.models.families import FAMILIES  # noqa: E402
 from singleinsert.models.vocabulary import clip_tokenizer  # noqa: E402
 from singleinsert.training import run as training  # noqa: E402
 from singleinsert.training.accelerator import build_accelerator  # noqa: E402
@@ -82,17 +87,13 @@ class Clock:
 
 
 def write_random_model(folder: Path, family: str) -> Path:
-    """A diffusers folder of random float16 weights of SD 1.x's or 2.x's shapes, scaled to keep all numbers finite."""
-    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    """A diffusers folder of random float16 weights of a family's shapes, scaled to keep all numbers finite."""
+    from diffusers import DDIMScheduler
 
     source, device = ASSETS / family, "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.device("meta"):
-        parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(source / "unet")),
-            "vae": AutoencoderKL.from_config(AutoencoderKL.load_config(source / "vae")),
-            "text_encoder": CLIPTextModel(CLIPTextConfig.from_pretrained(source / "text_encoder")),
-        }
+    index = json.loads((source / "model_index.json").read_text())
+    kind = next(kind for kind in FAMILIES if kind.pipeline_class == index["_class_name"])
+    parts: dict[str, Any] = {part: meta_part(source, index, part) for part in kind.weight_parts}
     for part in parts.values():
         part.half().to_empty(device=device)
         for name, parameter in part.named_parameters():
@@ -101,7 +102,9 @@ def write_random_model(folder: Path, family: str) -> Path:
             else:
                 std = 0.02 if "embedding" in name else 0.5 / math.sqrt(parameter[0].numel())
                 parameter.data.normal_(0, std)
-    parts |= {"scheduler": DDIMScheduler.from_pretrained(source / "scheduler"), "tokenizer": clip_tokenizer(family)}
+    parts["scheduler"] = DDIMScheduler.from_pretrained(source / "scheduler")
+    for name, padded_as in zip(kind.tokenizer_folders, PADDED_AS[family], strict=True):
+        parts[name] = clip_tokenizer(padded_as)
     for name, part in parts.items():
         part.save_pretrained(folder / name)
     (folder / "model_index.json").write_text((source / "model_index.json").read_text())
@@ -207,7 +210,8 @@ def share_of_floor(settings: Settings, family: str, seconds: float, flops_per_se
     """Of the time a run took, how much a card would need that did nothing but the run's FLOPs at that speed."""
     from cost import at, on_a_card, run_flops, run_tflop
 
-    counted = at(on_a_card(teacher_bank=settings.run.teacher_bank), settings.data.resolution)
+    preset = "sdxl" if family == "sdxl" else None
+    counted = at(on_a_card(preset, teacher_bank=settings.run.teacher_bank), settings.data.resolution)
     return run_tflop(counted, run_flops(counted, family))["run"] * 1e12 / flops_per_second / seconds
 
 
@@ -224,17 +228,60 @@ def measured_flops_per_second(device: torch.device) -> float:
     return 20 * 2 * 8192**3 / (time.perf_counter() - started)
 
 
+ROWS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
+    "SD 1.5, 512 px": ((), {}),
+    "SD 1.5, TF32": (("--set", "run.allow_tf32=true"), {}),
+    "SD 1.5, channels last": (("--set", "run.channels_last=true"), {}),
+    "SD 1.5, compiled blocks": (("--set", "run.compile=true"), {}),
+    "SD 1.5, compiled blocks, CUDA graphs": (("--set", "run.compile=true"), {"TORCHINDUCTOR_CUDAGRAPHS": "1"}),
+    "SD 1.5, 4 GB settings": (("--low_vram",), {}),
+    "SD 1.5, 6 GB settings": (("--micro_batch_size", "1"), {}),
+    "SD 2.1, 768 px": (("--family", "sd2", "--resolution", "768"), {}),
+    "SDXL, 1024 px": (("--family", "sdxl", "--preset", "sdxl", "--authors_steps", "0"), {}),
+}
+"""Flags and environment of each row. The released formulation is one of SD 1.x and 2.x."""
+
+
+def run_rows(words: list[str], path: Path) -> None:
+    """Every row of :data:`ROWS` with ``words`` as further flags; one that fails is said, and the others go on."""
+    found: dict[str, Any] = {}
+    for label, (flags, environment) in ROWS.items():
+        print(f"\n== {label}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            result = Path(folder) / "row.json"
+            command = [sys.executable, __file__, *words, *flags, "--json", str(result)]
+            code = subprocess.run(command, env={**os.environ, **environment}).returncode
+            found[label] = json.loads(result.read_text()) if result.is_file() else {"failed": code}
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    for label, row in found.items():
+        seconds = f"{row['training_seconds']:.1f} s" if "training_seconds" in row else "failed"
+        faster = f", {row['times_faster']:.1f} times the released formulation" if "times_faster" in row else ""
+        share = f", {row['share_of_floor']:.0%} of the floor" if "share_of_floor" in row else ""
+        print(f"| {label} | {row.get('device', '')} | {seconds}{faster}{share} |")
+
+
+def without_rows(words: list[str]) -> list[str]:
+    """The command's words but for ``--rows FILE``."""
+    place = next(i for i, word in enumerate(words) if word.split("=")[0] == "--rows")
+    return words[:place] + words[place + (1 if "=" in words[place] else 2) :]
+
+
 def speed_parser() -> argparse.ArgumentParser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
-    parser.add_argument("--family", choices=("sd1", "sd2"), default="sd1", help="shapes of the random model")
+    parser.add_argument("--family", choices=tuple(PADDED_AS), default="sd1", help="shapes of the random model")
     parser.add_argument("--authors_steps", type=int, default=3, help="steps of each stage to time; 0: leave them out")
     parser.add_argument("--profile", action="store_true", help="print where the training's time goes")
+    parser.add_argument(
+        "--rows", type=Path, metavar="FILE", help="run every row for a GPU, and write all of them there"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured there")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
+    if args.rows:
+        return run_rows(without_rows(args.words), args.rows)
     overrides = overrides_from_args(args)
     with tempfile.TemporaryDirectory() as folder:
         overrides.setdefault("data.image", str(ROOT / "examples/face.png"))

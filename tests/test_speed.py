@@ -29,3 +29,30 @@ def test_parts_of_a_run_are_timed_beside_the_authors_formulation(tiny_sd, tmp_pa
     authors = sum(found["authors"][name]["seconds"] for name in ("stage1", "stage2"))
     assert found["times_faster"] == pytest.approx(authors / found["training_seconds"])
     assert "CPU" in found["device"]
+
+
+def test_one_command_runs_every_row_each_in_a_process_of_its_own(tiny_sd, tmp_path, monkeypatch, capfd):
+    """A row that fails is said, and the next is run. The process is what costs time here: 10 seconds of imports."""
+    image, mask = draw_subject(tmp_path)
+    values = SMALL | {"stage1.steps": 1, "stage2.steps": 1, "data.image": image, "data.mask": mask}
+    values |= {"model.pretrained_model_name_or_path": tiny_sd}
+    rows = {"no such": (("--no_such_flag",), {}), "tiny": (("--authors_steps", "0"), {"TORCHINDUCTOR_CUDAGRAPHS": "1"})}
+    monkeypatch.setattr(speed, "ROWS", rows)
+    path = tmp_path / "rows.json"
+    assert speed.run_script(speed.speed_parser(), speed.run, ["--rows", str(path), *command_line(values)]) == 0
+    found = json.loads(path.read_text())
+    assert found["no such"] == {"failed": 2} and found["tiny"]["training_seconds"] > 0
+    assert capfd.readouterr().out.splitlines()[-2].startswith("| no such |  | failed")
+
+
+def test_the_rows_are_of_flags_that_there_are_and_of_models_that_can_be_made():
+    parser = speed.speed_parser()
+    for flags, _ in speed.ROWS.values():
+        settings = speed.load_settings(parser.parse_args(flags).preset, None, {"data.class_word": "face"})
+        assert settings.stage1.steps == 50
+    assert {"sd1", "sd2", "sdxl"} == set(speed.PADDED_AS)
+    for family in speed.PADDED_AS:
+        source = speed.ASSETS / family
+        index = json.loads((source / "model_index.json").read_text())
+        unet = speed.meta_part(source, index, "unet")
+        assert sum(p.numel() for p in unet.parameters()) > 8e8 and next(unet.parameters()).is_meta
