@@ -175,6 +175,22 @@ def test_help_loads_nothing_heavy(script):
     assert "loaded: []" in done.stdout and "--seed" in done.stdout
 
 
+def test_no_command_loads_torch_for_its_help():
+    """All in one process: each command's parser is made, and nothing that a run needs is imported."""
+    code = (
+        "import sys\nfrom contextlib import redirect_stdout\nfrom io import StringIO\n"
+        "from singleinsert.__main__ import COMMANDS, main\n"
+        "for name in COMMANDS:\n    said = StringIO()\n    try:\n"
+        "        with redirect_stdout(said):\n            main([name, '--help'])\n"
+        "    except SystemExit as leaving:\n        assert not leaving.code\n"
+        "    assert '--help' in said.getvalue(), name\n"
+        "    found = [m for m in ('torch', 'diffusers', 'transformers', 'cv2', 'gradio') if m in sys.modules]\n"
+        "    assert not found, (name, found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_wrong_preset_is_told_before_anything_heavy_is_loaded():
     code = (
         "import runpy, sys\nsys.argv = ['train_singleinsert.py', '--preset', 'fase', '--image', 'x.png']\n"

@@ -42,7 +42,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from singleinsert.captions.geometry import thing_of
 from singleinsert.captions.phrases import split_caption
 from singleinsert.config import Settings
 from singleinsert.config.load import (
@@ -135,6 +134,8 @@ class Method:
         text = (settings.data.description or (read_caption(image) or "",))[0]
         if not text:
             raise ConfigError(f"method {self.name}: there is no description of {image.name} to make a negative of")
+        from singleinsert.captions.geometry import thing_of  # torch comes with it, and --help asks for the sets' names
+
         phrases = split_caption(with_concept(text, word), word)
         return ", ".join(thing_of(phrase.text) for phrase in phrases if phrase.role != "subject")
 
