@@ -188,7 +188,7 @@ def settings_of(artifact: Artifact, args: argparse.Namespace) -> Settings:
 def with_words(settings: Settings, words: str) -> Settings:
     """The settings with words of the user's as the description of every picture, whatever lies beside it."""
     from singleinsert.captions.describe import caption_of_words
-    from singleinsert.training.prepare import picture_paths
+    from singleinsert.data.folders import picture_paths
 
     text = caption_of_words(words, settings.data.class_word[0])
     data = replace(settings.data, description=(text,) * len(picture_paths(settings.data.image)))

@@ -78,10 +78,11 @@ def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
         what was written.
     """
     from singleinsert.atomic import write_atomically
+    from singleinsert.data.folders import picture_paths
     from singleinsert.masks import write_beside
     from singleinsert.masks.collection import MaskSet, NamedMask, save_masks
     from singleinsert.masks.find import refuse_second
-    from singleinsert.training.prepare import find_material, picture_paths
+    from singleinsert.training.prepare import find_material
 
     for path in picture_paths(settings.data.image):
         refuse_second(path)

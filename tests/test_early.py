@@ -37,6 +37,10 @@ FACE = ("--class_word", "face")
     [
         (("--image", "nobody.png", *FACE), "--image nobody.png: there is no such file"),
         (("--image", "face.png", "--mask", "no.png", *FACE), "--mask no.png: there is no such file"),
+        (("--image", "words.png", *FACE), "picture words.png is not a picture that can be read"),
+        (("--image", "empty", *FACE), "folder empty holds no picture that can be read"),
+        (("--image", "face.png", "--mask", "words.png", *FACE), "mask words.png is not a picture that can be read"),
+        (("--image", "face.png", "--mask", "small.png", *FACE), "32x32"),
         (("--image", "face.png", "--resume_from_checkpoint", "no", *FACE), "no checkpoint no"),
         (("--image", "face.png", "--output_name", "my face", *FACE), "such as my_face"),
         (("--image", "face.png", "--output_dir", "face.png/x", *FACE), "output folder face.png/x cannot be made"),
@@ -47,6 +51,9 @@ FACE = ("--class_word", "face")
 )  # fmt: skip
 def test_training_says_it_at_once(words, message, tmp_path):
     Image.new("RGB", (64, 64)).save(tmp_path / "face.png")
+    Image.new("L", (32, 32)).save(tmp_path / "small.png")
+    (tmp_path / "words.png").write_text("a face")
+    (tmp_path / "empty").mkdir()
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/face.safetensors").write_bytes(b"")
     before = sorted(path.name for path in tmp_path.iterdir())

@@ -211,9 +211,9 @@ def _drop_checkpoints(files: RunFiles, keep: bool) -> None:
 def _shown(settings: Settings, files: RunFiles, artifact: Artifact) -> dict[str, Any]:
     """For the batch's page: a small source, which is written, and the last samples of the first prompts, with the
     prompts as one types them. Files as seen from the job's folder."""
+    from singleinsert.data.folders import picture_paths
     from singleinsert.data.pictures import load_picture
     from singleinsert.training.events import read_events
-    from singleinsert.training.prepare import picture_paths
     from singleinsert.training.results import as_typed
     from singleinsert.training.samples import save_png
 
@@ -253,7 +253,8 @@ def input_paths(settings: Settings) -> list[tuple[str, Path]]:
         InputError: as of :func:`~singleinsert.masks.find.mask_file`.
     """
     from singleinsert.data.captions import caption_file
-    from singleinsert.training.prepare import mask_files, picture_paths
+    from singleinsert.data.folders import picture_paths
+    from singleinsert.training.prepare import mask_files
 
     files: list[tuple[str, Path]] = []
     pictures = picture_paths(settings.data.image)

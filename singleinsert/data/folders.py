@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,24 @@ def list_folder(folder: Path) -> PictureFolder:
     if masks := [f"{path.name}/" for path in folders if path not in kept]:
         left_out["masks, no photos"] += masks
     return PictureFolder(folder, tuple(pictures), tuple(kept), {key: tuple(names) for key, names in left_out.items()})
+
+
+def picture_paths(given: Sequence[str]) -> list[Path]:
+    """The files behind paths of which each is a picture, or a folder of them.
+
+    Raises:
+        InputError: a folder without a picture.
+    """
+    return [path for text in given for path in _of_file_or_folder(Path(text))]
+
+
+def _of_file_or_folder(path: Path) -> Sequence[Path]:
+    if not path.is_dir():
+        return (path,)
+    found = list_folder(path)
+    if not found.pictures:
+        raise InputError(f"folder {path} holds no picture that can be read")
+    return found.pictures
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,14 +78,40 @@ def open_picture(
             with values that are not finite. One line. Pillow's readers let two dozen kinds of exceptions through; all
             of them end here.
     """
+    with _opened(path, what, size, held, later) as file:
+        file.load()
+        image = _upright(file)
+    if size is not None and image.size != size:
+        raise InputError(size_message(path, what, image.size, size))
+    if image.mode == "F" and not all(np.isfinite(values).all() for _, values in strips(image)):
+        raise InputError(f"{what} {path} holds values that are no numbers (NaN or infinite): save it as PNG")
+    return image
+
+
+def check_header(path: str | Path, what: str = "picture", size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(width, height) as a picture file's header has it, not turned upright. Nothing is decoded.
+
+    Args:
+        what, size: as for :func:`open_picture`; either side may be the width.
+
+    Raises:
+        InputError: what :func:`open_picture` would say, as far as the header tells.
+    """
+    with _opened(path, what, size) as file:
+        return file.size
+
+
+@contextmanager
+def _opened(
+    path: str | Path, what: str, size: tuple[int, int] | None = None, held: int = 0, later: int = 0
+) -> Iterator[Image.Image]:
     path = _existing_file(path, what)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are judged below, by our own limit; the rest names source files
             with Image.open(path, formats=formats()) as file:
                 _check_size(file, path, what, size, max(_bytes_per_pixel(file, what) + held, later))
-                file.load()
-                image = _upright(file)
+                yield file
     except InputError:
         raise
     except UnidentifiedImageError as problem:
@@ -95,11 +122,6 @@ def open_picture(
         raise InputError(
             f"{what} {path} cannot be read, it may be damaged or cut short ({first_line(problem)})"
         ) from problem
-    if size is not None and image.size != size:
-        raise InputError(size_message(path, what, image.size, size))
-    if image.mode == "F" and not all(np.isfinite(values).all() for _, values in strips(image)):
-        raise InputError(f"{what} {path} holds values that are no numbers (NaN or infinite): save it as PNG")
-    return image
 
 
 def is_picture(path: Path) -> bool:

@@ -16,12 +16,11 @@ from singleinsert.atomic import write_atomically
 from singleinsert.batch.worker import digest_of, read_inputs
 from singleinsert.config import FREE_SECTIONS, Settings, keys_declared, values_off
 from singleinsert.data.captions import caption_file, read_caption
-from singleinsert.data.folders import list_folder
+from singleinsert.data.folders import list_folder, picture_paths
 from singleinsert.data.opening import open_picture
 from singleinsert.inference.pipeline import Picture
 from singleinsert.models.fingerprint import add_tensors
 from singleinsert.terms import STAGES
-from singleinsert.training.prepare import picture_paths
 from singleinsert.training.results import flatten
 
 FORMAT = 1

@@ -14,6 +14,8 @@ from singleinsert.atomic import unfinished
 from singleinsert.claims import claimed
 from singleinsert.config import Settings
 from singleinsert.config.load import all_fields, check_name, read_values
+from singleinsert.data.folders import picture_paths
+from singleinsert.data.opening import check_header
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.training.signals import launched_by_accelerate
 
@@ -192,7 +194,8 @@ def check_early(settings: Settings) -> None:
     """What can be seen to be wrong with a run in no time, before torch is imported.
 
     Raises:
-        InputError, ConfigError: a picture, mask or checkpoint that is not there; a name that cannot be; a folder that
+        InputError, ConfigError: a picture, mask or checkpoint that is not there; a picture or mask whose header says
+            that it is none, is too large or of another size than its picture; a name that cannot be; a folder that
             holds another run or cannot be written to.
     """
     check_name(settings)
@@ -200,6 +203,10 @@ def check_early(settings: Settings) -> None:
         for path in paths:
             if not Path(path).exists():
                 raise InputError(f"{key} {path}: there is no such file or folder")
+    sizes = [check_header(path) for path in picture_paths(settings.data.image)]
+    for path in settings.data.mask:
+        if Path(path).is_file():  # with several pictures, which mask is whose is not known here
+            check_header(path, "mask", sizes[0] if len(sizes) == 1 else None)
     files, resume = RunFiles(settings.output_dir, settings.name), settings.run.resume_from_checkpoint
     files.check_taken(bool(resume), find_checkpoint(resume, files.checkpoints) if resume else None)
     there = files.folder

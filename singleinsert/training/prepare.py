@@ -17,7 +17,7 @@ from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
 from singleinsert.data.captions import with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
-from singleinsert.data.folders import list_folder
+from singleinsert.data.folders import list_folder, picture_paths
 from singleinsert.data.pictures import (
     Picture,
     crop_to_square,
@@ -113,27 +113,9 @@ SEVERAL_MASKS = (9, 2)
 and cut apart from the others."""
 
 
-def picture_paths(given: Sequence[str]) -> list[Path]:
-    """The files behind ``data.image``: each a picture, or a folder of them.
-
-    Raises:
-        InputError: a folder without a picture.
-    """
-    return [path for text in given for path in _pictures_in(Path(text))]
-
-
 def left_out_lines(given: Sequence[str]) -> list[str]:
     """What the folders of ``data.image`` hold that is not learnt from, and why."""
     return [line for text in given if Path(text).is_dir() for line in list_folder(Path(text)).lines()]
-
-
-def _pictures_in(path: Path) -> Sequence[Path]:
-    if not path.is_dir():
-        return (path,)
-    found = list_folder(path)
-    if not found.pictures:
-        raise InputError(f"folder {path} holds no picture that can be read")
-    return found.pictures
 
 
 def mask_files(settings: Settings, pictures: Sequence[Path]) -> list[tuple[str, Path]]:
