@@ -82,7 +82,7 @@ def open_picture(
         file.load()
         image = _upright(file)
     if size is not None and image.size != size:
-        raise InputError(size_message(path, what, image.size, size))
+        raise InputError(size_message(Path(path), what, image.size, size))
     if image.mode == "F" and not all(np.isfinite(values).all() for _, values in strips(image)):
         raise InputError(f"{what} {path} holds values that are no numbers (NaN or infinite): save it as PNG")
     return image
