@@ -91,7 +91,7 @@ def claims(results: Results) -> str:
     labels = {m["name"]: f"{m['group']} {m['label']}".strip() for m in results.methods}
     for claim in check_claims(results):
         found, arrow = claim["found"], "\u2191" if claim["direction"] == "up" else "\u2193"
-        shown = "" if found is None else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        shown = "" if found is None else found.signed
         rows = f"{labels[claim['of']]} | {labels[claim['against']]}"
         lines.append(f"| {claim['says']} | {claim['column']} {arrow} | {rows} | {shown} | {claim['verdict']} |")
     return "\n".join(lines) if len(lines) > 2 else ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -444,3 +446,14 @@ def test_the_example_workflow_fits_the_nodes(comfy: Comfy) -> None:
         wired = [i["name"] for i in node["inputs"]]
         assert all(types[i["name"]] == i["type"] for i in node["inputs"])
         assert wired == [n for n in types if n in wired]
+
+
+def test_the_registrys_metadata_are_as_it_documents_them() -> None:
+    """docs.comfy.org/registry/specifications: the name's rules, three numbers of a version, a licence as a table."""
+    told = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
+    project, comfy = told["project"], told["tool"]["comfy"]
+    assert re.fullmatch(r"[A-Za-z]([._-]?[A-Za-z0-9])*", project["name"]) and len(project["name"]) < 100
+    assert "comfyui" not in project["name"].lower() and re.fullmatch(r"\d+\.\d+\.\d+", project["version"])
+    assert project["license"] == {"text": "Apache-2.0"} and project["dependencies"] == []
+    assert comfy["PublisherId"] and re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    assert set(comfy) <= {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui", "includes"}

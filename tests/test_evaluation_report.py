@@ -35,7 +35,7 @@ def test_the_page_needs_nothing_else(report):
     assert "{concept} in the &lt;snow&gt; &amp; ice" in text
     for column in results.columns:
         assert column in text
-    assert "ours obeys" in text and "holds" in text
+    assert "ours obeys" in text and "too few to say (as claimed)" in text  # two concepts
     files = {path.name for path in page.parent.glob("*.png")}
     assert files == {"table.png", "scatter.png", "samples-anna.png", "samples-rex.png", "attention-anna.png"}
     assert (page.parent.parent / "summary.csv").read_text().startswith("method,label,column,mean,low,high")
@@ -56,6 +56,9 @@ def test_the_papers_values_stand_beside_ours_where_model_and_backbones_are_the_p
 def test_too_few_concepts_have_no_interval_and_one_row_is_not_the_best():
     three, two = bootstrap([0.1, 0.2, 0.3]), bootstrap([0.1, 0.2])
     assert re.fullmatch(r"0\.1\d\d to 0\.\d{3}", three.ends) and two.ends == ""
+    assert three.signed.startswith("+0.200 (+0.1") and two.signed == "+0.150"
+    assert [three.side, two.side] == [1, 0]
+    assert [bootstrap([-0.1, -0.2, -0.3]).side, bootstrap([0.5, -0.4, 0.1]).side] == [-1, 0]
     assert best({"a": {"ESR": three}}, "ESR") is None
     assert best({"a": {"ESR": three}, "b": {"ESR": two}}, "ESR") == "a"
 
@@ -153,7 +156,9 @@ def test_the_docs_are_filled_by_a_command(tmp_path, monkeypatch, capsys):
     text = docs.read_text()
     assert "Not measured" not in text and text.startswith("# Title") and text.endswith("end\n")
     assert "2 concepts (1 face, 1 dog), 2 prompts, 2 pictures of each, 25 DDIM steps, guidance 4" in text
-    assert "| Ours: SingleInsert |" in text and "| ours obeys | ESR" in text and "| holds |" in text
+    assert (
+        "| Ours: SingleInsert |" in text and "| ours obeys | ESR" in text and "| too few to say (as claimed) |" in text
+    )
     images = {path.name for path in (tmp_path / "images").iterdir()}
     assert images == {"ablation-table2-scatter.png", "ablation-table2-samples.png", "ablation-table2-attention.png"}
 

@@ -30,17 +30,18 @@ PATIENCE = 300
 class Program:
     """``singleinsert ui`` as a process of its own, which can be killed and started again at the same port."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.port = folder, 0
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder, self.port, self.options = folder, 0, options
         self.start()
 
     def start(self) -> None:
         words = [sys.executable, "-m", "singleinsert", "ui", "--folder", str(self.folder), "--port", str(self.port)]
+        words += self.options
         self.process = subprocess.Popen(
             words, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, cwd=self.folder.parent
         )
         assert self.process.stdout is not None
-        found = re.search(r"http://127.0.0.1:(\d+)/\S+", self.process.stdout.readline())
+        found = re.search(r"http://127.0.0.1:(\d+)/\S*", self.process.stdout.readline())
         assert found is not None
         self.address, self.port = found[0], int(found[1])
 
@@ -363,6 +364,22 @@ def test_a_failure_is_a_line_and_a_button_and_the_form_is_kept(browser: Browser,
     browser.until_text("#verdict", "good share")
     again = re.search(r"/new/(\w+)/", browser.driver.current_url)
     assert again is not None and draft_facts(browser, again[1])["settings"]["stage1.steps"] == 3
+
+
+def test_a_password_opens_the_page_in_a_browser(tmp_path: Path):
+    """Browsers fill in Origin and Referer by their own rules, which requests by hand do not show."""
+    (tmp_path / "password.txt").write_text("correct horse\n")
+    program = Program(tmp_path / "place", "--password_file", str(tmp_path / "password.txt"))
+    browser = Browser(program, tmp_path)
+    try:
+        browser.find("#password").send_keys("wrong horse\n")
+        browser.until_text("[role=alert]", "not the password")
+        browser.find("#password").send_keys("correct horse\n")
+        browser.until_text("h1", "Concepts")
+        browser.until_text("#top", "idle|offline")
+    finally:
+        browser.close()
+        program.kill()
 
 
 SCREENS = ["/", "/new", "/queue", "/settings", "/compare", "/runs/annaxy", "/runs/annaxy/try", "/runs/annaxy/check",

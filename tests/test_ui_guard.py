@@ -115,7 +115,7 @@ def test_answers_are_for_this_page_alone(page):
             "default-src 'self'" in headers["Content-Security-Policy"]
             and "unsafe" not in headers["Content-Security-Policy"]
         )
-        assert headers["Cross-Origin-Resource-Policy"] == "same-origin" and headers["Referrer-Policy"] == "no-referrer"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin" and headers["Referrer-Policy"] == "same-origin"
         assert not any(name.lower().startswith("access-control") for name in headers)
     assert "no-store" in page.raw("GET", "/api/state", page.headers())[1]["Cache-Control"]
 

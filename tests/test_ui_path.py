@@ -18,7 +18,7 @@ from runs import SMALL, draw_subject
 from singleinsert.batch.__main__ import main as batch
 from singleinsert.terms import BUNDLED_MODELS
 from singleinsert.training.events import EventLog
-from singleinsert.ui.bases import source_of
+from singleinsert.ui.bases import known_bases, source_of
 from singleinsert.ui.fixes import fixes_for
 from singleinsert.ui.getting import CLIENTS, EMBEDDED, exported
 from singleinsert.ui.runs import Run
@@ -160,6 +160,11 @@ def test_files_are_got_for_each_client(page, trained, tmp_path):
     with zipfile.ZipFile(io.BytesIO(page.get(f"runs/{trained}/zip/a1111"))) as file:
         names = file.namelist()
         assert file.testzip() is None and b"annaxy face" in file.read("annaxy.txt")
+    comfyui = told["clients"][1]
+    assert comfyui["prompt"] == "embedding:annaxy face on the beach"  # what is copied is a prompt, and nothing else
+    assert comfyui["besides"] == "with a Load LoRA node for annaxy_lora, strength 1 for model and clip"
+    with zipfile.ZipFile(io.BytesIO(page.get(f"runs/{trained}/zip/comfyui"))) as file:
+        assert comfyui["besides"].encode() in file.read("annaxy.txt")
     assert {"embeddings/annaxy.safetensors", "models/Lora/annaxy_lora.safetensors", "embeddings/annaxy.json"} <= set(
         names
     )
@@ -290,7 +295,10 @@ def test_a_failed_run_says_why_and_what_mends_it(page, photo):
     ("something else", False, "again"),
 ])  # fmt: skip
 def test_fixes(reason, memory, first):
-    assert fixes_for(reason, memory)[0]["id"] == first and fixes_for(reason, memory)[-1]["id"] == "change"
+    found = fixes_for("failed", reason, memory)
+    assert found[0]["id"] == first and found[-1]["id"] == "change"
+    assert [fix["label"] for fix in fixes_for("stopped", reason, memory)] == ["Go on", "Change its settings"]
+    assert fixes_for("running", reason, memory) == []
 
 
 def test_several_things_of_a_photo(page, photo):
@@ -391,7 +399,7 @@ def test_a_running_comfyui_draws_with_the_files(page, trained):
     try:
         page.place.comfyui = f"http://127.0.0.1:{comfy.server_port}"
         told = page.get(f"runs/{trained}/comfyui")
-        assert told == {"checkpoints": ["sd.safetensors"], "lora": "annaxy_lora.safetensors", "missing": []}
+        assert told == {"checkpoints": ["sd.safetensors"], "lora": "annaxy_lora.safetensors", "ready": True}
         assert page.post(f"runs/{trained}/comfyui", {"checkpoint": "sd.safetensors"})[:4] == b"\x89PNG"
         graph = StubComfy.asked
         assert graph["3"]["inputs"]["text"] == "embedding:annaxy face" and graph["6"]["inputs"]["model"] == ["2", 0]
@@ -407,6 +415,15 @@ def test_base_models_are_those_on_offer(page):
     assert source_of("owner/name", folders) == "owner/name"
     keys = [base["key"] for base in page.get("settings")["bases"]]
     assert keys == [*BUNDLED_MODELS, "folder0:tiny", "stable-diffusion-v1-5/stable-diffusion-v1-5"]
+
+
+def test_files_beside_base_models_are_not_offered_as_such(tmp_path, page, trained):
+    run = page.api.runs.get(trained)
+    for path in (*exported(run).lora, *exported(run).embeddings):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "short.safetensors").write_bytes(b"cut short")
+    found = [(base.key, base.state) for base in known_bases([tmp_path]) if base.key.startswith("folder0:")]
+    assert found == [("folder0:short.safetensors", "cannot be read")]
 
 
 def test_changes_that_come_together_are_all_kept(page, photo):

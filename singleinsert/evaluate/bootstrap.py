@@ -25,7 +25,22 @@ class Interval:
     @property
     def ends(self) -> str:
         """ "0.101 to 0.202"; "" of too few values."""
-        return f"{self.low:.3f} to {self.high:.3f}" if self.count >= FEWEST else ""
+        return f"{self.low:.3f} to {self.high:.3f}" if self.is_told else ""
+
+    @property
+    def is_told(self) -> bool:
+        """Are there values enough for the interval to say something?"""
+        return self.count >= FEWEST
+
+    @property
+    def side(self) -> int:
+        """Of a difference: +1 or -1 where it is beyond chance, 0 where it is not or the values are too few to say."""
+        return ((self.low > 0) - (self.high < 0)) if self.is_told else 0
+
+    @property
+    def signed(self) -> str:
+        """Of a difference: "+0.101 (-0.020 to +0.202)"; of too few values the mean alone."""
+        return f"{self.mean:+.3f}" + (f" ({self.low:+.3f} to {self.high:+.3f})" if self.is_told else "")
 
 
 def bootstrap(values: Sequence[float], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL) -> Interval:

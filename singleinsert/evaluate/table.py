@@ -77,7 +77,8 @@ def difference(means: Means, column: str, of: str, against: str) -> Interval | N
 
 
 def check_claims(results: Results) -> list[dict[str, Any]]:
-    """Each of the paper's claims with what was found: "holds", "not beyond chance", "does not hold", "not measured".
+    """Each of the paper's claims with what was found: "holds", "does not hold", "not beyond chance", "too few to say"
+    or "not measured".
 
     A claim holds where the mean paired difference has the claimed sign and its interval leaves 0 out.
     """
@@ -87,11 +88,10 @@ def check_claims(results: Results) -> list[dict[str, Any]]:
         verdict = "not measured"
         if found is not None:
             sign = 1 if claim["direction"] == "up" else -1
-            beyond = found.low > 0 or found.high < 0
             verdict = "holds" if found.mean * sign > 0 else "does not hold"
-            verdict = (
-                verdict if beyond else f"not beyond chance ({'as' if verdict == 'holds' else 'against the'} claimed)"
-            )
+            if not found.side:
+                why = "not beyond chance" if found.is_told else "too few to say"
+                verdict = f"{why} ({'as' if verdict == 'holds' else 'against the'} claimed)"
         checked.append({**claim, "found": found, "verdict": verdict})
     return checked
 
@@ -115,7 +115,7 @@ def agreement(results: Results, column: str) -> tuple[int, int, list[tuple[str, 
         first, second, sign = (a, b, 1) if published > 0 else (b, a, -1)
         sign *= COLUMNS[column].better
         right += found.mean * sign > 0
-        if max(found.low * sign, found.high * sign) < 0:
+        if found.side * sign < 0:
             wrong.append((full_label(first), full_label(second)))
     return (right, total, wrong) if total else None
 

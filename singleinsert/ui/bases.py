@@ -5,19 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from singleinsert.config import Settings
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, ModelError
 from singleinsert.models.presence import hub_is_off, is_cached
 from singleinsert.terms import BUNDLED_MODELS
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 DEFAULT = Settings().model.pretrained_model_name_or_path
 TITLES = {
-    "mini-sd": "mini-sd, bundled: a miniature for drawings, to try things out in minutes on any machine",
-    "mini-scenes": "mini-scenes, bundled: the same for several things in one picture",
-    "mini-sdxl": "mini-sdxl, bundled: a miniature of SDXL",
+    "mini-sd": "mini-sd: a miniature to try things out with",
+    "mini-scenes": "mini-scenes: the same, for several things",
+    "mini-sdxl": "mini-sdxl: a miniature of SDXL",
 }
 
 
@@ -33,12 +34,34 @@ class Base:
 
 def known_bases(folders: Sequence[Path]) -> list[Base]:
     """The bundled ones, what lies in ``folders``, and the default of the hub."""
-    found = [Base(name, TITLES.get(name, f"{name}, bundled: a miniature"), name, "bundled") for name in BUNDLED_MODELS]
+    found = [Base(name, TITLES.get(name, f"{name}: a miniature"), name, "bundled") for name in BUNDLED_MODELS]
     for number, folder in enumerate(folders):
         for path in _models_in(folder):
-            name = path.relative_to(folder).as_posix()
-            found.append(Base(f"folder{number}:{name}", f"{name} in {folder}", str(path.resolve()), "here"))
+            name, state = path.relative_to(folder).as_posix(), "here"
+            if path.is_file() and not (state := _checkpoint_state(path, path.stat().st_mtime_ns)):
+                continue
+            found.append(Base(f"folder{number}:{name}", f"{name} in {folder}", str(path.resolve()), state))
     return [*found, Base(DEFAULT, DEFAULT, DEFAULT, hub_state(DEFAULT))]
+
+
+@cache
+def _checkpoint_state(path: Path, changed: int) -> str:
+    """ "here" for a checkpoint, "" for a LoRA, an embedding and their like, "cannot be read" for a broken file.
+
+    Args:
+        changed: when the file was written, so that another one under its name is looked into too.
+    """
+    from singleinsert.models.single_file import family_of_checkpoint, read_header
+
+    try:
+        shapes, _ = read_header(path)
+    except ModelError:
+        return "cannot be read"
+    try:
+        family_of_checkpoint(path, shapes)
+    except ModelError:
+        return ""
+    return "here"
 
 
 def _models_in(folder: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from singleinsert.cli import low_vram
+from singleinsert.work.queue import FAILED, STOPPED
 
 SLOWER = 1 / 3
 
@@ -14,7 +15,8 @@ MASK = {"id": "mask", "label": "Correct the mask", "does": "draft", "screen": "m
 BASE = {"id": "base", "label": "Choose another base model", "does": "draft", "screen": "train"}
 PHOTO = {"id": "photo", "label": "Take another photo", "does": "new"}
 NAME = {"id": "name", "label": "Give it another name", "does": "draft", "screen": "photo"}
-AGAIN = {"id": "again", "label": "Go on", "does": "again"}
+GO_ON = {"id": "again", "label": "Go on", "does": "again"}
+AGAIN = GO_ON | {"label": "Try again"}
 CHANGE = {"id": "change", "label": "Change its settings", "does": "draft", "screen": "train"}
 
 SIGNS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
@@ -27,8 +29,12 @@ SIGNS: tuple[tuple[tuple[str, ...], dict[str, str]], ...] = (
 """Parts of an error's line, and what it takes."""
 
 
-def fixes_for(reason: str, out_of_memory: bool) -> list[dict[str, str]]:
-    """Buttons, the most likely first; the last one tries the same again."""
+def fixes_for(state: str, reason: str, out_of_memory: bool) -> list[dict[str, str]]:
+    """Buttons of a run that failed or was stopped, the most likely first; of any other none."""
+    if state == STOPPED:
+        return [GO_ON, CHANGE]
+    if state != FAILED:
+        return []
     said = reason.lower()
     found = [MEMORY] if out_of_memory or "out of memory" in said else []
     found += [fix for signs, fix in SIGNS if any(sign in said for sign in signs)][:1]

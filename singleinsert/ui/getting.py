@@ -32,22 +32,27 @@ SECONDS = 300
 
 @dataclass(frozen=True)
 class Client:
-    """A program that draws with the files. ``folders``: where it has embeddings and LoRAs."""
+    """A program that draws with the files.
+
+    Attributes:
+        embeddings, loras: where it has them. besides: what a prompt cannot say.
+    """
 
     key: str
     title: str
     embeddings: str
     loras: str
     prompt: str
+    besides: str = ""
 
 
 CLIENTS = (
     Client("a1111", "AUTOMATIC1111, Forge", "embeddings", "models/Lora",
            "{things} on the beach <lora:{lora}:1>"),
     Client("comfyui", "ComfyUI", "models/embeddings", "models/loras",
-           "{embedded} on the beach, with a Load LoRA node for {lora}, strength 1 for model and clip"),
+           "{embedded} on the beach", "with a Load LoRA node for {lora}, strength 1 for model and clip"),
     Client("diffusers", "diffusers", ".", ".", "{things} on the beach"),
-    Client("all", "everything, the artifact too", ".", ".", "{things} on the beach"),
+    Client("all", "Everything", ".", ".", "{things} on the beach"),
 )  # fmt: skip
 
 
@@ -75,6 +80,10 @@ class Exported:
     def prompt(self, client: Client, lora: str) -> str:
         return client.prompt.format(things=self.things(), embedded=self.things(EMBEDDED), lora=lora)
 
+    def besides(self, client: Client, lora: str) -> str:
+        """What goes with the prompt; nothing where there is no LoRA."""
+        return client.besides.format(lora=lora) if self.lora else ""
+
 
 def exported(run: Run) -> Exported:
     """InputError where the run has left none."""
@@ -99,7 +108,7 @@ def cards(place: Place, run: Run) -> list[dict[str, Any]]:
         folders = [str(folder) for folder in place.clients if kind_of_folder(folder) == client.key]
         found.append({
             "key": client.key, "title": client.title, "prompt": files.prompt(client, f"{run.name}_lora"),
-            "folders": folders,
+            "besides": files.besides(client, f"{run.name}_lora"), "folders": folders,
             "files": [{"name": p.name, "goes": client.embeddings} for p in files.embeddings]
             + [{"name": p.name, "goes": client.loras} for p in files.lora]
             + [{"name": p.name, "goes": "."} for p in files.artifact if client.key == "all"],
@@ -116,8 +125,10 @@ def make_zip(run: Run, key: str) -> bytes:
     placed = [(client.embeddings, path) for path in files.embeddings] + [(client.loras, path) for path in files.lora]
     if key == "all":
         placed += [(".", path) for path in files.artifact]
-    prompt = files.prompt(client, f"{run.name}_lora")
-    told = f"Unpack this into the folder of {client.title}. Then ask for:\n\n{prompt}\n"
+    lora = f"{run.name}_lora"
+    where = "where you like" if key == "all" else f"into the folder of {client.title}"
+    lines = [f"Unpack this {where}. Then ask for:", "", files.prompt(client, lora), files.besides(client, lora)]
+    told = "\n".join(lines).rstrip() + "\n"
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as file:
         for folder, path in placed:
@@ -189,8 +200,9 @@ def comfyui_choices(address: str, run: Run) -> dict[str, Any]:
         raise InputError(f"what answers at {address} is no ComfyUI") from problem
     embeddings = [str(name) for name in _ask(f"{address}/embeddings")]
     lora = next((str(name) for name in names if Path(str(name)).stem == f"{run.name}_lora"), "")
-    missing = [trigger for trigger in exported(run).triggers if trigger not in embeddings]
-    return {"checkpoints": checkpoints, "lora": lora, "missing": missing}
+    files = exported(run)
+    is_ready = all(trigger in embeddings for trigger in files.triggers) and bool(lora or not files.lora)
+    return {"checkpoints": checkpoints, "lora": lora, "ready": is_ready}
 
 
 def draw_in_comfyui(address: str, run: Run, checkpoint: str, size: int, seed: int, steps: int) -> bytes:
@@ -198,7 +210,7 @@ def draw_in_comfyui(address: str, run: Run, checkpoint: str, size: int, seed: in
     known = comfyui_choices(address, run)
     if checkpoint not in known["checkpoints"]:
         raise InputError("choose one of ComfyUI's checkpoints")
-    if known["missing"] or (exported(run).lora and not known["lora"]):
+    if not known["ready"]:
         raise InputError("ComfyUI does not have the files yet: copy them into its folder, and refresh it")
     graph = comfyui_workflow(checkpoint, exported(run).things(EMBEDDED), known["lora"], size, seed, steps)
     number = _ask(f"{address}/prompt", {"prompt": graph}).get("prompt_id")

@@ -26,7 +26,7 @@ from singleinsert.training.files import LATEST, RunFiles, find_checkpoint
 from singleinsert.training.progress import TimeLeft
 from singleinsert.ui.fixes import fixes_for
 from singleinsert.ui.place import INPUTS, RESERVED, Place
-from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, STOPPED, Claim, State
+from singleinsert.work.queue import DONE, FAILED, QUEUED, RUNNING, Claim, State
 
 LOADING, INTERRUPTED = "loading", "interrupted"
 QUIET = 120.0
@@ -156,7 +156,7 @@ class Runs:
             "seconds": run.record and run.record.get("seconds"), "own": run.job is not None,
             "preview": self._preview(run), "sheet": run.files.sheet.name if run.files.sheet.is_file() else "",
              "prompts": list(settings.sample.prompts) if settings else [],
-            "fixes": fixes_for(reason, bool(failed.get("out_of_memory"))) if state in (FAILED, STOPPED) else [],
+            "fixes": fixes_for(state, reason, bool(failed.get("out_of_memory"))),
             "asked": [name for name in (STOP, FINISH, SAMPLE) if (run.files.logs / name).exists()],
             "source": self._source(run), "things": self._things(run),
             "background": self._learns_background(run), "ended_early": self.ended_early(run),

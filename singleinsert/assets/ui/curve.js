@@ -76,8 +76,8 @@ export function chart(run, history, others = []) {
   all.forEach((each, number) => terms.forEach((term, index) => {
     for (const stage of Object.keys(each.stages)) {
       const points = each.rows.filter(row => row.stage === stage && row[term] > 0).map(row => `${x(row.at).toFixed(1)},${y(row[term]).toFixed(1)}`);
-      const colour = others.length ? number + 1 : index;
-      if (points.length > 1) svg.append(s("polyline", { points: points.join(" "), class: `c${colour}` }));
+      const colour = others.length ? number + 1 : index, isUnder = number < all.length - 1;  // wider: seen where both are the same
+      if (points.length > 1) svg.append(s("polyline", { points: points.join(" "), class: `c${colour}${isUnder ? " under" : ""}` }));
       else if (points.length) svg.append(s("circle", { cx: points[0].split(",")[0], cy: points[0].split(",")[1], r: 3, class: `c${colour}` }));
     }
   }));

@@ -114,7 +114,7 @@ def _claims(results: Results) -> str:
     rows = []
     for claim in check_claims(results):
         found = claim["found"]
-        shown = "" if found is None else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        shown = "" if found is None else found.signed
         arrow = "\u2191" if claim["direction"] == "up" else "\u2193"
         state = "yes" if claim["verdict"] == "holds" else "no" if claim["verdict"] == "does not hold" else "open"
         rows.append(

@@ -9,8 +9,8 @@ function cardOf(name, client) {
     say(`${files.length} files copied into ${folder}`);
   }) }, `Copy into ${folder}`));
   return h("div", { class: "card" }, h("h2", {}, client.title), h("ul", { class: "tight" }, client.files.filter(file => file.name.endsWith(".safetensors")).map(file =>
-    h("li", {}, h("code", {}, file.name), file.goes === "." ? "" : " into ", file.goes === "." ? "" : h("code", {}, file.goes)))),
-    h("p", { class: "soft" }, "Then ask for:"), h("pre", {}, client.prompt), h("div", { class: "row" }, zip, copier(client.prompt, "Copy the prompt"), copy));
+    h("li", {}, h("code", {}, file.name.split("_").flatMap((word, i) => i ? ["_", h("wbr"), word] : [word])), file.goes === "." ? "" : " into ", file.goes === "." ? "" : h("code", {}, file.goes)))),
+    h("p", { class: "soft" }, "Then ask for:"), h("pre", {}, client.prompt), client.besides ? h("p", { class: "soft" }, client.besides) : "", h("div", { class: "row" }, zip, copier(client.prompt, "Copy the prompt"), copy));
 }
 
 function comfyTest(name, address) {
@@ -27,8 +27,7 @@ function comfyTest(name, address) {
     try {
       const told = await get(`runs/${part(name)}/comfyui`);
       checkpoints.replaceChildren(...told.checkpoints.map(each => h("option", { value: each }, each)));
-      const missing = told.missing.length || !told.lora;
-      box.replaceChildren(missing ? h("p", { class: "look" }, "ComfyUI does not have the files yet: copy them into its folder, then press R in ComfyUI.") : h("p", { class: "good" }, "ComfyUI has the files."),
+      box.replaceChildren(told.ready ? h("p", { class: "good" }, "ComfyUI has the files.") : h("p", { class: "look" }, "ComfyUI does not have the files yet: copy them into its folder, then look again."),
         h("label", { for: "checkpoint" }, "Checkpoint, the base model that it was trained on"), checkpoints, draw);
     } catch (problem) { box.replaceChildren(h("p", { class: "bad" }, problem.message)); }
   }) }, `Look for ComfyUI at ${address}`);

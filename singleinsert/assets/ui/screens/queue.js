@@ -15,7 +15,7 @@ export async function show(place, facts, signal) {
         job.state === "failed" || job.state === "stopped" ? h("button", { type: "button", onclick: doing(async () => { await ask("POST", `runs/${part(job.name)}/resume`, {}); draw(await get("queue")); }) }, "Again") : ""))));
     box.replaceChildren(
       h("div", { class: "card stack" }, h("div", { class: "row" }, h("h2", { class: "grow" }, told.paused ? "Paused" : told.jobs.some(job => job.state === "running") ? "Working" : told.workers.length ? "Ready: workers wait for jobs" : told.starting ? "A worker starts" : "Nobody works"),
-        h("button", { type: "button", id: "pause", onclick: change(told.paused ? "go" : "pause") }, told.paused ? "Go on" : "Pause after this job"),
+        h("button", { type: "button", id: "pause", onclick: change(told.paused ? "go" : "pause") }, told.paused ? "Go on" : told.jobs.some(job => job.state === "running") ? "Pause after this job" : "Pause"),
         told.crashed ? h("button", { type: "button", class: "primary", onclick: change("worker") }, "Start a worker") : ""),
         told.crashed ? h("p", { class: "bad" }, `The last worker has left: ${told.crashed}`) : "", h("ul", { class: "tight" }, workers)),
       told.problems.length ? h("div", { class: "card" }, h("h2", {}, "Left out"), told.problems.map(line => h("p", { class: "bad" }, line))) : "",

@@ -42,7 +42,7 @@ export async function show(place, { name }, signal) {
 
   const buttonsFor = run => {
     shownFixes = run.fixes;
-    if (run.state === "running") return [request("sample", "Draw now"), request("finish", "Stop and keep what it has learnt", "primary"), request("stop", "Stop")];
+    if (run.state === "running") return [request("sample", "Draw now"), request("finish", "Stop and keep what it has learnt"), request("stop", "Stop")];
     if (run.state === "done") {
       return [h("a", { class: "button primary", id: "to-try", href: `/runs/${part(name)}/try` }, "Try it"), h("a", { class: "button", id: "to-get", href: `/runs/${part(name)}/get` }, "Get the files"),
         run.own ? longer(run) : null, run.own ? again("change", "Change and train again", { draft: true }) : null, run.state_bytes ? forget(run) : null, remove()];

@@ -30,7 +30,7 @@ function settingRow(field, changed, set) {
     control = h("input", { type: "number", id, class: "wide", value: String(value), step: field.kind === "int" ? "1" : "any", min: field.minimum === null ? null : String(field.minimum),
       max: field.maximum === null ? null : String(field.maximum), onchange: () => set(field, control.value === "" ? field.value : Number(control.value)) });
   } else control = h("input", { id, class: "wide", value: shown(value), onchange: () => set(field, field.kind === "list" ? control.value.split(",").map(each => each.trim()).filter(Boolean) : control.value) });
-  const help = h("small"), row = h("div", { class: "setting", "data-key": field.key }, h("label", { for: id }, field.key), control, help);
+  const help = h("small"), row = h("div", { class: ["bool", "choice", "int", "float"].includes(field.kind) ? "setting" : "setting text", "data-key": field.key }, h("label", { for: id }, field.key), control, help);
   row.update = (now, told) => {
     const own = now.key in told, is = own ? told[now.key] : now.value;
     row.classList.toggle("changed", own);
