@@ -422,8 +422,9 @@ def test_files_beside_base_models_are_not_offered_as_such(tmp_path, page, traine
     for path in (*exported(run).lora, *exported(run).embeddings):
         shutil.copy(path, tmp_path)
     (tmp_path / "short.safetensors").write_bytes(b"cut short")
+    (tmp_path / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     found = [(base.key, base.state) for base in known_bases([tmp_path]) if base.key.startswith("folder0:")]
-    assert found == [("folder0:short.safetensors", "cannot be read")]
+    assert found == [(f"folder0:{name}.safetensors", "cannot be read") for name in ("gone", "short")]
 
 
 def test_changes_that_come_together_are_all_kept(page, photo):

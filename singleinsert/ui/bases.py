@@ -38,7 +38,9 @@ def known_bases(folders: Sequence[Path]) -> list[Base]:
     for number, folder in enumerate(folders):
         for path in _models_in(folder):
             name, state = path.relative_to(folder).as_posix(), "here"
-            if path.is_file() and not (state := _checkpoint_state(path, path.stat().st_mtime_ns)):
+            if not path.is_dir():
+                state = _checkpoint_state(path, path.stat().st_mtime_ns if path.is_file() else 0)
+            if not state:
                 continue
             found.append(Base(f"folder{number}:{name}", f"{name} in {folder}", str(path.resolve()), state))
     return [*found, Base(DEFAULT, DEFAULT, DEFAULT, hub_state(DEFAULT))]

@@ -88,11 +88,14 @@ export function every(milliseconds, signal, work, trouble = () => {}) {
 const waiting = new Set();
 addEventListener("pagehide", () => { for (const now of waiting) now(); });
 
-/** The last of many calls in a row, a moment later; at once when the page is left or loaded again. */
+/** The last of many calls in a row, a moment later; at once when the page is left or loaded again, and by flush(),
+ * which resolves when all of it is done. */
 export function settled(milliseconds, work) {
-  let pending = 0, last = [];
-  const now = () => { clearTimeout(pending); waiting.delete(now); work(...last); };
-  return (...facts) => { clearTimeout(pending); last = facts; waiting.add(now); pending = setTimeout(now, milliseconds); };
+  let pending = 0, last = [], done = null;
+  const now = () => { clearTimeout(pending); waiting.delete(now); done = Promise.all([done, work(...last)]); };
+  const call = (...facts) => { clearTimeout(pending); last = facts; waiting.add(now); pending = setTimeout(now, milliseconds); };
+  call.flush = async () => { if (waiting.has(now)) now(); await done; };
+  return call;
 }
 
 export function go(address, replace = false) {

@@ -1,6 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const COLUMNS_OF_STRIP = 10;
+const LABEL = 150, GAP = 6, LEAST = 120, MOST = 224;  // pixels of the grid of samples
 const byId = (id) => document.getElementById(id);
 
 function make(tag, properties, ...children) {
@@ -46,7 +47,10 @@ function fillSeeds(concept) {
 
 function draw() {
   const c = Number(byId("concept").value), seed = Number(byId("seed").value), concept = data.concepts[c], grid = byId("grid");
-  grid.style.gridTemplateColumns = `150px repeat(${concept.prompts.length}, auto)`;
+  // as large as all prompts side by side leave room for; of many prompts the grid scrolls
+  const room = (grid.parentElement.clientWidth - LABEL) / concept.prompts.length - GAP, side = Math.max(LEAST, Math.min(MOST, Math.floor(room)));
+  grid.style.setProperty("--tile", `${side}px`);
+  grid.style.gridTemplateColumns = `${LABEL}px repeat(${concept.prompts.length}, auto)`;
   const cells = [make("img", { src: concept.picture, alt: "training picture" })];
   for (const prompt of concept.prompts) cells.push(make("div", { className: "prompt", textContent: prompt.text }));
   data.methods.forEach((label, m) => {
@@ -54,7 +58,7 @@ function draw() {
     concept.prompts.forEach((prompt, p) => {
       const sample = data.samples.find((s) => s[0] === c && s[1] === m && s[2] === p && s[3] === seed);
       if (!sample) return cells.push(make("div", {}));
-      const tile = place(make("button", { title: prompt.text, onclick: () => show(sample) }), sample, 84);
+      const tile = place(make("button", { title: prompt.text, onclick: () => show(sample) }), sample, side);
       tile.setAttribute("aria-label", `${label}: ${prompt.text}`);
       cells.push(tile);
     });

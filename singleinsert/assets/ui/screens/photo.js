@@ -1,6 +1,6 @@
 // The photo, what it shows, and the name: the first step.
 import { ask, choice, doing, go, h, settled } from "../base.js";
-import { keeper, load, onward, steps } from "../draft.js";
+import { caughtUp, keeper, load, onward, steps } from "../draft.js";
 import { dropPlace, startExample } from "../dropping.js";
 
 const WORDS = ["face", "hair", "clothes", "pet", "cat", "dog", "mug", "toy", "bag", "house"];
@@ -30,6 +30,7 @@ function wordField(draft, number, changed) {
     h("input", { id: `handle${number}`, value: subject.name, placeholder: subject.class_word || "cat",
       oninput: event => changed(number, { name: event.target.value }) })) : null;
   const remove = draft.subjects.length > 1 ? h("button", { type: "button", class: "quiet danger", onclick: doing(async () => {
+    await caughtUp();
     await ask("POST", `drafts/${draft.id}/subjects/remove`, { number });
     dispatchEvent(new PopStateEvent("popstate"));
   }) }, "Leave it out") : null;
@@ -58,7 +59,7 @@ export async function show(place, { id }, signal) {
     "aria-describedby": "judged", placeholder: "annaxy", oninput: () => { keepName({ name: name.value }); look(); } });
   const use = word => { name.value = word; name.dispatchEvent(new Event("input")); };
   const more = h("button", { type: "button", id: "more", onclick: doing(async () => {
-    await ask("PUT", `drafts/${id}`, { subjects: words });
+    await caughtUp();  // an older list that comes later would take the new thing away again
     await ask("POST", `drafts/${id}/subjects/add`, {});
     dispatchEvent(new PopStateEvent("popstate"));
   }) }, "Learn one more thing of this photo");
