@@ -187,7 +187,7 @@ def _heats(results: Results, folder: Path) -> str:
     )
     return (
         "<section><h2>Where the words act</h2><p>Cross-attention of the concept's vector and of its class word, the "
-        "mean over layers, heads and steps; red is each map's own highest value.</p>"
+        "mean over layers, heads and steps; yellow is each map's own highest value, violet its lowest.</p>"
         f"<div class=blocks>{tables}</div></section>"
     )
 
