@@ -372,7 +372,11 @@ def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
     results = Results.load(done / "out")
     rated = replace(
         results,
-        samples=[replace(s, values={"prompt": 0.2 + 0.1 * (s.method == "apart")}) for s in results.samples],
+        samples=[
+            replace(s, concept=f"{s.concept}{scene}", values={"prompt": 0.2 + 0.1 * (s.method == "apart")})
+            for s in results.samples
+            for scene in range(3)  # of fewer nothing is beyond chance
+        ],
     )
     # apart obeys more here; people said the reverse
     assert agreement(rated, "prompt") == (0, 1, [("together", "apart")]) and agreement(rated, "identity") is None

@@ -27,10 +27,10 @@ NEEDED = {
 """What a run is made of."""
 OF_THESE = {
     "anyio", "certifi", "charset_normalizer", "filelock", "fsspec", "google", "h11", "httpcore2", "httpx2", "idna",
-    "jinja2", "markupsafe", "mpmath", "packaging", "psutil", "regex", "requests", "scipy", "sympy", "torchgen",
-    "truststore", "typing_extensions", "urllib3", "yaml",
+    "jinja2", "markupsafe", "mpmath", "packaging", "pillow_heif", "psutil", "regex", "requests", "scipy", "sympy",
+    "torchgen", "truststore", "typing_extensions", "urllib3", "yaml",
 }  # fmt: skip
-"""What those import by themselves; scipy where it is installed, for tests and studies."""
+"""What those import by themselves. Where they are installed: scipy, for tests and studies, and Pillow's HEIC reader."""
 HEAVY = (
     "singleinsert.batch", "singleinsert.evaluate", "singleinsert.hosts", "singleinsert.inference", "singleinsert.merge",
     "singleinsert.metrics", "singleinsert.ui", "singleinsert.captions.local", "singleinsert.masks.editor",
