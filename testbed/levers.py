@@ -16,6 +16,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from PIL import Image
 
@@ -53,7 +54,14 @@ Scores = dict[str, dict[str, Means]]
 def missing_rows(wanted: Sequence[str]) -> list[str]:
     """Names of rows without results, in the set's order; of `wanted` alone, if given."""
     names = [method.name for method in load_methods(METHODS).only(wanted or all_rows()).methods]
-    return [name for name in names if not (FOLDER / "rows" / name / NAME).is_file()]
+    return [name for name in names if not is_whole(FOLDER / "rows" / name)]
+
+
+def is_whole(folder: Path) -> bool:
+    """Has a row's folder results of every instance? One that was interrupted has some."""
+    if not (folder / NAME).is_file():
+        return False
+    return len({sample.concept for sample in Results.load(folder).samples}) == len(list(subjects_to_choose_by()))
 
 
 def all_rows() -> list[str]:

@@ -9,7 +9,7 @@ import pytest
 from singleinsert.config import load_settings
 from singleinsert.evaluate.methods import load_methods
 from singleinsert.evaluate.prompt_lists import load_prompts
-from singleinsert.evaluate.results import NAME
+from singleinsert.evaluate.results import Results, Sample
 from singleinsert.training.stages import stages_of
 from testbed import levers
 from testbed.instances import asked, description, held_out_instance, other_scenes, subjects, subjects_to_choose_by
@@ -78,7 +78,11 @@ def test_rows_are_compared_in_pairs_and_missing_ones_named(tmp_path: Path, monke
     assert "0.750<br><sub>+0.050 (+0.000 to +0.100)</sub>" in text[3]
     assert text[4].startswith("| drawn | 1 | 0.900<br><sub>**+0.400")  # of the instance that both have
     monkeypatch.setattr(levers, "FOLDER", tmp_path)
-    (tmp_path / "rows" / "default").mkdir(parents=True)
-    (tmp_path / "rows" / "default" / NAME).write_text("{}")
+    instances = [f"face{place}" for place, _ in enumerate(subjects_to_choose_by())]
+    for name, concepts in (("default", instances), ("values", instances[1:])):  # values was interrupted
+        asked_for = [{"name": each, "class_word": "face", "prompts": [{"text": "*"}]} for each in concepts]
+        samples = [Sample(name, each, 0, 0, "") for each in concepts]
+        (tmp_path / "rows" / name).mkdir(parents=True)
+        Results("", {"cache": ""}, [{"name": name}], [], asked_for, samples).save(tmp_path / "rows" / name)
     assert levers.missing_rows([]) == [method.name for method in METHODS[1:]]
     assert levers.missing_rows(["values", "default", "v-fresh"]) == ["v-fresh", "values"]
