@@ -74,3 +74,12 @@ def small_values(folder: Path, model: Path, **changes: Any) -> dict[str, Any]:
 
 def small_settings(folder: Path, model: Path, **changes: Any) -> Settings:
     return load_settings(None, None, small_values(folder, model, **changes))
+
+
+def values_that_show(folder: Path, base: Path, **more: Any) -> dict[str, Any]:
+    """As :func:`small_values`, of a run called zork: two steps a stage at rates that show, two vectors, a LoRA."""
+    return small_values(
+        folder, base, stage1__steps=2, stage2__steps=2, stage1__learning_rate=3e-2, stage2__learning_rate=3e-2,
+        concept__num_vectors=2, adapter__network_dim=2, sample__prompts=["{concept}"], save__save_precision="fp32",
+        run__output_name="zork", **more,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import torch
 from diffusers import Flux2KleinPipeline, ZImagePipeline
 from evaluations import arguments
 from PIL import Image
-from runs import draw_subject, small_values
+from runs import draw_subject, small_values, values_that_show
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_train_script import command_line
@@ -87,10 +87,8 @@ def trained(case, base, tmp_path_factory):
     """The output folder of a run of two steps a stage, at rates that show, two vectors, alpha four times the rank: a
     factor that no rounding can move."""
     folder = tmp_path_factory.mktemp(case.preset)
-    values = small_values(
-        folder, base, stage1__steps=2, stage2__steps=2, stage1__learning_rate=3e-2, stage2__learning_rate=3e-2,
-        concept__num_vectors=2, adapter__network_dim=2, adapter__network_alpha=8.0, sample__prompts=["{concept}"],
-        save__save_precision="fp32", save__formats=["webui", "diffusers"], run__output_name="zork",
+    values = values_that_show(
+        folder, base, adapter__network_alpha=8.0, save__formats=["webui", "diffusers"],
         adapter__denoiser_targets=list(case.targets), stage2__trains=["concept", "denoiser"],
     )  # fmt: skip
     assert train_singleinsert.main(command_line(values)) == 0

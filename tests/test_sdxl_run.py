@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 from PIL import Image
-from runs import small_values
+from runs import small_values, values_that_show
 from safetensors import safe_open
 from safetensors.torch import load_file
 from test_train_script import command_line
@@ -30,11 +30,8 @@ TEXT = ("q_proj", "k_proj", "v_proj", "out_proj")
 def trained(tiny_sdxl, tmp_path_factory):
     """The output folder of a run of two steps a stage, at rates that show, two vectors, alpha three times the rank."""
     folder = tmp_path_factory.mktemp("sdxl")
-    values = small_values(
-        folder, tiny_sdxl, stage1__steps=2, stage2__steps=2, stage1__learning_rate=3e-2, stage2__learning_rate=3e-2,
-        concept__num_vectors=2, adapter__network_dim=2, adapter__network_alpha=6.0, sample__prompts=["{concept}"],
-        save__save_precision="fp32", save__formats=["webui", "diffusers", "bundle"], run__output_name="zork",
-    )  # fmt: skip
+    formats = ["webui", "diffusers", "bundle"]
+    values = values_that_show(folder, tiny_sdxl, adapter__network_alpha=6.0, save__formats=formats)
     assert train_singleinsert.main(command_line(values)) == 0
     return folder / "out"
 

@@ -6,20 +6,15 @@ chat template. The statistics of the packed latents differ by channel, so that a
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from tinymodels import hashed, set_weights_by_formula
-from tinyqwen import WIDTH, set_lookup, tiny_qwen, tiny_qwen_tokenizer
+from tinyqwen import WIDTH, set_lookup, tiny_qwen, tiny_qwen_tokenizer, write_pipeline
 
 LATENTS = 3
 CHANNELS = 4 * LATENTS
-LIBRARIES = {
-    "scheduler": "diffusers", "vae": "diffusers", "transformer": "diffusers", "text_encoder": "transformers",
-    "tokenizer": "transformers",
-}  # fmt: skip
 
 
 def tiny_klein_models() -> dict[str, Any]:
@@ -53,12 +48,7 @@ def write_tiny_klein(folder: Path, distilled: bool = False) -> Path:
 
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
     models = {**tiny_klein_models(), "scheduler": scheduler}
-    for name, model in models.items():
-        model.save_pretrained(folder / name)
-    index: dict[str, Any] = {name: [LIBRARIES[name], type(models[name]).__name__] for name in LIBRARIES}
-    index |= {"_class_name": "Flux2KleinPipeline", "is_distilled": distilled}
-    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
-    return folder
+    return write_pipeline(folder, models, _class_name="Flux2KleinPipeline", is_distilled=distilled)
 
 
 def random_latents(batch: int = 1, side: int = 8) -> torch.Tensor:

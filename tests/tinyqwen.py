@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tinymodels import WORDS, hashed
 
+LIBRARIES = {
+    "scheduler": "diffusers", "vae": "diffusers", "transformer": "diffusers", "text_encoder": "transformers",
+    "tokenizer": "transformers",
+}  # fmt: skip
+"""Of the parts of a pipeline with such a language model: where model_index.json says that their classes are."""
 WIDTH = 128
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 TEMPLATE = (
@@ -52,3 +60,12 @@ def set_lookup(encoder: Any) -> None:
     """Rows of the embedding table that are as large as those of a true one beside the layers' outputs."""
     table = encoder.model.embed_tokens.weight
     table.copy_(0.5 * hashed(tuple(table.shape), 3))
+
+
+def write_pipeline(folder: Path, models: Mapping[str, Any], **facts: Any) -> Path:
+    """Write ``models`` as a whole diffusers folder (float32 safetensors), with ``facts`` in its index; the folder."""
+    for name, model in models.items():
+        model.save_pretrained(folder / name)
+    index = {name: [LIBRARIES[name], type(models[name]).__name__] for name in LIBRARIES}
+    (folder / "model_index.json").write_text(json.dumps(index | facts, indent=2))
+    return folder

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from tinymodels import hashed, set_weights_by_formula
-from tinyqwen import WIDTH, set_lookup, tiny_qwen, tiny_qwen_tokenizer
+from tinyqwen import WIDTH, set_lookup, tiny_qwen, tiny_qwen_tokenizer, write_pipeline
 
 LATENTS = 6
-LIBRARIES = {
-    "scheduler": "diffusers", "vae": "diffusers", "transformer": "diffusers", "text_encoder": "transformers",
-    "tokenizer": "transformers",
-}  # fmt: skip
 
 
 def tiny_zimage_models() -> dict[str, Any]:
@@ -47,11 +42,7 @@ def write_tiny_zimage(folder: Path) -> Path:
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     models = {**tiny_zimage_models(), "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
-    for name, model in models.items():
-        model.save_pretrained(folder / name)
-    index: dict[str, Any] = {name: [LIBRARIES[name], type(models[name]).__name__] for name in LIBRARIES}
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "ZImagePipeline"} | index, indent=2))
-    return folder
+    return write_pipeline(folder, models, _class_name="ZImagePipeline")
 
 
 def random_latents(batch: int = 1, side: int = 16) -> torch.Tensor:
