@@ -186,7 +186,7 @@ class Runner:
         """The training square itself, with its subjects, whatever a method makes of it."""
         plain = replace(concept.any_settings, scene=SceneSettings())
         plain = replace(plain, data=replace(plain.data, learn_background=False))
-        return find_material(plain, lambda line: None).pictures[0]
+        return find_material(plain, lambda line: None).given[0]
 
     def _keep_reference(self, concept: ConceptPlan, reference: TrainingPicture) -> None:
         """For the report."""

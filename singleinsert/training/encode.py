@@ -97,10 +97,10 @@ def _make_concept(
 
 
 def _views_of(material: Material, handle: Handle, size: int) -> Tensor:
-    """(P, 3, S, S): what an image encoder sees of a concept. A single one is shown whole pictures, as in the paper; one
-    of several its own part, on grey."""
+    """(P, 3, S, S): what an image encoder sees of a concept in the given pictures, which is all there is to see. A
+    single one is shown them whole, as in the paper; one of several its own part, on grey."""
     views = []
-    for picture in material.pictures:
+    for picture in material.given:
         for subject in picture.subjects:
             if subject.handle == handle.name:
                 alone = picture.image

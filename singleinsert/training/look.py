@@ -155,7 +155,7 @@ def phrasings_of_material(material: Material) -> tuple[Phrasing, ...]:
     """What a single concept's pictures are said to show beside it; nothing of several, which have no descriptions."""
     if len(material.handles) > 1:
         return ()
-    return phrasings_of([picture.description for picture in material.pictures], material.handles[0].class_word)
+    return phrasings_of([picture.description for picture in material.given], material.handles[0].class_word)
 
 
 def look_passes(handles: Sequence[Handle], phrasings: Sequence[Phrasing], guidance_scale: float, pictures: int) -> int:
@@ -232,4 +232,4 @@ def advice_for(found: Sequence[Entanglement], settings: Settings, material: Mate
     """What the user of these settings can do against what was found."""
     learnt = {kind for each in found for kind in each.learnt}
     masked = all(stage.objective != "full_image" for stage in settings.stages.values())
-    return advise(learnt, described=any(picture.description for picture in material.pictures), masked=masked)
+    return advise(learnt, described=any(picture.description for picture in material.given), masked=masked)

@@ -47,12 +47,14 @@ class Material:
     """What a run learns from, before any model is loaded.
 
     Attributes:
-        handles: the run's concepts, in order. pictures: at least one; those that were given come first.
+        handles: the run's concepts, in order. given: the pictures that were given, at least one.
+        pictures: those that it learns from. Of several concepts, also or only what was made out of the given ones.
         shown: with several concepts, how often and how each picture is drawn.
         found: the mask of every subject of every picture, as it was found; not for the background.
     """
 
     handles: tuple[Handle, ...]
+    given: tuple[TrainingPicture, ...]
     pictures: tuple[TrainingPicture, ...]
     found: tuple[MaskResult, ...]
     shown: tuple[Shown, ...] = ()
@@ -74,19 +76,19 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         say(line)
     handles = find_handles(settings)
     found: list[MaskResult] = []
-    pictures: list[TrainingPicture] = []
+    given: list[TrainingPicture] = []
     for number in range(len(paths)):
         picture, masks = prepare_picture(paths, number, handles, settings, say)
-        pictures.append(picture)
+        given.append(picture)
         found += masks
     if data.learn_background:
         handles = (*handles, BACKGROUND_HANDLE)
-    shown: list[Shown] = []
-    if not one_subject_in_each(pictures):
-        pictures, shown = expand_scene(settings, pictures)
+    pictures, shown = given, list[Shown]()
+    if not one_subject_in_each(given):
+        pictures, shown = expand_scene(settings, given)
         if len(handles) > FEW:
             say(f"{len(handles)} concepts share the steps: for as many looks at each as {FEW} have, raise stageN.steps")
-    return Material(handles, tuple(pictures), tuple(found), tuple(shown))
+    return Material(handles, tuple(given), tuple(pictures), tuple(found), tuple(shown))
 
 
 def prepare_picture(

@@ -33,7 +33,7 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
     """What was learnt, on the CPU in float32; ``looked``: what seems entangled in it."""
     settings, model = run.settings, run.model
     last = {row["stage"]: {k: v for k, v in row.items() if k not in ("stage", "step")} for row in loop.losses.rows}
-    shares = {subject.handle: subject.share for subject in material.pictures[0].subjects}
+    shares = {subject.handle: subject.share for subject in material.given[0].subjects}
     metadata = {
         "created": int(time.time()),
         "resolution": settings.data.resolution,
@@ -44,7 +44,7 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
         "mask_share": sum(shares.values()) if len(shares) > 1 else next(iter(shares.values())),
         "losses": last,
     }
-    if settings.caption.keep and any(described := [picture.description for picture in material.pictures]):
+    if settings.caption.keep and any(described := [picture.description for picture in material.given]):
         metadata["descriptions"] = described
     if looked is not None:
         metadata["entanglement"] = looked.numbers()
@@ -84,7 +84,7 @@ def write_results(
 ) -> Image.Image:
     """Write the losses, the artifact and the sheet; returns the preview, the last stage's first sample."""
     rows = [_row_before(run, material, sampler), *(_sheet_row(run, stage, sampler) for stage in run.stages)]
-    shown = material.pictures[0]
+    shown = material.given[0]
     first = rows[-1].pictures[0] if rows[-1].pictures else None
     preview = first or shown.image.resize((run.settings.data.resolution,) * 2)
     if run.accelerator.is_main_process:
@@ -128,9 +128,9 @@ def as_typed(prompt: str, artifact: Artifact) -> str:
 def _subtitle(artifact: Artifact, material: Material, looked: Looked | None) -> str:
     """What was learnt from what, in words."""
     named = ", ".join(f"{artifact.trigger(concept)} {concept.class_word}" for concept in artifact.concepts)
-    count = len({picture.source for picture in material.pictures})
+    count = len({picture.source for picture in material.given})
     parts = [f"{named}, from {'one picture' if count == 1 else f'{count} pictures'}"]
-    if shown := material.pictures[0].description:
+    if shown := material.given[0].description:
         parts.append(f"described: {shown}")
     if looked is not None:
         parts.append(looked.short)

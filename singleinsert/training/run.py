@@ -243,14 +243,15 @@ def check_prompts(prompting: Prompting, book: PromptBook) -> None:
 def identity_of(settings: Settings, material: Material) -> dict[str, Any]:
     """Everything that the run's numbers depend on: its settings, and what is in its pictures, masks and words."""
     size = settings.data.resolution
+    only_seen = [given for given in material.given if not any(given is picture for picture in material.pictures)]
     content = [
         tensor
-        for picture in material.pictures
+        for picture in (*material.pictures, *only_seen)
         for tensor in (
             image_to_tensor(picture.image, size), *(mask_to_tensor(s.mask, size) for s in picture.subjects)
         )
     ]  # fmt: skip
-    described = [picture.description for picture in material.pictures]
+    described = [picture.description for picture in material.given]
     return flatten(settings) | {"data.digest": digest(*content), "data.described": described}
 
 
@@ -266,7 +267,7 @@ def with_descriptions(settings: Settings, material: Material) -> Settings:
     """The settings with what a model or the user's words said of the pictures, so that the config can be fed back."""
     if not settings.caption.describe or settings.caption.mode == "off":
         return settings
-    said = tuple(picture.description for picture in material.pictures)
+    said = tuple(picture.description for picture in material.given)
     data = replace(settings.data, description=said)
     return replace(settings, data=data, caption=replace(settings.caption, describe=""))
 
@@ -274,7 +275,7 @@ def with_descriptions(settings: Settings, material: Material) -> Settings:
 def _write_beginning(run: Run, material: Material, events: EventLog) -> None:
     """The masks and the resolved settings: what a user may look at while the run goes on."""
     words = [handle.class_word for handle in material.handles]
-    squares = {picture.source: picture.square for picture in material.pictures}
+    squares = {picture.source: picture.square for picture in material.given}
     for place, found in enumerate(material.found):
         name, square = run.files.mask_name(place, len(material.found)), squares.get(str(found.picture.path))
         file, _ = write_mask(found, run.files.folder, name, square=square)
