@@ -149,6 +149,10 @@ def train_unet(
     if dev.type == "cpu":
         model.set_attn_processor(AttnProcessor())
     trainer = HalfTrainer([model], lr=args.rate, ema=0.999)
+    if args.compile:
+        # within one graph, its last bias and the time embedding's have the one gradient, and PyTorch 2.13's compiler
+        # declares that twice in its C++
+        model.add_embedding.forward = torch.compiler.disable(model.add_embedding.forward)
     predict: Any = torch.compile(model) if args.compile else model
     unread_of: Any = torch.compile(reader.unread) if args.compile else reader.unread
     abar = unet.build_scheduler().alphas_cumprod.to(dev)
