@@ -55,6 +55,24 @@ def test_a_lean_unet_gives_the_same_to_the_bit_and_divides_by_nothing(make):
     assert operators["aten.silu"] - lean["aten.silu"] == blocks - 1
 
 
+def test_attention_in_half_precision_is_differentiated_in_float32_on_a_cpu():
+    """bfloat16's own kernel is five times slower backward there; what is only drawn stays with it."""
+    unet = tiny_models()["unet"].eval().requires_grad_(False)
+    exact, exact_gradient, _ = outcome(unet)
+    make_lean(unet.to(torch.bfloat16))
+    x, t = torch.linspace(-1, 1, 2048).reshape(2, 4, 16, 16).bfloat16(), torch.tensor([3, 7])
+    states = torch.linspace(-1, 1, 2 * 8 * unet.config.cross_attention_dim).reshape(2, 8, -1).bfloat16()
+    with Count() as drawn:
+        unet(x, t, states)
+    with Count() as trained:
+        y = unet(x, t, states.requires_grad_(), return_dict=False)[0]
+    (gradient,) = torch.autograd.grad(y.float().square().sum(), states)
+    through = len(unet.attn_processors) - 1  # the first self-attention stands before the condition
+    assert trained.of["aten._to_copy"] == drawn.of["aten._to_copy"] + 4 * through
+    for found, wanted in ((y, exact), (gradient, exact_gradient)):
+        assert (found.float() - wanted).norm() < 0.05 * wanted.norm()  # bfloat16 has 8 bits
+
+
 def test_what_is_not_plain_stays_as_it_is():
     unet = tiny_models()["unet"].eval().requires_grad_(False)
     unet.down_blocks[0].resnets[0].output_scale_factor = 2.0

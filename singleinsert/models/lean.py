@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
@@ -35,8 +36,17 @@ class _LeanAttention(AttnProcessor2_0):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))  # each (b, n, heads * d)
         query, key, value = (each.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for each in projected)
-        mixed = functional.scaled_dot_product_attention(query, key, value)  # (b, heads, n, d)
+        mixed = _attend(query, key, value)  # (b, heads, n, d)
         return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """PyTorch's attention; on a CPU in float32 where gradients go through it, as its kernel for bfloat16 takes five
+    times as long backward."""
+    differentiable = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    if differentiable and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        return functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
+    return functional.scaled_dot_product_attention(query, key, value)
 
 
 def make_lean(unet: Any) -> None:
