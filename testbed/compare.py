@@ -5,7 +5,7 @@
     python -m testbed.compare output/evaluation/table2 --rows stage1-baseline stage1-fg-bg
 
 Two rows are added: `drawn`, the judge on true drawings of what each prompt asks for, the most that can be had; and
-`class word`, mini-sd asked for any such subject, with nothing learnt: what chance keeps, and how well it obeys.
+`class word`, the base model asked for any such subject, with nothing learnt: what chance keeps, and how well it obeys.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from singleinsert.evaluate.cache import Cache
 from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
 from singleinsert.evaluate.results import Results
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import MINI_SD, place_of_model
 from singleinsert.models.loading import load_base_model
 
 from .docs import IMAGES, RESEARCH, fill_block, save_picture
@@ -78,10 +78,12 @@ def true_drawings(scene: Scene, prompts: Sequence[EditPrompt]) -> list[Image.Ima
     return [draw(s, masks=False).image for s in scenes]
 
 
-def of_the_class(cls: str, prompts: Sequence[EditPrompt], guidance: float, steps: int) -> list[Image.Image]:
+def of_the_class(
+    cls: str, prompts: Sequence[EditPrompt], guidance: float, steps: int, model: str | Path = MINI_SD
+) -> list[Image.Image]:
     """Pictures of the prompts with the class word alone, seeds counting up."""
     wanted = [Picture(with_article(p.text, cls), 1000 + n, "", steps, guidance, 64, 64) for n, p in enumerate(prompts)]
-    return list(ConceptPipeline(load_base_model(MINI_SD)).render(wanted, batch_size=20))
+    return list(ConceptPipeline(load_base_model(model)).render(wanted, batch_size=20))
 
 
 def with_article(text: str, cls: str) -> str:
@@ -129,7 +131,9 @@ def gallery(judge: Judge, scene: Scene) -> Tensor:
     return judge.embed([draw(replace(scene, instances=(i,)), masks=False).image for i in others])
 
 
-def with_references(rows: dict[str, Pictures], scenes: Mapping[str, Scene], sampling: Mapping[str, Any]) -> None:
+def with_references(
+    rows: dict[str, Pictures], scenes: Mapping[str, Scene], sampling: Mapping[str, Any], model: str | Path = MINI_SD
+) -> None:
     """Add `DRAWN` and `CLASS_WORD` to the rows, with as many pictures of each prompt as the first row has."""
     first = next(iter(rows.values()))
     base: dict[str, list[Image.Image]] = {}
@@ -138,7 +142,7 @@ def with_references(rows: dict[str, Pictures], scenes: Mapping[str, Scene], samp
         for concept, pictures in first.items():
             prompts, cls = [p for p, _ in pictures], scenes[concept].instances[0].cls
             if name == CLASS_WORD and cls not in base:
-                base[cls] = of_the_class(cls, prompts, sampling["guidance_scale"], sampling["steps"])
+                base[cls] = of_the_class(cls, prompts, sampling["guidance_scale"], sampling["steps"], model)
             made = base[cls] if name == CLASS_WORD else true_drawings(scenes[concept], prompts)
             rows[name][concept] = list(zip(prompts, made, strict=True))
 
@@ -196,7 +200,7 @@ def main() -> int:
     args = p.parse_args()
     scenes, judge, results = dict(subjects()), Judge.load(), Results.load(args.folder)
     rows = pictures_of(args.folder, results, args.rows)
-    with_references(rows, scenes, results.facts["sampling"])
+    with_references(rows, scenes, results.facts["sampling"], place_of_model(results.facts["base_model"]))
     others = {c: gallery(judge, scenes[c]) for c in next(iter(rows.values()))}
     scores = {
         row: {c: score(judge, scenes[c], others[c], found) for c, found in pictures.items()}
