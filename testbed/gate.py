@@ -1,10 +1,11 @@
-"""The gate of mini-sd: does it draw what captions of held-out combinations ask for?
+"""The gate of mini-sd and mini-sdxl: does it draw what captions of held-out combinations ask for?
 
     python -m testbed.gate                500 pictures of the bundled model; exit code 1 if it fails
     python -m testbed.gate --model testbed/runs/snapshot --count 100 --guidance_scale 5
     python -m testbed.gate --skip 500 --count 2000         on other captions than the gate's
     python -m testbed.gate --model singleinsert/assets/mini-sdxl --told second     by mini-sdxl's second encoder alone
-    python -m testbed.gate --docs         also write the table and the samples of docs/research/mini-sd.md
+    python -m testbed.gate --docs         also write the table and the samples into docs/research/mini-sd.md; of another
+                                          bundled model into its own page
 
 The judge reads every picture; an attribute counts where the caption named it and the style lets it show.
 """
@@ -33,7 +34,7 @@ from singleinsert.models.loading import check_folder
 
 from .common import device
 from .dataset import HELD_OUT_START, held_out_scenes
-from .docs import DOCS, IMAGES, fill_block, save_picture
+from .docs import IMAGES, RESEARCH, fill_block, save_picture
 from .judge import Judge
 from .labels import visible
 from .world.captions import full_caption
@@ -188,7 +189,7 @@ def main() -> int:
     p.add_argument("--told", choices=("first", "second"), default="", help="SDXL: the text encoder that alone gets the "
                    "captions")  # fmt: skip
     p.add_argument("--out", type=Path, default=ROOT / "testbed" / "runs" / "gate")
-    p.add_argument("--docs", action="store_true", help=f"write the result into {DOCS.name}")
+    p.add_argument("--docs", action="store_true", help="write the result into the model's page of docs/research")
     args = p.parse_args()
     questions = [question(s) for s in islice(held_out_scenes(args.skip + args.count, GATE_START), args.skip, None)]
     captions = [q.caption for q in questions]
@@ -207,8 +208,10 @@ def main() -> int:
     sheet.save(args.out / "sheet.png")
     print(table(result))
     if args.docs:
-        fill_block(DOCS, "gate", table(result))
-        save_picture(captioned_sheet(images[:24], captions[:24]), IMAGES / "mini-sd-samples.png")
+        page = RESEARCH / f"{args.model.resolve().name}.md"
+        fill_block(page, f"gate-{args.told}" if args.told else "gate", table(result))
+        if not args.told:
+            save_picture(captioned_sheet(images[:24], captions[:24]), IMAGES / f"{page.stem}-samples.png")
     return 0 if passed(result) else 1
 
 
