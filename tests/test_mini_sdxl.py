@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from singleinsert.config import load_settings
-from singleinsert.errors import ModelError
-from singleinsert.models import bundled
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import ASSETS, MINI_SD, place_of_model
 from singleinsert.models.condition import Condition
 from singleinsert.models.families.sdxl import StableDiffusionXL
 from singleinsert.models.loading import load_base_model
+from testbed.gate import generate, load_pipeline
+from testbed.judge import Judge
 from testbed.sdxl import GAIN, POOLED, SECOND_WIDTH, TIME_DIM, transplant, transplant_unet, write
 from testbed.sdxl_data import Framing, Texts, draw_framing
 from testbed.sdxl_text import merge_spans, summed_in
@@ -25,9 +25,11 @@ from testbed.sdxl_train import (
     told,
 )
 from testbed.text import encode_tokens
+from testbed.world.captions import BACKGROUND_WORDS
 
 PROMPTS = ("a photo of a face in the snow", "a dog on the beach")
 TIMES = (100, 500, 900)
+MINI_SDXL = ASSETS / "mini-sdxl"
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +188,45 @@ def test_divided_columns_say_of_true_states_what_training_saw(mini):
     assert torch.allclose(unet(latents(), 500, states, added_cond_kwargs=more).sample, wanted, atol=1e-5)
 
 
-def test_the_miniature_is_chosen_by_name_or_says_how_it_is_made(monkeypatch, tmp_path):
+# the trained miniature
+
+
+def test_the_miniature_is_chosen_by_name():
     settings = load_settings("mini", None, {"model.pretrained_model_name_or_path": "mini-sdxl"})
     assert (settings.data.resolution, settings.mask.backend) == (64, "mini")
-    monkeypatch.setattr(bundled, "ASSETS", tmp_path)
-    with pytest.raises(ModelError, match="mini-sdxl is not here yet: python -m testbed.sdxl_train makes it"):
-        bundled.place_of_model("mini-sdxl")
+    assert place_of_model("mini-sdxl") == MINI_SDXL
+    model = load_base_model(MINI_SDXL)
+    assert model.name == "sdxl" and sum(path.stat().st_size for path in MINI_SDXL.rglob("*")) < 30e6
+
+
+@pytest.mark.parametrize("told", ["first", "second"])
+def test_each_text_encoder_is_heard_by_itself(told):
+    """The other one has the empty prompt: a family that mixes them up, or leaves one out, shows here."""
+    asked = [("car", "in the snow"), ("tree", "on the beach"), ("cup", "in the city"), ("face", "in the desert")]
+    prompts = [f"a photo of a {cls} {place}" for cls, place in asked]
+    read = Judge.load().read(generate(load_pipeline(MINI_SDXL), prompts, 3.0, told=told))
+    places = [BACKGROUND_WORDS[reading["background"].value] for reading in read]
+    assert all(place in words for words, (_, place) in zip(places, asked, strict=True))
+    if told == "first":  # of what it is, the second one is asked less often in training
+        assert [reading.cls for reading in read] == [cls for cls, _ in asked]
+
+
+def test_time_ids_say_how_large_a_picture_was_and_that_it_is_a_part():
+    """A small original is blurred, and in a part of a picture the subject is larger."""
+    pipe = load_pipeline(MINI_SDXL)
+
+    def drawn(**ids):
+        prompts = ["a photo of a red car in the snow"] * 4
+        seeds = [torch.Generator().manual_seed(k) for k in range(4)]
+        found = pipe(prompts, None, 64, 64, 25, generator=seeds, guidance_scale=3.0, **ids).images
+        return np.stack([np.asarray(picture, dtype=float) for picture in found])  # (4, 64, 64, 3)
+
+    def redness(pixels):
+        return float(np.clip(pixels[..., 0] - pixels[..., 1:].max(axis=-1), 0, None).mean())
+
+    def edges(pixels):
+        return float(np.abs(np.diff(pixels.mean(axis=-1), axis=2)).mean())
+
+    whole = drawn()
+    assert edges(drawn(original_size=(16, 16))) < 0.95 * edges(whole)
+    assert redness(drawn(crops_coords_top_left=(24, 24))) > 1.15 * redness(whole)
