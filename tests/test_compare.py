@@ -123,7 +123,7 @@ def results_of(folder: Path) -> Path:
             samples.append(Sample(method, "face0", k, 0, key))
     methods = [{"name": m, "label": m, "group": "Stage I"} for m in ("true", "gray")]
     concept = {"name": "face0", "class_word": "face", "prompts": [{"text": p.text} for p in prompts]}
-    facts = {"cache": "cache", "sampling": {"steps": 2, "guidance_scale": 4.0}}
+    facts = {"cache": "cache", "base_model": "mini-sd", "sampling": {"steps": 2, "guidance_scale": 4.0}}
     Results("made up", facts, methods, [], [concept], samples).save(folder)
     return folder
 

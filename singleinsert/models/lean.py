@@ -25,7 +25,16 @@ class _LeanResnetBlock(ResnetBlock2D):
 
 
 class _LeanAttention(AttnProcessor2_0):
-    """Attention without masks, norms and scales of its own."""
+    """Attention without masks, norms and scales of its own.
+
+    Where gradients go through it on a CPU it is computed in float32: PyTorch's kernel for bfloat16 takes five times as
+    long backward.
+    """
+
+    def __init__(self, of_a_cpu: bool) -> None:
+        """``of_a_cpu``: were the weights loaded there? Some then go to a GPU, where nothing is different."""
+        super().__init__()
+        self._of_a_cpu = of_a_cpu
 
     def __call__(
         self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
@@ -36,17 +45,15 @@ class _LeanAttention(AttnProcessor2_0):
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         projected = (attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context))  # each (b, n, heads * d)
         query, key, value = (each.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for each in projected)
-        mixed = _attend(query, key, value)  # (b, heads, n, d)
-        return attn.to_out[0](mixed.transpose(1, 2).flatten(2))
+        if self._of_a_cpu and torch.is_grad_enabled() and _slow_backward(query, key, value):
+            query, key, value = query.float(), key.float(), value.float()
+        mixed = functional.scaled_dot_product_attention(query, key, value)  # (b, heads, n, d)
+        return attn.to_out[0](mixed.to(hidden_states.dtype).transpose(1, 2).flatten(2))
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """PyTorch's attention; on a CPU in float32 where gradients go through it, as its kernel for bfloat16 takes five
-    times as long backward."""
-    differentiable = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
-    if differentiable and query.device.type == "cpu" and query.dtype in (torch.bfloat16, torch.float16):
-        return functional.scaled_dot_product_attention(query.float(), key.float(), value.float()).to(query.dtype)
-    return functional.scaled_dot_product_attention(query, key, value)
+def _slow_backward(*tensors: Tensor) -> bool:
+    first = tensors[0]
+    return first.device.type == "cpu" and first.dtype == torch.bfloat16 and any(t.requires_grad for t in tensors)
 
 
 def make_lean(unet: Any) -> None:
@@ -56,9 +63,10 @@ def make_lean(unet: Any) -> None:
         unet.time_embed_act = nn.SiLU()
         for block in blocks:
             block.__class__ = _LeanResnetBlock
+    on_a_cpu = unet.device.type == "cpu"
     for module in unet.modules():
         if isinstance(module, Attention) and _is_plain_attention(module):
-            module.set_processor(_LeanAttention())
+            module.set_processor(_LeanAttention(on_a_cpu))
 
 
 def _is_plain_block(block: ResnetBlock2D) -> bool:
