@@ -35,7 +35,7 @@ demo: $(VENV)/.run
 WORKERS ?= 2
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-browser: $(VENV)/.dev
 	$(PIP) $(PIP_ARGS) -r requirements-ui.txt selenium

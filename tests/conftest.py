@@ -22,6 +22,15 @@ settings.register_profile("long", max_examples=10_000, deadline=None, suppress_h
 settings.load_profile("long" if os.environ.get("SINGLEINSERT_LONG_TESTS") else "quick")
 
 
+LONG = ("test_cost", "test_kills", "test_batch_worker", "test_evaluate", "test_flow_run", "test_train_script",
+        "test_longer", "test_entanglement", "test_batch_processes", "test_sdxl_run", "test_golden_mini")  # fmt: skip
+"""Files of tests that take longest; they begin first, in that order, or one process waits for the other."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def make_tiny_sd(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``make_tiny_sd(prediction_type="epsilon", family="sd1")`` -> folder, each combination written once.

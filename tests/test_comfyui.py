@@ -7,8 +7,9 @@ import json
 import math
 import re
 import sys
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -287,6 +288,11 @@ def write_events(queue: Path, *events: dict[str, Any], folder: str = "mexyz") ->
         file.writelines(json.dumps(event) + "\n" for event in events)
 
 
+def clock(sleep: Callable[[float], object]) -> Any:
+    """The time module with a sleep of its own, for one module alone: threads of other tests may sleep meanwhile."""
+    return SimpleNamespace(**{**vars(time), "sleep": sleep})
+
+
 def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
     comfy: Comfy, queue: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -310,7 +316,7 @@ def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
             put(queue / "mexyz", "mexyz_lora", own(("mexyz", "mexyz", "face")))
             put(queue / "mexyz", "mexyz_artifact", own(("mexyz", "mexyz", "face")))
 
-    monkeypatch.setattr(train.time, "sleep", work)
+    monkeypatch.setattr(train, "time", clock(work))
     node = train.TrainConcept()
     mask = torch.zeros(1, 16, 16)
     mask[:, 4:12, 4:12] = 1
@@ -327,7 +333,7 @@ def test_training_hands_a_job_over_shows_it_and_is_cached_by_its_inputs(
 def test_files_that_do_not_come_are_said(comfy: Comfy, queue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = pack("train")
     monkeypatch.setattr(train, "SETTLE", 0)
-    monkeypatch.setattr(train.time, "sleep", lambda _: write_events(queue, {"event": "done"}))
+    monkeypatch.setattr(train, "time", clock(lambda _: write_events(queue, {"event": "done"})))
     with pytest.raises(pack("concepts").ConceptError, match="is trained, but its files did not come to"):
         train.TrainConcept().train(**request())
 
@@ -342,7 +348,7 @@ def test_the_job_is_one_that_the_batch_reads(comfy: Comfy, queue: Path, monkeypa
         comfy.cancelled = True
 
     kept: dict[str, str] = {}
-    monkeypatch.setattr(pack("train").time, "sleep", cancel)
+    monkeypatch.setattr(pack("train"), "time", clock(cancel))
     monkeypatch.setattr(pack("job").Job, "stop", lambda self: kept.update(job=self.file.read_text()))
     with pytest.raises(Interrupted):
         pack("train").TrainConcept().train(**request(mask=mask, class_word='the "best" face', stage1_steps=4))
@@ -359,7 +365,7 @@ def test_cancel_stops_the_run_and_takes_back_what_nobody_began(
     def cancel(_: float) -> None:
         comfy.cancelled = True
 
-    monkeypatch.setattr(pack("train").time, "sleep", cancel)
+    monkeypatch.setattr(pack("train"), "time", clock(cancel))
     with pytest.raises(Interrupted):
         pack("train").TrainConcept().train(**request())
     assert not (queue / "queue" / "mexyz.toml").exists() and not (queue / "mexyz").exists()
@@ -392,7 +398,9 @@ def test_a_failure_says_its_reason_and_a_worker_that_cannot_begin_too(
 ) -> None:
     error, node = pack("concepts").ConceptError, pack("train").TrainConcept()
     monkeypatch.setattr(
-        pack("train").time, "sleep", lambda _: write_events(queue, {"event": "failed", "reason": "out of memory"})
+        pack("train"),
+        "time",
+        clock(lambda _: write_events(queue, {"event": "failed", "reason": "out of memory"})),
     )
     with pytest.raises(error, match="the training of mexyz failed: out of memory"):
         node.train(**request())
