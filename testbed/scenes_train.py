@@ -74,7 +74,7 @@ class Plan:
 
 def scenes_unet(start: UNet2DConditionModel) -> UNet2DConditionModel:
     """A copy of a UNet of mini-sd's shape for latents of 24 x 24."""
-    config = {k: v for k, v in start.config.items() if k != "_name_or_path"} | {"sample_size": SCENE_SIZE // 4}
+    config = unet.config_of(start) | {"sample_size": SCENE_SIZE // 4}
     model = UNet2DConditionModel.from_config(config)
     model.load_state_dict(start.state_dict())
     return model

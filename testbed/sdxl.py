@@ -24,6 +24,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from singleinsert.models.families.sd import StableDiffusion
 
+from .unet import config_of
+
 SECOND_WIDTH, POOLED, TIME_DIM = 224, 288, 32
 """Widths of mini-sdxl's own, none of them mini-sd's 256, so that none can be taken for another."""
 GAIN = 4.0
@@ -41,7 +43,7 @@ def transplant_unet(unet: Any, second_width: int = SECOND_WIDTH, pooled: int = P
     """
     width = unet.config.cross_attention_dim
     config = {
-        **unet.config, "cross_attention_dim": width + second_width, "addition_embed_type": "text_time",
+        **config_of(unet), "cross_attention_dim": width + second_width, "addition_embed_type": "text_time",
         "addition_time_embed_dim": TIME_DIM, "projection_class_embeddings_input_dim": pooled + 6 * TIME_DIM,
     }  # fmt: skip
     with torch.random.fork_rng():

@@ -29,6 +29,11 @@ UNREAD_WEIGHT = 0.1
 """What a named attribute that the reader does not find in the prediction of x0 counts, against x0's squared error."""
 
 
+def config_of(model: Any) -> dict[str, Any]:
+    """A UNet's config, for another one after it, without the place that it was loaded from."""
+    return {key: value for key, value in model.config.items() if key != "_name_or_path"}
+
+
 def build_scheduler() -> DDPMScheduler:
     return DDPMScheduler(
         num_train_timesteps=1000,

@@ -48,7 +48,7 @@ def difference(one, other):
 @torch.no_grad()
 def test_the_unet_says_what_mini_sd_says_whatever_else_it_is_told(mini):
     unet = transplant_unet(mini.unet)
-    assert unet.config.cross_attention_dim == 256 + SECOND_WIDTH
+    assert unet.config.cross_attention_dim == 256 + SECOND_WIDTH and not unet.config.get("_name_or_path")
     assert unet.config.projection_class_embeddings_input_dim == POOLED + 6 * TIME_DIM
     generator = torch.Generator().manual_seed(1)
     for time in TIMES:
@@ -196,6 +196,7 @@ def test_the_miniature_is_chosen_by_name():
     assert (settings.data.resolution, settings.mask.backend) == (64, "mini")
     assert place_of_model("mini-sdxl") == MINI_SDXL
     model = load_base_model(MINI_SDXL)
+    assert not any("_name_or_path" in path.read_text() for path in MINI_SDXL.glob("*/config.json"))
     assert model.name == "sdxl" and sum(path.stat().st_size for path in MINI_SDXL.rglob("*")) < 30e6
 
 
