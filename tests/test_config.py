@@ -363,3 +363,21 @@ def test_what_is_off_by_default_is_in_no_fingerprint():
     assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.average_steps", "painted.views"}
     prior = load_settings("mini", None, {"stage2.prior_weight": 1.0, "prior.pictures": 20})
     assert {"stage2.prior_weight", "prior.pictures"} <= _numbers(prior).keys()
+
+
+def test_steps_grow_with_the_concepts_unless_they_are_given(tmp_path):
+    def steps(preset, **more):
+        settings = load_settings(preset, more.pop("file", None), {key.replace("__", "."): v for key, v in more.items()})
+        return settings.stage1.steps, settings.stage2.steps, settings.scene.steps_for
+
+    two, three = ["cat", "mug"], ["cat", "mug", "tree"]
+    assert steps("scene") == steps("scene", data__class_word=two) == (100, 200, 2)
+    assert steps("scene", data__class_word=three) == (150, 300, 3)
+    assert steps("scene", data__class_word=three, data__learn_background=True) == (200, 400, 4)
+    assert steps("scene", data__class_word=three, stage1__steps=7) == (7, 300, 3)
+    assert steps("scene", data__class_word=three, scene__steps_for=0) == (100, 200, 0)
+    assert steps("scene-paper", data__class_word=three) == (400, 400, 0)
+    # what a run wrote down means the same when it is read back
+    grown = load_settings("scene", None, {"data.class_word": three})
+    (tmp_path / "config.toml").write_text(to_toml(grown))
+    assert load_settings(None, tmp_path / "config.toml") == grown

@@ -13,11 +13,11 @@ from evaluations import Colours, Halves
 from PIL import Image
 from runs import draw_subject
 
-from singleinsert.config import load_settings
+from singleinsert.config import Settings, load_settings
 from singleinsert.config.load import toml_string
 from singleinsert.data.subject import Frame, Handle, Subject, TrainingPicture
 from singleinsert.evaluate.__main__ import main
-from singleinsert.evaluate.methods import load_methods
+from singleinsert.evaluate.methods import MethodSet, load_methods
 from singleinsert.evaluate.prompt_lists import EditPrompt
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.results import Results
@@ -179,13 +179,19 @@ def test_the_loss_without_its_mask_is_the_plain_one():
 # rows
 
 
-def test_the_rows_of_the_papers_figure():
-    found = load_methods("scenes")
+def rows_of(name: str) -> tuple[MethodSet, dict[str, Settings]]:
+    """A set of methods, and the settings of its rows on mini-scenes."""
+    found = load_methods(name)
     rows = {}
     for method in found.methods:
         base = load_settings(method.base, None, {"model.pretrained_model_name_or_path": "mini-scenes"})
         rows[method.name] = method.applied(base, method.base)
-    paper, scene = rows["scene-paper"], rows["scene"]
+    return found, rows
+
+
+def test_the_rows_of_the_papers_figure():
+    found, rows = rows_of("scenes")
+    paper = rows["scene-paper"]
     samples = {name: sum(s.steps * s.batch_size for s in row.stages.values()) for name, row in rows.items()}
     assert {samples[name] for name in rows if not name.startswith(("scene", "singleinsert"))} == {800}
     assert samples["scene-paper"] == 800
@@ -193,20 +199,31 @@ def test_the_rows_of_the_papers_figure():
     assert list(rows["paper-no-phase1"].stages) == ["stage2"] and rows["ti-m"].stages.keys() == {"stage1"}
     assert rows["cd-m"].adapter.type == "kv" and rows["cd-m"].adapter.denoiser_targets == ()
     assert rows["db"].scene.collection == 0 and rows["db"].scene.subset == "all" and rows["db-m"].scene.collection == 64
-    for name, row in rows.items():  # one thing is changed, and what that brings along
-        if name.startswith("scene-") and name != "scene-paper":
-            parts = ("concept", "adapter", "stage1", "stage2", "scene")
-            changed = {
-                f.split(".")[-1]
-                for part in parts
-                for f in vars(getattr(row, part))
-                if getattr(getattr(row, part), f) != getattr(getattr(scene, part), f)
-            }
-            assert len(changed) == 1, name
     assert {m.base for m in found.methods} == {"scene", "scene-paper", "paper"}
     assert found.published[0].label == "ELITE" and found.published[0].paper["rated-identity"] == 3.05
 
 
+def test_one_thing_at_a_time_was_changed_in_the_first_preset_for_scenes():
+    _, rows = rows_of("scenes-choices")
+    changes = {
+        "first-vector": {"type", "residual", "init_std", "learning_rate"},
+        "first-full": {*ADAPTER, "learning_rate"},
+    }
+    changes["first-four"] = {"loss_space", "mask_normalization", "attention_loss", "phrase"}
+    parts = ("concept", "adapter", "stage1", "stage2", "scene")
+    for name, row in rows.items():
+        if name.startswith("first-"):
+            changed = {
+                f
+                for part in parts
+                for f in vars(getattr(row, part))
+                if getattr(getattr(row, part), f) != getattr(getattr(rows["first"], part), f)
+            }
+            assert changed == changes.get(name, changed) and len(changed) == len(changes.get(name, "1")), name
+    assert rows["first"].scene.mixes and not rows["scene"].scene.mixes
+
+
+ADAPTER = ("type", "network_dim", "denoiser_targets", "text_targets")
 METHODS = """title = "Two"
 [[method]]
 name = "together"

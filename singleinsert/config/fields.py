@@ -215,6 +215,11 @@ class SceneSettings:
     )
     phrase: str = setting("a {placeholder} {class_word}", "how a subject is named; in the paper {placeholder} alone")
     joiner: str = setting(" and ", "what stands between two phrases")
+    steps_for: int = setting(
+        0, "concepts that the stages' steps are meant for: with more, steps that neither the config file nor the "
+        "command line gives grow in proportion; 0: steps are as they stand",
+        minimum=0, maximum=8, free=True,
+    )  # fmt: skip
     flip: bool = setting(
         False, "also learn from the mirrored picture, as the paper's code does; left and right get mixed up"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import Field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -62,8 +62,30 @@ def load_settings(
     brought = presets_folder() / "models" / f"{model}.toml"
     needed = read_values(brought) if model in BUNDLED_MODELS and brought.is_file() else {}
     settings = from_values(chosen | needed | written | given)
+    settings = grow_steps(settings, [name for name in STAGES if f"{name}.steps" in written | given])
     check_together(settings)
     return settings
+
+
+def grow_steps(settings: Settings, given: Collection[str]) -> Settings:
+    """Steps for as many concepts as there are, where that is more than they are meant for (``scene.steps_for``).
+
+    A sample names each of n concepts with probability (n + 1) / 2n and trains it alone with 1 / n^2, so that the same
+    steps show every one of them less often. Settings that have grown say so and grow no more.
+
+    Args:
+        given: the stages whose steps stay as they are.
+    """
+    concepts = len(settings.data.class_word) + settings.data.learn_background
+    if not 0 < settings.scene.steps_for < concepts:
+        return settings
+    times = concepts / settings.scene.steps_for
+    grown = {
+        name: replace(stage, steps=round(stage.steps * times))
+        for name, stage in settings.stages.items()
+        if name not in given
+    }
+    return replace(settings, scene=replace(settings.scene, steps_for=concepts), **grown)
 
 
 def from_values(values: Values) -> Settings:

@@ -87,7 +87,10 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     if not one_subject_in_each(given):
         pictures, shown = expand_scene(settings, given)
         if len(handles) > FEW:
-            say(f"{len(handles)} concepts share the steps: for as many looks at each as {FEW} have, raise stageN.steps")
+            steps = " + ".join(str(stage.steps) for stage in settings.stages.values())
+            share = f"{len(handles)} concepts share {steps} steps"
+            few = f": for as many looks at each as {FEW} have, raise stageN.steps"
+            say(share + (few if settings.scene.steps_for < len(handles) else ", which have grown with their number"))
     return Material(handles, tuple(given), tuple(pictures), tuple(found), tuple(shown))
 
 

@@ -235,7 +235,8 @@ class Drafts:
 
     def steps(self, draft: Draft, quality: str) -> dict[str, int]:
         """Steps of the preset's stages for a choice of quality, by "section.key"."""
-        stages = load_settings(self.preset(draft), None, {}).stages
+        number = {"data.class_word": ["subject"] * len(draft.subjects), "data.learn_background": draft.learn_background}
+        stages = load_settings(self.preset(draft), None, number).stages
         return {f"{name}.steps": round(stage.steps * QUALITY[quality][name]) for name, stage in stages.items()}
 
     def qualities(self, draft: Draft) -> list[tuple[str, str]]:
