@@ -80,7 +80,7 @@ def grow_steps(settings: Settings, given: Collection[str]) -> Settings:
     if not 0 < settings.scene.steps_for < concepts:
         return settings
     times = concepts / settings.scene.steps_for
-    grown = {
+    grown: dict[str, Any] = {
         name: replace(stage, steps=round(stage.steps * times))
         for name, stage in settings.stages.items()
         if name not in given
