@@ -367,7 +367,7 @@ def test_what_is_off_by_default_is_in_no_fingerprint():
 
 def test_steps_grow_with_the_concepts_unless_they_are_given(tmp_path):
     def steps(preset, **more):
-        settings = load_settings(preset, more.pop("file", None), {key.replace("__", "."): v for key, v in more.items()})
+        settings = load_settings(preset, None, {key.replace("__", "."): value for key, value in more.items()})
         return settings.stage1.steps, settings.stage2.steps, settings.scene.steps_for
 
     two, three = ["cat", "mug"], ["cat", "mug", "tree"]
@@ -375,6 +375,7 @@ def test_steps_grow_with_the_concepts_unless_they_are_given(tmp_path):
     assert steps("scene", data__class_word=three) == (150, 300, 3)
     assert steps("scene", data__class_word=three, data__learn_background=True) == (200, 400, 4)
     assert steps("scene", data__class_word=three, stage1__steps=7) == (7, 300, 3)
+    assert steps("scene", data__class_word=three, stage1__steps=7, stage2__steps=9) == (7, 9, 2)  # nothing has grown
     assert steps("scene", data__class_word=three, scene__steps_for=0) == (100, 200, 0)
     assert steps("scene-paper", data__class_word=three) == (400, 400, 0)
     # what a run wrote down means the same when it is read back

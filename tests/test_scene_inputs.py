@@ -8,6 +8,7 @@ from PIL import Image
 from runs import small_settings
 
 import train_singleinsert
+from singleinsert.config import load_settings
 from singleinsert.data.subject import BACKGROUND_HANDLE, name_handles
 from singleinsert.errors import InputError
 from singleinsert.models.loading import load_base_model
@@ -104,3 +105,26 @@ def test_image_encoders_and_the_sheet_see_the_photo_not_what_is_made_of_it(made,
     assert [picture.handles for picture in material.given] == [("face", "cup")]
     concepts = make_concepts(settings, load_base_model(tiny_sd), material, str)
     assert [len(concepts[handle].pixels) for handle in concepts.handles] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "5 concepts share 250 + 500 steps"),
+        (
+            {"stage1.steps": 7, "stage2.steps": 9},
+            "5 concepts share 7 + 9 steps: for as many looks at each as 4 have, raise stageN.steps",
+        ),
+        ({"stage1.steps": 7}, "5 concepts share 7 + 500 steps"),
+    ],
+)
+def test_above_four_concepts_their_steps_are_said(here, more, said):
+    words = [f"word{n}" for n in range(5)]
+    for n, word in enumerate(words):
+        mask = Image.new("L", SIZE, 0)
+        mask.paste(255, (4 + 12 * n, 4, 12 + 12 * n, 60))
+        mask.save(f"{word}.png")
+    own = {"data.image": "photo.png", "data.class_word": words, "data.mask": [f"{word}.png" for word in words]}
+    lines: list[str] = []
+    find_material(load_settings("scene", None, own | {"data.resolution": 64} | more), lines.append)
+    assert [line for line in lines if "concepts share" in line] == [said]

@@ -61,8 +61,7 @@ def load_settings(
     model = (chosen | written | given).get("model.pretrained_model_name_or_path", "")
     brought = presets_folder() / "models" / f"{model}.toml"
     needed = read_values(brought) if model in BUNDLED_MODELS and brought.is_file() else {}
-    settings = from_values(chosen | needed | written | given)
-    settings = grow_steps(settings, [name for name in STAGES if f"{name}.steps" in written | given])
+    settings = grow_steps(from_values(chosen | needed | written | given), (written | given).keys())
     check_together(settings)
     return settings
 
@@ -71,20 +70,17 @@ def grow_steps(settings: Settings, given: Collection[str]) -> Settings:
     """Steps for as many concepts as there are, where that is more than they are meant for (``scene.steps_for``).
 
     A sample names each of n concepts with probability (n + 1) / 2n and trains it alone with 1 / n^2, so that the same
-    steps show every one of them less often. Settings that have grown say so and grow no more.
+    steps show every one of them less often.
 
     Args:
-        given: the stages whose steps stay as they are.
+        given: keys whose values stay as they are.
     """
     concepts = len(settings.data.class_word) + settings.data.learn_background
-    if not 0 < settings.scene.steps_for < concepts:
+    open_stages = {name: stage for name, stage in settings.stages.items() if f"{name}.steps" not in given}
+    if not open_stages or not 0 < settings.scene.steps_for < concepts:
         return settings
     times = concepts / settings.scene.steps_for
-    grown: dict[str, Any] = {
-        name: replace(stage, steps=round(stage.steps * times))
-        for name, stage in settings.stages.items()
-        if name not in given
-    }
+    grown: Any = {name: replace(stage, steps=round(stage.steps * times)) for name, stage in open_stages.items()}
     return replace(settings, scene=replace(settings.scene, steps_for=concepts), **grown)
 
 

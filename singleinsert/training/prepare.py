@@ -88,9 +88,8 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         pictures, shown = expand_scene(settings, given)
         if len(handles) > FEW:
             steps = " + ".join(str(stage.steps) for stage in settings.stages.values())
-            share = f"{len(handles)} concepts share {steps} steps"
-            few = f": for as many looks at each as {FEW} have, raise stageN.steps"
-            say(share + (few if settings.scene.steps_for < len(handles) else ", which have grown with their number"))
+            advice = f": for as many looks at each as {FEW} have, raise stageN.steps"
+            say(f"{len(handles)} concepts share {steps} steps{advice * (settings.scene.steps_for < len(handles))}")
     return Material(handles, tuple(given), tuple(pictures), tuple(found), tuple(shown))
 
 
