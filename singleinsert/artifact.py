@@ -23,6 +23,7 @@ from singleinsert.adapters.weights import Lora, LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.models.families import FILE_FACTS
 from singleinsert.names import problem_with_name
+from singleinsert.placeholders import concept_words
 from singleinsert.tensorfile import read_safetensors, write_safetensors
 from singleinsert.terms import PREDICTION_TYPES
 
@@ -64,7 +65,8 @@ class TrainedConcept:
         class_word: what it is one of ("face"); "" where unknown.
         embeddings: {text encoder: (n, d) float32}, n vectors of that text encoder's input width.
         trigger: what clients call it, where that is not what :meth:`Artifact.trigger` makes of the names.
-        metadata: anything JSON holds: "mask_share", "background" (true for what the other concepts leave).
+        metadata: anything JSON holds: "mask_share", "background" (true for what the other concepts leave), "alone"
+            (true where it was trained without its class word, so that prompts name it without).
     """
 
     name: str
@@ -77,6 +79,14 @@ class TrainedConcept:
     @property
     def num_vectors(self) -> int:
         return next(iter(self.embeddings.values())).shape[0]
+
+    @property
+    def alone(self) -> bool:
+        return bool(self.metadata.get("alone"))
+
+    def words(self, called: str) -> str:
+        """What names it in a prompt where its vectors are called ``called``."""
+        return concept_words(called, self.class_word, self.alone)
 
 
 @dataclass(frozen=True)

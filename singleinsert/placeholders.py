@@ -10,6 +10,12 @@ STAR = "*"
 IN_BRACES = ("{placeholder}", "{concept}")
 
 
+def concept_words(word: str, class_word: str, alone: bool) -> str:
+    """What names a concept in a prompt: ``word``, which stands for its vectors, and its class word, unless it was
+    trained ``alone``."""
+    return word if alone else f"{word} {class_word}".strip()
+
+
 def split_at_placeholders(prompt: str, placeholders: Collection[str]) -> list[tuple[str, str | None]]:
     """``[(text, None) | (text, placeholder), ...]`` in order; the longest placeholder wins where two match.
 

@@ -148,9 +148,13 @@ def test_a_scene_s_lora_finds_its_embeddings_in_folders_and_foreign_files_are_le
     put(comfy.root / "embeddings", "people/kitchenmug", own(("mug", "kitchenmug", "mug")))
     put(comfy.root / "embeddings", "alone", own(("alone", "alone", "face")))
     put(comfy.root / "embeddings", "foreign", None)
+    bare = own(("bare", "bare", "cup"))
+    bare["concepts"][0]["metadata"] = {"alone": True}  # learnt without its class word
+    put(comfy.root / "embeddings", "bare", bare)
     (comfy.root / "embeddings" / "broken.safetensors").write_bytes(b"\xff" * 20)
     found = pack("folders").concepts()
-    assert set(found) == {"people/kitchen", "alone", "kitchencat"}
+    assert set(found) == {"people/kitchen", "alone", "bare", "kitchencat"}
+    assert [word.prompt for word in found["bare"].words] == ["embedding:bare"]
     kitchen = found["people/kitchen"]
     assert [w.prompt for w in kitchen.words] == ["embedding:people/kitchencat cat", "embedding:people/kitchenmug mug"]
     fill = pack("concepts").fill_prompt

@@ -9,12 +9,13 @@ from runs import small_settings
 
 import train_singleinsert
 from singleinsert.config import load_settings
-from singleinsert.data.subject import BACKGROUND_HANDLE, name_handles
+from singleinsert.data.subject import BACKGROUND, BACKGROUND_HANDLE, name_handles
 from singleinsert.errors import InputError
 from singleinsert.models.loading import load_base_model
 from singleinsert.training.encode import make_concepts
-from singleinsert.training.handles import sample_prompts
+from singleinsert.training.handles import find_handles, sample_prompts
 from singleinsert.training.prepare import find_material
+from singleinsert.training.samples import without_concepts
 
 FACE = Path(__file__).parents[1] / "examples" / "face.png"
 SIZE = (64, 64)
@@ -92,6 +93,17 @@ def test_names_in_sample_prompts():
     assert sample_prompts(["{concept}"], handles[:2])[-1] == "a photo of <cat> cat and <mug> mug"
     with pytest.raises(InputError, match="{dog} in the prompt 'a {dog}' names no concept of this run: there are cat"):
         sample_prompts(["a {dog}"], handles)
+
+
+@pytest.mark.parametrize(("preset", "alone"), [("scene", False), ("scene-paper", True)])
+def test_concepts_are_named_as_they_were_trained(preset, alone):
+    """The paper's prompts say the handle alone."""
+    own = {"data.class_word": ["cat", "mug"], "data.learn_background": True, "data.image": "a.png"}
+    handles = find_handles(load_settings(preset, None, own))
+    assert [(handle.name, handle.alone) for handle in handles] == [("cat", alone), ("mug", alone), (BACKGROUND, alone)]
+    (drawn,) = sample_prompts(["{cat} on <background>"], handles)
+    assert drawn == ("<cat> on <background>" if alone else "<cat> cat on <background>")
+    assert without_concepts(drawn, handles) == "cat on background"
 
 
 @pytest.mark.parametrize("made", ["mixes", "collection"])

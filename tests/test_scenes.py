@@ -195,6 +195,25 @@ def test_texts_for_the_webuis(scene, tmp_path):
     assert [theirs.trigger(concept) for concept in theirs.concepts] == ["anna", "bob"]
 
 
+@pytest.mark.parametrize("form", FILES)
+def test_concepts_trained_without_their_class_words_are_named_without_them(form, scene, tiny_sd, tmp_path):
+    """Preset scene-paper learns "<catty>": "kitchencatty cat" would ask for something that was never trained."""
+    bare = replace(scene, concepts=tuple(replace(c, metadata=c.metadata | {"alone": True}) for c in scene.concepts))
+    bare.save(tmp_path / "kitchen_artifact.safetensors")
+    assert [c.alone for c in Artifact.load(tmp_path / "kitchen_artifact.safetensors").concepts] == [True, True]
+    export(bare, tmp_path, formats=(form,), precision="fp32")
+    if form == "webui":
+        card = json.loads((tmp_path / "kitchen_lora.json").read_text())
+        assert card["activation text"] == "kitchencatty and kitchenmuggy"
+    where = {"webui": ".", "bundle": "kitchen_bundle.safetensors", "diffusers": "kitchen_diffusers"}[form]
+    pipeline = ConceptPipeline(load_base_model(tiny_sd), [load_concept(tmp_path / where)])
+    wanted = pipeline.encode("<catty> in the snow").states
+    assert torch.equal(pipeline.encode("{catty} in the snow").states, wanted)
+    assert not torch.equal(pipeline.encode("<catty> cat in the snow").states, wanted)
+    first = pipeline.names[0].handle
+    assert torch.equal(pipeline.encode("{concept}").states, pipeline.encode(f"<{first}>").states)
+
+
 def test_diffusers_draws_both_with_one_lora(scene, tiny_sd, tmp_path):
     """The picture of our adapters in the model, both vectors at the lookup, from diffusers' own loaders, to the bit."""
     export(scene, tmp_path, formats=("diffusers",), precision="fp32")

@@ -22,7 +22,7 @@ class ConceptError(ValueError):
 @dataclass(frozen=True)
 class Word:
     """A concept's name, the embedding's name as prompts write it (its path below the folder, without its suffix; "" if
-    there is no such file), and its class word."""
+    there is no such file), and the class word that prompts say behind it: "" where it was trained alone."""
 
     name: str
     embedding: str
@@ -99,7 +99,10 @@ def _words(own: Mapping[str, Any], beside: str, embeddings: Iterable[str]) -> It
         named = [name for name in embeddings if PurePath(name).stem.lower() == trigger.lower()]
         named.sort(key=lambda name: PurePath(name).parent != PurePath(beside).parent)
         embedding = PurePath(named[0]).with_suffix("").as_posix() if named else ""
-        yield Word(str(described.get("name", trigger)), embedding, str(described.get("class_word", "")))
+        more = described.get("metadata")
+        alone = isinstance(more, dict) and more.get("alone")
+        class_word = "" if alone else str(described.get("class_word", ""))
+        yield Word(str(described.get("name", trigger)), embedding, class_word)
 
 
 def _base(own: Mapping[str, Any]) -> str:

@@ -184,12 +184,10 @@ def draw(folder: Path, place: Path, wish: Wish, worker: Worker) -> Iterator[Path
 
 def plain_prompt(prompt: str, names: Sequence[ConceptName]) -> str:
     """The prompt as the base model is asked: every concept is one of its class."""
-    from singleinsert.inference.prompts import resolve, slot
+    from singleinsert.inference.drawing import with_class_words
+    from singleinsert.inference.prompts import resolve
 
-    text = resolve(prompt, names)
-    for index, name in enumerate(names):
-        text = text.replace(f"{slot(index)} {name.class_word}", name.class_word).replace(slot(index), name.class_word)
-    return text
+    return with_class_words(resolve(prompt, names), names)
 
 
 def save_maps(place: Path, number: int, maps: Mapping[str, Tensor], image: Image) -> None:

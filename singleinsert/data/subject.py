@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from singleinsert.placeholders import concept_words
+
 BACKGROUND = "background"
 """Handle and class word of what no mask covers, where that is learnt too."""
 
@@ -69,11 +71,20 @@ class TrainingPicture:
 
 @dataclass(frozen=True)
 class Handle:
-    """A concept of the run: what it is called, what it is one of, and the word of prompts that stands for it."""
+    """A concept of the run: what it is called, what it is one of, and the word of prompts that stands for it.
+
+    ``alone``: prompts name it without its class word, as the paper of Break-A-Scene does.
+    """
 
     name: str
     class_word: str
     placeholder: str
+    alone: bool = False
+
+    @property
+    def words(self) -> str:
+        """What prompts name it by: "<cat> cat"."""
+        return concept_words(self.placeholder, self.class_word, self.alone)
 
 
 BACKGROUND_HANDLE = Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>")

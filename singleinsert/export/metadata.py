@@ -34,8 +34,8 @@ def trigger_phrase(artifact: Artifact) -> str:
 
 
 def phrase_of(artifact: Artifact, concept: TrainedConcept) -> str:
-    """The same for one of them: its embedding's file name and its class word."""
-    return f"{artifact.trigger(concept)} {concept.class_word}".strip()
+    """The same for one of them: its embedding's file name and, where it was trained with that, its class word."""
+    return concept.words(artifact.trigger(concept))
 
 
 def lora_header(

@@ -108,7 +108,7 @@ class ConceptPipeline:
     def names(self) -> list[ConceptName]:
         """What prompts may call the concepts."""
         return [
-            ConceptName(c.name, c.class_word, c.placeholder, weight, c.lora_stem, c.concept.name)
+            ConceptName(c.name, c.class_word, c.placeholder, weight, c.lora_stem, c.concept.name, c.concept.alone)
             for c, weight in zip(self.concepts, self.weights, strict=True)
         ]
 

@@ -6,6 +6,8 @@
     <NAME>                   the vectors alone of the concept NAME:    "a woman with <mexyz> hair"
     {NAME}                   the concept NAME and its class word:      "{mexyz} and {bobxy} on the beach"
 
+A concept that was trained without its class word (preset scene-paper) is named without it in {} too.
+
 NAME is the trigger word; of several concepts that were learnt together ("kitchencat") the end that is its own is enough
 ("cat"). A concept that was trained with a placeholder of its own ("<me>") answers to that too. Anything else in {} or
 <> is an error, so that a name spelt wrong never becomes a silent word of the prompt.
@@ -23,7 +25,7 @@ from singleinsert.config.load import nearest
 from singleinsert.data.prompts import fill, read_prompt_file
 from singleinsert.errors import InputError
 from singleinsert.names import FILLED_IN
-from singleinsert.placeholders import split_at_placeholders
+from singleinsert.placeholders import concept_words, split_at_placeholders
 
 FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characters
 
@@ -33,7 +35,7 @@ class ConceptName:
     """What prompts may call a loaded concept, and how clients call it.
 
     ``name``: its trigger word. ``lora``: the stem of its file; "" for none. ``handle``: what it is called among the
-    concepts that were learnt with it; "" where that is its name.
+    concepts that were learnt with it; "" where that is its name. ``alone``: it was trained without its class word.
     """
 
     name: str
@@ -42,6 +44,7 @@ class ConceptName:
     weight: float = 1.0
     lora: str = ""
     handle: str = ""
+    alone: bool = False
 
 
 def slot(index: int) -> str:
@@ -60,18 +63,22 @@ def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
         index = _index_of(found[0][1:-1].lower(), concepts)
         if index is None:
             return found[0]
-        return slot(index) if found[0][0] == "<" else f"{slot(index)} {concepts[index].class_word}".strip()
+        return slot(index) if found[0][0] == "<" else _words(index, concepts[index])
 
     text = re.sub(r"<[^<>]*>|\{[^{}]*\}", by_name, prompt)
     own = {c.placeholder: i for i, c in reversed(list(enumerate(concepts))) if c.placeholder != "*"}
     pieces = split_at_placeholders(text, own)
     text = "".join(piece if placeholder is None else slot(own[placeholder]) for piece, placeholder in pieces)
     if concepts:
-        text = fill(text, slot(0), concepts[0].class_word)
+        text = fill(text.replace("{concept}", _words(0, concepts[0])), slot(0), concepts[0].class_word)
     elif fill(text, "", "") != " ".join(text.split()):
         raise InputError(f"the prompt {prompt!r} stands for a concept and none is loaded: pass --concept")
     _refuse_unknown(text, prompt, concepts)
     return text
+
+
+def _words(index: int, concept: ConceptName) -> str:
+    return concept_words(slot(index), concept.class_word, concept.alone)
 
 
 def _index_of(name: str, concepts: Sequence[ConceptName]) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
@@ -17,7 +18,7 @@ MOST = 8
 
 
 def find_handles(settings: Settings) -> tuple[Handle, ...]:
-    """The concepts that masks are looked for, named; not the background.
+    """The run's concepts, named; the background is the last, where it is learnt too.
 
     Raises:
         ConfigError: names, class words and sample prompts do not go together. InputError: no client could call the
@@ -32,6 +33,8 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
         raise ConfigError(f"data.class_word {unseen[0]!r:.80} is empty or holds characters that cannot be seen")
     handles = name_handles(data.class_word, data.handles, data.placeholder_token)
     everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
+    if len(everything) > 1 and "{class_word}" not in settings.scene.phrase:
+        everything = tuple(replace(handle, alone=True) for handle in everything)
     names = [handle.name for handle in everything]
     small = [name.lower() for name in names]
     if double := next((name for name in small if small.count(name) > 1), None):
@@ -47,7 +50,7 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     sample_prompts(settings.sample.prompts, everything)
     if len(names) > 1:
         check_triggers([settings.name + name for name in names])
-    return handles
+    return everything
 
 
 def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:
@@ -59,7 +62,7 @@ def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[
     """
     if len(handles) == 1:
         return [fill(prompt, handles[0].placeholder, handles[0].class_word) for prompt in templates]
-    phrases = {handle.name: f"{handle.placeholder} {handle.class_word}" for handle in handles}
+    phrases = {handle.name: handle.words for handle in handles}
     names = list(phrases)
     groups = [[name] for name in names] + [[a, b] for i, a in enumerate(names) for b in names[i + 1 :]]
     groups += [names] if len(names) > 2 else []
@@ -76,7 +79,7 @@ def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[
 
 
 def _with_names(template: str, handles: Sequence[Handle]) -> tuple[str, bool]:
-    """A prompt with placeholder and class word for each ``{name}``, and whether it names any, ``<name>`` too."""
+    """A prompt with its words for each ``{name}``, and whether it names any, ``<name>`` too."""
     known = {handle.name.lower(): handle for handle in handles}
 
     def by_name(found: re.Match[str]) -> str:
@@ -88,7 +91,7 @@ def _with_names(template: str, handles: Sequence[Handle]) -> tuple[str, bool]:
             )
         if handle is None:
             return found[0]
-        return handle.placeholder if found[0][0] == "<" else f"{handle.placeholder} {handle.class_word}"
+        return handle.placeholder if found[0][0] == "<" else handle.words
 
     written = re.sub(r"\{[^{}]*\}|<[A-Za-z][^<>]*>", by_name, template)
     return written, any(handle.placeholder in written for handle in handles)

@@ -131,7 +131,7 @@ def look(
     plain = {word: draw(fill(PROMPT, "", word), False, seeds) for word in dict.fromkeys(h.class_word for h in handles)}
     found = []
     for handle in handles:
-        drawn = draw(fill(PROMPT, handle.placeholder, handle.class_word), True, seeds)
+        drawn = draw(PROMPT.replace("{concept}", handle.words), True, seeds)
         seen = measure(handle.name, drawn, plain[handle.class_word], references[handle.name])
         found.append(
             replace(

@@ -26,7 +26,6 @@ from singleinsert.data.pictures import (
 )
 from singleinsert.data.subject import (
     BACKGROUND,
-    BACKGROUND_HANDLE,
     Frame,
     Handle,
     Subject,
@@ -75,14 +74,13 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     for line in left_out_lines(data.image):
         say(line)
     handles = find_handles(settings)
+    subjects = [handle for handle in handles if handle.name != BACKGROUND]
     found: list[MaskResult] = []
     given: list[TrainingPicture] = []
     for number in range(len(paths)):
-        picture, masks = prepare_picture(paths, number, handles, settings, say)
+        picture, masks = prepare_picture(paths, number, subjects, settings, say)
         given.append(picture)
         found += masks
-    if data.learn_background:
-        handles = (*handles, BACKGROUND_HANDLE)
     pictures, shown = given, list[Shown]()
     if not one_subject_in_each(given):
         pictures, shown = expand_scene(settings, given)

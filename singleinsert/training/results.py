@@ -76,6 +76,8 @@ def _trained(run: Run, handle: Handle, share: float | None) -> TrainedConcept:
     known: dict[str, Any] = {} if share is None else {"mask_share": share}
     if handle.name == BACKGROUND:
         known["background"] = True
+    if handle.alone:
+        known["alone"] = True
     return TrainedConcept(handle.name, handle.placeholder, handle.class_word, vectors, metadata=known)
 
 
@@ -114,7 +116,8 @@ def _heats(run: Run, material: Material) -> dict[str, Tensor]:
     except ConfigError as problem:  # a family whose attention cannot be read
         run.watch.line(f"no heat maps on the sheet: {problem}")
         return {}
-    return {" ".join(run.book.words[handle]): heat for handle, heat in maps.items()}
+    words = {handle.name: handle.words for handle in material.handles}
+    return {words[name]: heat for name, heat in maps.items()}
 
 
 def as_typed(prompt: str, artifact: Artifact) -> str:
@@ -127,7 +130,7 @@ def as_typed(prompt: str, artifact: Artifact) -> str:
 
 def _subtitle(artifact: Artifact, material: Material, looked: Looked | None) -> str:
     """What was learnt from what, in words."""
-    named = ", ".join(f"{artifact.trigger(concept)} {concept.class_word}" for concept in artifact.concepts)
+    named = ", ".join(concept.words(artifact.trigger(concept)) for concept in artifact.concepts)
     count = len({picture.source for picture in material.given})
     parts = [f"{named}, from {'one picture' if count == 1 else f'{count} pictures'}"]
     if shown := material.given[0].description:

@@ -150,7 +150,7 @@ def draw_latents(
 def without_concepts(prompt: str, handles: Sequence[Handle]) -> str:
     """A sample prompt as the frozen model is asked: each concept is one of its class."""
     for handle in handles:
-        prompt = prompt.replace(f"{handle.placeholder} {handle.class_word}", handle.class_word)
+        prompt = prompt.replace(handle.words, handle.class_word)
         prompt = prompt.replace(handle.placeholder, handle.class_word)
     return prompt
 
