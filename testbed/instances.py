@@ -26,6 +26,9 @@ COUNTS = {"face": 10, "cat": 3, "dog": 3, "cup": 2, "car": 2}
 FIRST_TO_CHOOSE_BY = 4_600_000_000
 COUNTS_TO_CHOOSE_BY = {"face": 3, "cat": 1, "dog": 1, "cup": 1}
 """Settings are chosen by these instances; they are reported on others, so that no choice fits the report."""
+FIRST_TO_REPORT_BY = 5_300_000_000
+COUNTS_TO_REPORT_BY = {"face": 11, "cat": 4, "cup": 4, "car": 1}
+"""Of dogs and cars the world holds four and three instances out, and the others have them all but one car."""
 DRAWINGS, OTHER_SCENES = 11, 700_000_000
 TRAINING_BACKGROUNDS = ("pink fabric", "wooden floor", "water", "city")
 """Where the training pictures are; no prompt of the list `mini` asks for one of these."""
@@ -78,6 +81,12 @@ def subjects_to_choose_by() -> Iterator[tuple[str, Scene]]:
     return subjects(COUNTS_TO_CHOOSE_BY, FIRST_TO_CHOOSE_BY, taken)
 
 
+def subjects_to_report_by() -> Iterator[tuple[str, Scene]]:
+    """Twenty more, none of them like one of the others: nothing was ever chosen by them."""
+    taken = {scene.instances[0].key for found in (subjects(), subjects_to_choose_by()) for _, scene in found}
+    return subjects(COUNTS_TO_REPORT_BY, FIRST_TO_REPORT_BY, taken)
+
+
 def write_folder(folder: Path) -> Path:
     """Draw all `subjects` with their masks, and `concepts.toml`, the list of them; its path."""
     return write_list(folder, subjects())
@@ -86,6 +95,11 @@ def write_folder(folder: Path) -> Path:
 def write_folder_to_choose_by(folder: Path) -> Path:
     """The same of `subjects_to_choose_by`."""
     return write_list(folder, subjects_to_choose_by())
+
+
+def write_folder_to_report_by(folder: Path) -> Path:
+    """The same of `subjects_to_report_by`."""
+    return write_list(folder, subjects_to_report_by())
 
 
 def write_drawings_to_choose_by(folder: Path) -> Path:

@@ -2,11 +2,13 @@
 
     python -m testbed.levers run                  every row that is not there yet, in the set's order; resumable
     python -m testbed.levers run --rows v-fresh,values
+    python -m testbed.levers run --on report --rows default,v-fresh
     python -m testbed.levers table                what is there so far, into docs/research/levers.md
 
 Rows are compared on the six instances of `testbed.instances.subjects_to_choose_by`, ten prompts with two seeds each,
-paired by instance with the first row; intervals are bootstrapped over the instances. Everything is kept in
-output/levers: trained concepts and pictures in cache/, so that nothing is done twice.
+paired by instance with the first row; intervals are bootstrapped over the instances. What was chosen by them is
+reported on twenty others, which chose nothing, and on another base model. Everything is kept in output/levers: trained
+concepts and pictures in cache/, so that nothing is done twice.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -27,12 +30,12 @@ from singleinsert.evaluate.methods import load_methods
 from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
 from singleinsert.evaluate.results import NAME, Results
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
-from singleinsert.models.bundled import MINI_SD
+from singleinsert.models.bundled import place_of_model
 from singleinsert.models.loading import load_base_model
 
 from .compare import MEASURES, PROMPTS, Means, Pictures, gallery, pictures_of, score, with_references
 from .docs import RESEARCH, ROOT, fill_block
-from .instances import asked, ideal, subjects_to_choose_by
+from .instances import asked, ideal, subjects_to_choose_by, subjects_to_report_by
 from .judge import Judge
 from .world.captions import BACKGROUND_WORDS, full_caption
 from .world.features import INSTANCE
@@ -41,57 +44,90 @@ from .world.scene import Scene
 METHODS = "levers"
 DRAWINGS = "drawings"
 """The row that learns from twelve true drawings of each instance."""
-ALL_WORDS = "mini-sd, asked with all of the instance's words"
+ALL_WORDS = "the base model, asked with all of the instance's words"
 FOLDER = ROOT / "output" / "levers"
 SEEDS = 2
 PROTOCOL = ROOT / "testbed" / "levers.protocol.toml"
-FROM_DRAWINGS = ("--concepts", "python:testbed.instances:write_drawings_to_choose_by")
+FROM_DRAWINGS = "python:testbed.instances:write_drawings_to_choose_by"
 SHOWN = ("identity", "kept", "background", "edits", "obeyed")
 Scores = dict[str, dict[str, Means]]
 """Row -> instance -> means."""
 
 
-def missing_rows(wanted: Sequence[str]) -> list[str]:
+@dataclass(frozen=True)
+class Trial:
+    """Instances and the base model that learns them.
+
+    Attributes:
+        name: of its block in the page and its folder; "levers" for those that settings are chosen by.
+        scenes: the instances. concepts: who writes them down, for the evaluation's command.
+    """
+
+    name: str
+    scenes: Callable[[], Iterable[tuple[str, Scene]]]
+    concepts: str
+    model: str = "mini-sd"
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER if self.name == METHODS else FOLDER / self.name
+
+    def row(self, name: str) -> Path:
+        return self.folder / "rows" / name
+
+
+_REPORTED = (subjects_to_report_by, "python:testbed.instances:write_folder_to_report_by")
+CHOOSING = Trial(METHODS, subjects_to_choose_by, "python:testbed.instances:write_folder_to_choose_by")
+TRIALS = {
+    "choose": CHOOSING,
+    "report": Trial("report", *_REPORTED),
+    "report-sdxl": Trial("report-sdxl", *_REPORTED, "mini-sdxl"),
+}
+
+
+def missing_rows(wanted: Sequence[str], trial: Trial = CHOOSING) -> list[str]:
     """Names of rows without results, in the set's order; of `wanted` alone, if given."""
     names = [method.name for method in load_methods(METHODS).only(wanted or all_rows()).methods]
-    return [name for name in names if not is_whole(FOLDER / "rows" / name)]
+    return [name for name in names if not is_whole(trial.row(name), trial)]
 
 
-def is_whole(folder: Path) -> bool:
+def is_whole(folder: Path, trial: Trial) -> bool:
     """Has a row's folder results of every instance? One that was interrupted has some."""
     if not (folder / NAME).is_file():
         return False
-    return len({sample.concept for sample in Results.load(folder).samples}) == len(list(subjects_to_choose_by()))
+    return len({sample.concept for sample in Results.load(folder).samples}) == len(list(trial.scenes()))
 
 
 def all_rows() -> list[str]:
     return [method.name for method in load_methods(METHODS).methods]
 
 
-def run_row(name: str) -> bool:
+def run_row(name: str, trial: Trial = CHOOSING) -> bool:
     """Train, draw and keep one row, in a process of its own; whether it went well."""
     done = subprocess.run(
         [sys.executable, "-m", "singleinsert.evaluate", "run", "--methods", METHODS, "--rows", name, "--preset", "mini",
          "--protocol", str(PROTOCOL), "--cache", str(FOLDER / "cache"), "--keep_stages",
-         "--output_dir", str(FOLDER / "rows" / name), *(FROM_DRAWINGS if name == DRAWINGS else ())], cwd=ROOT,
+         "--pretrained_model_name_or_path", trial.model, "--output_dir", str(trial.row(name)),
+         "--concepts", FROM_DRAWINGS if name == DRAWINGS else trial.concepts], cwd=ROOT,
     )  # fmt: skip
     return done.returncode == 0
 
 
-def scores_of(rows: Sequence[str]) -> Scores:
+def scores_of(rows: Sequence[str], trial: Trial = CHOOSING) -> Scores:
     """What the judge reads in the rows' pictures, and in those that need no training; kept beside the rows."""
-    reader = Reader()
-    kept = FOLDER / "references.json"
+    reader = Reader(trial)
+    kept = trial.folder / "references.json"
     if not kept.is_file():
         write_text(kept, json.dumps({row: reader.read(found) for row, found in reference_pictures(reader).items()}))
-    return {name: _scores_of_row(name, reader) for name in rows} | json.loads(kept.read_text())
+    return {name: _scores_of_row(trial.row(name), reader) for name in rows} | json.loads(kept.read_text())
 
 
 class Reader:
-    """The judge on the instances that settings are chosen by."""
+    """The judge on the instances of a trial."""
 
-    def __init__(self) -> None:
-        self.judge, self.scenes = Judge.load(), dict(subjects_to_choose_by())
+    def __init__(self, trial: Trial) -> None:
+        self.judge, self.scenes = Judge.load(), dict(trial.scenes())
+        self.model = place_of_model(trial.model)
         self._others = {name: gallery(self.judge, scene) for name, scene in self.scenes.items()}
 
     def read(self, pictures: Pictures) -> dict[str, Means]:
@@ -99,8 +135,7 @@ class Reader:
         return {c: score(self.judge, self.scenes[c], self._others[c], found) for c, found in pictures.items()}
 
 
-def _scores_of_row(name: str, reader: Reader) -> dict[str, Means]:
-    folder = FOLDER / "rows" / name
+def _scores_of_row(folder: Path, reader: Reader) -> dict[str, Means]:
     kept = folder / "judged.json"
     if not kept.is_file() or kept.stat().st_mtime < (folder / NAME).stat().st_mtime:
         (pictures,) = pictures_of(folder, Results.load(folder)).values()
@@ -117,15 +152,16 @@ def reference_pictures(reader: Reader) -> dict[str, Pictures]:
     }
     sample = load_settings("mini").sample
     rows = {"": asked_for}
-    with_references(rows, reader.scenes, {"guidance_scale": sample.guidance_scale, "steps": sample.num_inference_steps})
-    rows[ALL_WORDS] = asked_in_full(asked_for, reader.scenes, sample)
+    sampling = {"guidance_scale": sample.guidance_scale, "steps": sample.num_inference_steps}
+    with_references(rows, reader.scenes, sampling, reader.model)
+    rows[ALL_WORDS] = asked_in_full(asked_for, reader.scenes, sample, reader.model)
     return {row: found for row, found in rows.items() if row}
 
 
-def asked_in_full(like: Pictures, scenes: Mapping[str, Scene], sample: SampleSettings) -> Pictures:
+def asked_in_full(like: Pictures, scenes: Mapping[str, Scene], sample: SampleSettings, model: str | Path) -> Pictures:
     """Pictures of the prompts of ``like`` with the instance described by every word that there is for it, and nothing
     learnt: the most that a text can do."""
-    pipeline, out = ConceptPipeline(load_base_model(MINI_SD)), dict[str, list[tuple[EditPrompt, Image.Image]]]()
+    pipeline, out = ConceptPipeline(load_base_model(model)), dict[str, list[tuple[EditPrompt, Image.Image]]]()
     for concept, found in like.items():
         prompts = [prompt for prompt, _ in found]
         wanted = [
@@ -179,13 +215,13 @@ def _cell(mean: Interval, difference: Interval | None) -> str:
     return f"{mean.mean:.3f}<br><sub>{f'**{text}**' if beyond else text}</sub>"
 
 
-def fill_table() -> None:
-    """Write the table of all rows that are there into docs/research/levers.md."""
-    rows, left = all_rows(), missing_rows([])
-    text = table(scores_of([name for name in rows if name not in left]), rows[0])
-    if left:
+def fill_table(trial: Trial) -> None:
+    """Write the table of all of a trial's rows that are there into docs/research/levers.md."""
+    rows, left = all_rows(), missing_rows([], trial)
+    text = table(scores_of([name for name in rows if name not in left], trial), rows[0])
+    if left and trial is CHOOSING:
         text += f"\n\nNot measured yet: {', '.join(left)}."
-    fill_block(RESEARCH / "levers.md", "levers", text)
+    fill_block(RESEARCH / "levers.md", trial.name, text)
     print(text)
 
 
@@ -195,12 +231,17 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="train, draw and keep the rows that are not there yet")
     run.add_argument("--rows", default="", metavar="NAME,...", help="only these")
-    commands.add_parser("table", help="write the table of what is there")
+    shown = commands.add_parser("table", help="write the table of what is there")
+    for command in (run, shown):
+        command.add_argument(
+            "--on", choices=TRIALS, default="choose", help="instances and base model (default: %(default)s)"
+        )
     args = parser.parse_args()
+    trial = TRIALS[args.on]
     if args.command == "table":
-        fill_table()
+        fill_table(trial)
         return 0
-    failed = [name for name in missing_rows([n for n in args.rows.split(",") if n]) if not run_row(name)]
+    failed = [name for name in missing_rows([n for n in args.rows.split(",") if n], trial) if not run_row(name, trial)]
     print(f"failed: {', '.join(failed)}" if failed else "all rows are there")
     return 1 if failed else 0
 

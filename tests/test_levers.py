@@ -12,7 +12,15 @@ from singleinsert.evaluate.prompt_lists import load_prompts
 from singleinsert.evaluate.results import Results, Sample
 from singleinsert.training.stages import stages_of
 from testbed import levers
-from testbed.instances import asked, description, held_out_instance, other_scenes, subjects, subjects_to_choose_by
+from testbed.instances import (
+    asked,
+    description,
+    held_out_instance,
+    other_scenes,
+    subjects,
+    subjects_to_choose_by,
+    subjects_to_report_by,
+)
 from testbed.labels import visible
 from testbed.tokenizer import words
 
@@ -21,9 +29,14 @@ SAID_IN_TRAINING = ("stage1.prompt_places", "stage1.prompt_edits", "stage2.promp
 
 
 def test_what_is_chosen_by_is_reported_on_others() -> None:
-    chosen = {name: scene.instances[0] for name, scene in subjects_to_choose_by()}
-    assert len(chosen) == 6 and all(held_out_instance(instance) for instance in chosen.values())
-    assert not {i.key for i in chosen.values()} & {scene.instances[0].key for _, scene in subjects()}
+    sets = [
+        [scene.instances[0] for _, scene in found()]
+        for found in (subjects_to_choose_by, subjects, subjects_to_report_by)
+    ]
+    assert [len(found) for found in sets] == [6, 20, 20]
+    everything = [instance for found in sets for instance in found]
+    assert all(held_out_instance(instance) for instance in everything)
+    assert len({instance.key for instance in everything}) == 46
 
 
 def test_every_row_is_a_run_that_can_be_had() -> None:
