@@ -81,7 +81,7 @@ def settings_of(instance: str, folder: Path, model: str | None) -> Settings:
     }  # fmt: skip
     if model:
         values["model.pretrained_model_name_or_path"] = model
-    return load_settings("mini", None, values)
+    return load_settings("mini+plain", None, values)
 
 
 def measure(settings: Settings, batches: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What the judge reads in the pictures of an evaluation on mini-sd: was the subject kept, was the prompt obeyed.
 
-    python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml
+    python -m singleinsert.evaluate ablation --preset mini+plain --protocol testbed/protocol.toml
     python -m testbed.compare output/evaluation/table2
     python -m testbed.compare output/evaluation/table2 --rows stage1-baseline stage1-fg-bg
 

@@ -125,7 +125,7 @@ def settings_of(run: TrainedRun, folder: Path) -> Settings:
     }  # fmt: skip
     if run.how.startswith("described"):
         values["data.description"] = description(run.scene)
-    return load_settings("mini", None, values | SETTINGS[run.how])
+    return load_settings("mini+plain", None, values | SETTINGS[run.how])
 
 
 def concept_of(run: TrainedRun, folder: Path, kept: KeptModel) -> Artifact:

@@ -105,8 +105,8 @@ def all_rows() -> list[str]:
 def run_row(name: str, trial: Trial = CHOOSING) -> bool:
     """Train, draw and keep one row, in a process of its own; whether it went well."""
     done = subprocess.run(
-        [sys.executable, "-m", "singleinsert.evaluate", "run", "--methods", METHODS, "--rows", name, "--preset", "mini",
-         "--protocol", str(PROTOCOL), "--cache", str(FOLDER / "cache"), "--keep_stages",
+        [sys.executable, "-m", "singleinsert.evaluate", "run", "--methods", METHODS, "--rows", name,
+         "--preset", "mini+plain", "--protocol", str(PROTOCOL), "--cache", str(FOLDER / "cache"), "--keep_stages",
          "--pretrained_model_name_or_path", trial.model, "--output_dir", str(trial.row(name)),
          "--concepts", FROM_DRAWINGS if name == DRAWINGS else trial.concepts], cwd=ROOT,
     )  # fmt: skip
@@ -150,7 +150,7 @@ def reference_pictures(reader: Reader) -> dict[str, Pictures]:
         name: [(p, blank) for p in load_prompts(PROMPTS).for_class(scene.instances[0].cls) for _ in range(SEEDS)]
         for name, scene in reader.scenes.items()
     }
-    sample = load_settings("mini").sample
+    sample = load_settings("mini+plain").sample
     rows = {"": asked_for}
     sampling = {"guidance_scale": sample.guidance_scale, "steps": sample.num_inference_steps}
     with_references(rows, reader.scenes, sampling, reader.model)

@@ -40,10 +40,10 @@ def test_what_is_chosen_by_is_reported_on_others() -> None:
 
 
 def test_every_row_is_a_run_that_can_be_had() -> None:
-    base = load_settings("mini")
+    base = load_settings("mini+plain")
     for method in METHODS:
-        assert stages_of(method.applied(base, "mini")), method.name
-    assert METHODS[0].applied(base, "mini") == base
+        assert stages_of(method.applied(base, "mini+plain")), method.name
+    assert METHODS[0].applied(base, "mini+plain") == base
 
 
 def test_training_is_not_asked_what_the_evaluation_asks() -> None:

@@ -10,6 +10,7 @@ from singleinsert.config import Settings, load_settings, preset_names, to_toml
 from singleinsert.config.load import presets_folder, read_values, to_values
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError
+from singleinsert.evaluate.prompt_lists import load_prompts
 from singleinsert.losses import OBJECTIVES, SingleInsert
 
 NAMES = preset_names()
@@ -32,7 +33,7 @@ def test_a_preset_begins_by_saying_what_it_is_for(name):
     assert (presets_folder() / f"{name}.toml").read_text(encoding="utf-8").startswith("# ")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("paper")])
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("paper") and name != "plain"])
 def test_a_preset_holds_only_what_differs(name):
     defaults = to_values(Settings())
     same = [key for key, value in read_values(presets_folder() / f"{name}.toml").items() if value == defaults[key]]
@@ -75,6 +76,31 @@ def test_what_a_picture_shows_and_what_model_learns_it_are_joined(subject):
     assert load_settings("face+mini").data.crop == "zoom" and load_settings("sdxl+mini").data.resolution == 64
     with pytest.raises(ConfigError, match="unknown preset 'sdlx'; did you mean sdxl"):
         load_settings(f"{subject}+sdlx")
+
+
+@pytest.mark.parametrize("subject", ["face", "hair", "clothes", "object", "pet", "mini"])
+def test_plain_leaves_the_method_of_the_paper(subject):
+    """What presets change of SingleInsert is said in one place: below plain nothing but data, draws and pictures."""
+    defaults, plain = to_values(Settings()), to_values(load_settings(f"{subject}+plain"))
+    draws = {"stage1.batch_size", "stage1.timestep_importance", "stage1.stratified_timesteps"}
+    brought = {"stage1.learning_rate", "stage2.learning_rate"} if subject == "mini" else set()
+    sections = ("concept.num_vectors", "concept.residual", "adapter.", "stage1.", "stage2.", "run.")
+    changed = {key for key, value in plain.items() if key.startswith(sections) and value != defaults[key]}
+    assert changed == draws | brought
+    own = load_settings(subject)
+    assert own.stage1.prompt_places == own.stage2.prompt_places and len(own.stage1.prompt_places) == 4
+    assert own.stage1.prompt_edits == own.stage2.prompt_edits and own.adapter.network_dim == 16
+
+
+def test_training_is_not_asked_what_the_evaluation_asks():
+    """The presets' templates and the lists of evaluation share no place, dress or style."""
+    for subject in ("face", "hair", "clothes", "object", "pet"):
+        stage = load_settings(subject).stage1
+        asked = " ".join(prompt.text for prompt in load_prompts(subject).prompts)
+        for template in (*stage.prompt_places, *stage.prompt_edits):
+            assert template not in asked
+            rest = template.split("{concept}")[1].strip()
+            assert not rest or rest not in asked, template
 
 
 def test_mini_names_the_bundled_model():

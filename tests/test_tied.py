@@ -27,7 +27,7 @@ def hatted(tmp_path) -> tuple[Settings, Scene]:
     drawn.image.save(tmp_path / "me.png")
     drawn.masks["subject"].save(tmp_path / "me_mask.png")
     (tmp_path / "me.txt").write_text(CAPTION)
-    return load_settings("mini", None, {"data.image": str(tmp_path / "me.png")}), scene
+    return load_settings("mini+plain", None, {"data.image": str(tmp_path / "me.png")}), scene
 
 
 def with_mode(settings: Settings, mode: str) -> Settings:
@@ -48,7 +48,7 @@ def test_the_hat_is_cut_out_of_the_mask_and_the_words_are_those_of_o2(hatted):
     assert (cut & hat).sum() < 0.05 * hat.sum() and (cut & ~hat).sum() > 0.85 * (subject & ~hat).sum()
     assert any("without red top hat" in line for line in said)
     asked = {
-        mode: make_prompting(s, find_material(s, str)).at("stage1", 0)
+        mode: make_prompting(s, find_material(s, str), str).at("stage1", 0)
         for mode in ("O2", "O5")
         if (s := with_mode(settings, mode))
     }
@@ -93,12 +93,12 @@ def test_a_style_is_learnt_from_the_whole_picture(hatted, tmp_path):
     (tmp_path / "me.txt").write_text("a painting in the style of * art of a face on pink fabric")
     values = {"data.image": str(tmp_path / "me.png"), "data.class_word": "art"}
     with pytest.raises(ConfigError, match="a style has no mask"):
-        find_material(load_settings("mini", None, values), str)
+        find_material(load_settings("mini+plain", None, values), str)
     plain = values | {"stage1.objective": "full_image", "stage2.objective": "full_image"}
-    styled = load_settings("mini", None, plain)
+    styled = load_settings("mini+plain", None, plain)
     material = find_material(styled, str)
     assert material.pictures[0].subjects[0].share == 1.0
     assert material.pictures[0].subjects[0].mask.getextrema() == (255, 255)
-    prompt = make_prompting(styled, material).at("stage1", 0)
+    prompt = make_prompting(styled, material, str).at("stage1", 0)
     assert prompt.prompt == "a painting in the style of * art of a face on pink fabric"
     assert Image.open(tmp_path / "me.png").size == (64, 64)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from PIL import Image
 from runs import QUIET, small_settings
 
 from singleinsert.data.subject import Handle
 from singleinsert.errors import ConfigError
+from singleinsert.training.encode import make_prompting
+from singleinsert.training.prepare import find_material
 from singleinsert.training.prompting import OneSubject, StepPrompt, Variation, VariedPrompts
 from singleinsert.training.run import train
 
@@ -38,6 +41,35 @@ def test_a_share_of_the_samples_is_asked_with_each_template():
 def test_the_foreground_may_be_asked_in_other_places_but_never_with_an_edit():
     shown = {prompt.prompt for prompt in asked(foreground=True) if prompt.shown}
     assert shown == {"* face", "* face in the snow", "* face on the beach"}
+
+
+def test_of_a_described_picture_the_foreground_is_asked_with_its_description_alone():
+    """The hat in it is said by the description and by no template: it would be learnt with the face."""
+    described = OneSubject(0, HANDLE, ("{concept} wearing a red hat",))
+    prompting = VariedPrompts(described, {"stage2": Variation(PLACES, EDITS, foreground=True)})
+    found = [prompting.at("stage2", sample) for sample in range(100)]
+    assert {prompt.prompt for prompt in found if prompt.shown} == {"* face wearing a red hat"}
+    assert {prompt.prompt for prompt in found if not prompt.shown} > {"* face in the snow", "a painting of * face"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"stage2__objective": "full_image"}, "objective full_image asks the training prompt alone"),
+        ({"data__class_word": ("face", "cup"), "data__mask": ("left.png", "right.png")}, "scene.prompt asks"),
+    ],
+)
+def test_templates_without_a_use_are_said_and_not_asked(changes, why, tmp_path, tiny_sd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, box in (("left", (4, 4, 30, 60)), ("right", (34, 4, 60, 60))):
+        mask = Image.new("L", (80, 64), 0)
+        mask.paste(255, box)
+        mask.save(f"{name}.png")
+    settings = small_settings(tmp_path, tiny_sd, stage2__prompt_places=PLACES, **changes)
+    said: list[str] = []
+    prompting = make_prompting(settings, find_material(settings, str), said.append)
+    assert said == [f"stage2.prompt_places and prompt_edits are not used: {why}"]
+    assert not {prompting.at("stage2", sample).prompt for sample in range(50)} & {"* face in the snow"}
 
 
 def test_terms_choose_which_prompts_vary():

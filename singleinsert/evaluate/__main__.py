@@ -8,7 +8,7 @@
     python -m singleinsert.evaluate report output/evaluation/table2                                the report again
     python -m singleinsert.evaluate study rate --results output/evaluation/table2                  people judge it
 In a checkout, on the bundled miniature model, without a GPU; the limits give a first look in a few minutes:
-    python -m singleinsert.evaluate ablation --preset mini --protocol testbed/protocol.toml \\
+    python -m singleinsert.evaluate ablation --preset mini+plain --protocol testbed/protocol.toml \\
         --concept_limit 2 --prompt_limit 3 --seeds 2
     python -m singleinsert.evaluate scenes --pretrained_model_name_or_path mini-scenes \\
         --protocol testbed/scenes_protocol.toml --dry_run

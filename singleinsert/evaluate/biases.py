@@ -76,7 +76,7 @@ def add_arguments(command: argparse.ArgumentParser, output: Path) -> None:
     add("--seeds", type=int, metavar="N", help="pictures of each probe (default 4)")
     add("--max_minutes", type=float, metavar="N", help="begin nothing more after so long; the same command goes on")
     add("--dry_run", action="store_true", help="say how many runs there are, and about how long they take; do none")
-    add("--preset", default="mini", help="settings of every training (default: mini)")
+    add("--preset", default="mini+plain", help="settings of every training (default: %(default)s)")
     add("--config_file", type=path_argument, metavar="FILE", help="TOML of settings over the preset")
     add("--cache", type=path_argument, default=output / "cache", metavar="DIR", help="concepts and pictures")
     add("--output_dir", type=path_argument, default=output / "biases", metavar="DIR", help="of all parts")

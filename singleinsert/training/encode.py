@@ -43,10 +43,15 @@ def encode_pictures(material: Material, model: Family, resolution: int, device: 
     return tuple(encoded)
 
 
-def make_prompting(settings: Settings, material: Material) -> Prompting:
-    """How the run's method talks to the model: one concept, or random subsets of several."""
-    data = settings.data
-    if one_subject_in_each(material.pictures):
+def make_prompting(settings: Settings, material: Material, say: Callable[[str], None]) -> Prompting:
+    """How the run's method talks to the model: one concept, or random subsets of several. Says which templates it has
+    no use for."""
+    data, single = settings.data, one_subject_in_each(material.pictures)
+    for name, stage in settings.stages.items():
+        if (stage.prompt_places or stage.prompt_edits) and not (single and Variation.of_stage(stage).templates):
+            why = f"objective {stage.objective} asks the training prompt alone" if single else "scene.prompt asks"
+            say(f"{name}.prompt_places and prompt_edits are not used: {why}")
+    if single:
         descriptions = tuple(picture.description for picture in material.pictures)
         words = Words(data.prompt, data.class_prompt, settings.caption.mode)
         plain = OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)

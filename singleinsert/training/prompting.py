@@ -98,6 +98,10 @@ class OneSubject:
             described = "" if float(u) < self.drop else described
         return StepPrompt(picture, (self.handle.name,), *self.words.of(described, self.handle, sample))
 
+    def is_described(self, picture: int) -> bool:
+        """Is it said what this picture shows besides the subject?"""
+        return bool(self.descriptions[picture]) and self.words.mode != "off"
+
     def all_prompts(self) -> Sequence[StepPrompt]:
         return [
             StepPrompt(i, (self.handle.name,), *self.words.of(text, self.handle, sample))
@@ -114,7 +118,8 @@ class Variation:
     Attributes:
         places, edits: templates with "{concept}"; those in which the subject stays what it is, those that change it.
         share: of the samples that are asked with one. terms: "all", "background" or "semantic".
-        foreground: may the subject be learnt from a sample that is asked with one of ``places``?
+        foreground: may the subject be learnt from a sample that is asked with one of ``places``? Not of a picture with
+            a description, whose words keep out what such a prompt would let in.
     """
 
     places: tuple[str, ...] = ()
@@ -125,7 +130,10 @@ class Variation:
 
     @classmethod
     def of_stage(cls, section: StageSettings) -> Variation:
-        """As a stage's ``section`` of the settings says."""
+        """As a stage's ``section`` of the settings says; none for an objective that does not ask the frozen model what
+        else a prompt means."""
+        if section.objective != "singleinsert":
+            return cls()
         return cls(
             section.prompt_places, section.prompt_edits, section.prompt_share, section.prompt_terms,
             section.prompt_foreground,
@@ -142,14 +150,14 @@ class Variation:
             return ""
         return templates[int(torch.randint(0, len(templates), (1,), generator=generator))]
 
-    def varied(self, plain: StepPrompt, template: str, handle: Handle) -> StepPrompt:
+    def varied(self, plain: StepPrompt, template: str, handle: Handle, described: bool) -> StepPrompt:
         """``plain`` asked with ``template``."""
         told = fill(template, handle.placeholder, handle.class_word)
         without = without_placeholder(template, handle.class_word)
         if self.terms == "semantic":
             return replace(plain, class_prompt=without)
         class_prompt = plain.class_prompt if self.terms == "background" else without
-        shown = self.foreground and template in self.places
+        shown = self.foreground and template in self.places and not described
         return replace(plain, prompt=told, frozen_prompt=without, class_prompt=class_prompt, shown=shown)
 
 
@@ -169,14 +177,15 @@ class VariedPrompts:
         plain = self.plain.at(stage, sample)
         variation = self.stages.get(stage, Variation())
         template = variation.draw(named_generator(self.plain.seed, stage, "template", sample))
-        return variation.varied(plain, template, self.plain.handle) if template else plain
+        described = self.plain.is_described(plain.picture)
+        return variation.varied(plain, template, self.plain.handle, described) if template else plain
 
     def all_prompts(self) -> Sequence[StepPrompt]:
         plain = self.plain.all_prompts()
         return [
             *plain,
             *(
-                variation.varied(plain[0], template, self.plain.handle)
+                variation.varied(plain[0], template, self.plain.handle, self.plain.is_described(0))
                 for variation in self.stages.values()
                 for template in variation.templates
             ),

@@ -218,7 +218,7 @@ def assemble(
         model.check_words(handle.placeholder, handle.class_word)
     concepts = make_concepts(settings, model, material, watch.line).to(model.text_device)
     book = PromptBook(model, concepts, material.class_words)
-    prompting = make_prompting(settings, material)
+    prompting = make_prompting(settings, material, watch.line)
     check_prompts(prompting, book)
     pictures = encode_pictures(material, model, settings.data.resolution, accelerator.device)
     if settings.painted.views:
