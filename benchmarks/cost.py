@@ -2,6 +2,7 @@
 
     python benchmarks/cost.py                       SD 1.5 at 512 px: FLOPs, and the peak of every way to save memory
     python benchmarks/cost.py --json cost.json      seven figures, for machines
+    python benchmarks/cost.py --preset face         what the presets for photos cost instead of the paper's settings
     python benchmarks/cost.py --family sd2 --resolution 768
 
 Peaks are bytes of tensors on the card, in GB (1e9): add 0.6 to 1.0 for the CUDA context and cuDNN's workspaces.
@@ -221,7 +222,7 @@ def print_flops(settings: Settings, costs: Mapping[str, Cost]) -> None:
     print(f"  no card can be faster: {seconds}")
 
 
-def print_peaks(family: str, resolution: int) -> None:
+def print_peaks(family: str, resolution: int, preset: str | None) -> None:
     """TFLOP of each stage, and GB by kind at its peak, for every row of ROWS."""
     print(f"\n{'peak GB':42}{'':9}{'TFLOP':>7}{'all':>7}{'lean':>7}  " + "".join(f"{kind:>16}" for kind in KINDS))
     for precision, peaks in AUTHORS_PEAK.items():
@@ -230,7 +231,7 @@ def print_peaks(family: str, resolution: int) -> None:
             print(f"  {label:42}{name:9}{AUTHORS_TFLOP[name]:7,}{peak:7.1f}")
     for label, switches, lean in ROWS:
         for i, name in enumerate(STAGES):
-            whole = at(on_a_card(PRESETS.get(family), **switches), resolution)
+            whole = at(on_a_card(preset, **switches), resolution)
             settings = two_micro_batches(whole)
             cost = measure_step(settings, name, family)
             tflop = stage_tflop(whole, name, getattr(settings, name).batch_size, cost)
@@ -247,14 +248,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, and nothing else")
     parser.add_argument("--family", choices=("sd1", "sd2", "sdxl", *PRESETS), default="sd1", help="default sd1")
+    parser.add_argument("--preset", default="", metavar="NAME", help="settings; default: the paper's")
     parser.add_argument("--resolution", type=int, default=512, metavar="PIXELS", help="default 512")
     args = parser.parse_args(argv)
     if args.json:
         args.json.write_text(json.dumps(figures(args.family), indent=2) + "\n")
         return 0
-    settings = at(on_a_card(PRESETS.get(args.family)), args.resolution)
+    preset = "+".join(name for name in (args.preset, PRESETS.get(args.family)) if name) or None
+    settings = at(on_a_card(preset), args.resolution)
     print_flops(settings, run_flops(settings, args.family))
-    print_peaks(args.family, args.resolution)
+    print_peaks(args.family, args.resolution, preset)
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,10 @@ from singleinsert.models.schedule import NoiseSchedule
 from singleinsert.models.vocabulary import clip_tokenizer
 from singleinsert.terms import WEIGHT_ROLES
 from singleinsert.training.bank import TeacherBank
+from singleinsert.training.encode import vary_prompts
 from singleinsert.training.files import RunFiles
 from singleinsert.training.loop import Loop, Run
-from singleinsert.training.prompting import OneSubject
+from singleinsert.training.prompting import OneSubject, StepPrompt
 from singleinsert.training.source import STEPS_AHEAD
 from singleinsert.training.stages import Stage, adapter_options, stages_of
 from singleinsert.training.step import EncodedPicture
@@ -84,7 +85,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
     loop.adapters, loop.stage_index = adapters, stages.index(stage)
     loop.source.steps_ahead = 1 if settings.run.micro_batch_size else STEPS_AHEAD  # as on a card
-    encode_class_prompt(loop.run)
+    encode_class_prompts(loop.run)
     if loop.bank is not None and stage is not stages[0]:
         fill(loop.bank, loop.run)
     with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
@@ -270,15 +271,36 @@ def build_run(settings: Settings, model: Family, concept: Concept, stages: list[
     concepts = ConceptSet({HANDLE.name: concept})
     return Run(
         settings=settings, accelerator=accelerator, files=RunFiles(Path(), HANDLE.name), stages=stages, model=model,
-        concepts=concepts, pictures=(picture,), prompting=OneSubject(settings.run.seed, HANDLE, ("",)),
+        concepts=concepts, pictures=(picture,), prompting=ForeknownPrompts(settings),
         book=PromptBook(model, concepts, {HANDLE.name: HANDLE.class_word}), identity={}, watch=SilentWatch(),
     )  # fmt: skip
 
 
-def encode_class_prompt(run: Run) -> None:
-    """What a run's first step does besides, once: the frozen text encoder reads the class prompt."""
+class ForeknownPrompts:
+    """The run's own prompts, drawn before there are fake tensors, which have no values to choose by."""
+
+    def __init__(self, settings: Settings) -> None:
+        prompting = vary_prompts(OneSubject(settings.run.seed, HANDLE, ("",)), settings)
+        with unset_fake_temporarily():
+            self._all = prompting.all_prompts()
+            self._drawn = {
+                (name, sample): prompting.at(name, sample)
+                for name, stage in settings.stages.items()
+                for sample in range(stage.steps * stage.batch_size)
+            }
+
+    def at(self, stage: str, sample: int) -> StepPrompt:
+        return self._drawn[stage, sample]
+
+    def all_prompts(self) -> Sequence[StepPrompt]:
+        return self._all
+
+
+def encode_class_prompts(run: Run) -> None:
+    """What a run's steps do besides, once each: the frozen text encoder reads the prompts without the concept."""
     (picture,) = run.pictures
-    run.book.frozen(run.prompting.at("stage1", 0).class_prompt, picture.frame, NO_ADAPTERS)
+    for text in dict.fromkeys(each.class_prompt for each in run.prompting.all_prompts()):
+        run.book.frozen(text, picture.frame, NO_ADAPTERS)
 
 
 def fill(bank: TeacherBank, run: Run) -> None:
@@ -288,9 +310,9 @@ def fill(bank: TeacherBank, run: Run) -> None:
 
 
 def encode_once(settings: Settings, run: Run) -> None:
-    """What a run encodes once: the picture, in float32, and the class prompt."""
+    """What a run encodes once: the picture, in float32, and the class prompts."""
     size = settings.data.resolution
     with mock.patch.object(nn.Module, "to", lambda part, *_: part):  # fake parameters cannot be cast as others are
         run.model.encode_picture(torch.empty(1, 3, size, size))
     run.book._frozen.clear()
-    encode_class_prompt(run)
+    encode_class_prompts(run)

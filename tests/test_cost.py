@@ -48,6 +48,19 @@ def test_a_run_costs_no_more_than_it_did_and_no_more_than_it_may(measured, name)
     assert measured[name] >= GOLDEN[name] * 0.98, "it became cheaper: keep that, see this file's head"
 
 
+def test_the_presets_for_photos_cost_less_than_the_paper():
+    """SD 1.5 at 512 px, text of every prompt that is asked included; the paper's settings take 3456 TFLOP here."""
+    settings = cost.on_a_card("face")
+    costs = cost.run_flops(settings)
+    assert cost.run_tflop(settings, costs)["run"] == pytest.approx(2467, rel=0.02)
+    plain = cost.on_a_card("face+plain")
+    text = [
+        sum(v for (part, _), v in found["stage2"].flops.items() if part == "text encoder")
+        for found in (costs, cost.run_flops(plain))
+    ]
+    assert text[0] > 2 * text[1]  # each prompt of a step is read on its own
+
+
 def test_an_account_counts_what_a_hand_can(tmp_path):
     """Two products of (4, 8) x (8, 16) with one multiply-add = 2 FLOPs; float32 bytes of what is alive."""
     with shapes.fake_tensors():

@@ -55,13 +55,18 @@ def make_prompting(settings: Settings, material: Material, say: Callable[[str], 
         descriptions = tuple(picture.description for picture in material.pictures)
         words = Words(data.prompt, data.class_prompt, settings.caption.mode)
         plain = OneSubject(settings.run.seed, material.handles[0], descriptions, words, settings.caption.drop)
-        varied = {name: Variation.of_stage(stage) for name, stage in settings.stages.items()}
-        return VariedPrompts(plain, varied) if any(each.templates for each in varied.values()) else plain
+        return vary_prompts(plain, settings)
     scene = settings.scene
     return UnionSampling(
         settings.run.seed, {handle.name: handle for handle in material.handles}, material.shown, scene.subset,
         scene.phrase, scene.prompt, scene.joiner,
     )  # fmt: skip
+
+
+def vary_prompts(plain: OneSubject, settings: Settings) -> Prompting:
+    """``plain``, some of its samples asked with the templates of their stage, where a stage has any."""
+    varied = {name: Variation.of_stage(stage) for name, stage in settings.stages.items()}
+    return VariedPrompts(plain, varied) if any(each.templates for each in varied.values()) else plain
 
 
 def make_concepts(settings: Settings, model: Family, material: Material, say: Callable[[str], None]) -> ConceptSet:
