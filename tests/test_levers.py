@@ -44,6 +44,8 @@ def test_every_row_is_a_run_that_can_be_had() -> None:
     for method in METHODS:
         assert stages_of(method.applied(base, "mini+plain")), method.name
     assert METHODS[0].applied(base, "mini+plain") == base
+    (chosen,) = [method for method in METHODS if method.name == "chosen"]
+    assert chosen.applied(base, "mini+plain") == load_settings("mini")  # what the preset is, and nothing else
 
 
 def test_training_is_not_asked_what_the_evaluation_asks() -> None:
