@@ -97,7 +97,7 @@ def arguments(
     (folder / "three.toml").write_text(METHODS)
     jobs = write_jobs(folder, model, list(concepts))
     return [
-        "run", "--methods", str(folder / "three.toml"), "--preset", "mini", "--concepts", str(jobs),
+        "run", "--methods", str(folder / "three.toml"), "--preset", "mini+plain", "--concepts", str(jobs),
         "--prompts", str(folder / "prompts.toml"), "--seeds", "2", "--batch_size", "3", "--attention", "1",
         "--masks", "none", "--clip", "none", "--dino", "none", "--lpips", "none", "--judge",
         "python:evaluations:bright",

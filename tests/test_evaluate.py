@@ -67,7 +67,7 @@ def test_the_concepts_are_those_of_train_singleinsert(done, tiny_sd, tmp_path):
     from singleinsert.training.run import train
 
     changes = {"stage2__objective": "full_image", "stage2__loss_space": "epsilon"}
-    changes |= {"stage1__timestep_importance": 0.5, "stage1__stratified_timesteps": True}  # as preset mini has it
+    changes |= {"stage1__timestep_importance": 0.5, "stage1__stratified_timesteps": True}  # as preset mini+plain has it
     image = str(done / "input" / "pic.png")
     settings = small_settings(
         tmp_path, tiny_sd, data__image=image, data__mask=image.replace(".png", "_mask.png"), **changes

@@ -98,8 +98,10 @@ def test_a_wrong_list_is_refused_in_a_line(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("name", set_names())
-@pytest.mark.parametrize("preset", ["mini", "paper", "face"])
+@pytest.mark.parametrize("preset", ["mini", "mini+plain", "paper", "face", "face+plain"])
 def test_every_set_of_methods_goes_with_every_preset(name, preset):
+    if name == "levers" and preset in ("mini", "face"):
+        pytest.skip("its rows change what plain leaves, and some of them are what these presets are")
     from singleinsert.training.stages import stages_of
 
     found = load_methods(name).with_preset(preset)
