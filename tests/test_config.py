@@ -356,11 +356,11 @@ def test_what_is_off_by_default_is_in_no_fingerprint():
 
     plain = load_settings("mini+plain")
     offs = values_off()
-    assert {"stage2.prompt_places", "adapter.min_rank", "painted.views", "run.quantize"} <= offs.keys()
+    assert {"stage2.prompt_places", "adapter.min_rank", "run.quantize"} <= offs.keys()
     assert not offs.keys() & _numbers(plain).keys()
     assert not any(key.startswith("prior.") for key in _numbers(plain))
-    on = load_settings("mini+plain", None, {"stage2.average_steps": 5, "painted.views": 2})
-    assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.average_steps", "painted.views"}
+    on = load_settings("mini+plain", None, {"stage2.detail_weight": 0.5, "concept.length": 2.0})
+    assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.detail_weight", "concept.length"}
     prior = load_settings("mini+plain", None, {"stage2.prior_weight": 1.0, "prior.pictures": 20})
     assert {"stage2.prior_weight", "prior.pictures"} <= _numbers(prior).keys()
 

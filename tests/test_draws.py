@@ -151,20 +151,3 @@ def test_a_run_draws_as_its_settings_say(tiny_sd, tmp_path):
     changes = {"timestep_importance": 0.5, "stratified_timesteps": True}
     settings = small_settings(tmp_path, tiny_sd, **{f"stage1__{key}": value for key, value in changes.items()})
     assert train(settings, watch=QUIET).artifact.embedding.isfinite().all()
-
-
-def test_a_decay_shows_noisy_timesteps_less_and_weighs_nothing_in_return(schedule):
-    density = Sampling.of_stage(stage(timestep_decay=2.0), 1, schedule).density
-    wanted = torch.linspace(1, 1e-3, 1000, dtype=torch.float64) ** 2  # ((T - t) / T)^2
-    p = density.cumulative.diff(prepend=torch.zeros(1, dtype=torch.float64))
-    assert torch.allclose(p, wanted / wanted.sum()) and torch.allclose(density.weights, torch.ones(1000))
-
-
-def test_importance_keeps_the_means_over_a_decay_s_density(schedule):
-    sampling = Sampling.of_stage(stage(timestep_decay=1.0, timestep_importance=0.5), 1, schedule)
-    seen = torch.linspace(1, 1e-3, 1000, dtype=torch.float64)
-    p = sampling.density.cumulative.diff(prepend=torch.zeros(1, dtype=torch.float64))
-    f = hashed((1000,), 3).double() ** 2
-    assert (p * sampling.density.weights.double() * f).sum().item() == pytest.approx(
-        ((seen * f).sum() / seen.sum()).item()
-    )

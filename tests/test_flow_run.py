@@ -15,7 +15,6 @@ from runs import draw_subject, small_values, values_that_show
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_train_script import command_line
-from tinymodels import hashed
 from tinyqwen import WIDTH
 
 import infer_singleinsert
@@ -35,7 +34,7 @@ from singleinsert.inference.drawing import Drawing
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.sampling import paint_around, sample_images
+from singleinsert.models.sampling import sample_images
 
 SEED, STEPS, GUIDANCE = 3, 3, 4.0
 PROMPT = "a photo of * face in the snow"
@@ -308,20 +307,6 @@ def test_the_photo_comes_back_at_the_level_that_the_latents_have(strength, base,
     finally:
         pipe.transformer.forward = real
     assert list(dict.fromkeys(knowing.levels)) == pytest.approx(wanted[-len(pairs) :])
-
-
-@torch.no_grad()
-def test_surroundings_are_painted_around_what_is_known(base):
-    model = load_base_model(base)
-    condition = model.encode(model.tokenize("a cat", {}), {})
-    source, kept = hashed((1, *model.latent_shape(32, 32)), 1), torch.zeros(1, 1, *model.latent_shape(32, 32)[1:])
-    kept[..., :4] = 1
-    drawn = paint_around(
-        model, source, kept, condition.expand(2), condition, [torch.Generator().manual_seed(i) for i in range(2)],
-        steps=2, guidance_scale=GUIDANCE, height=32, width=32,
-    )  # fmt: skip
-    assert torch.equal(drawn[..., :4], source[..., :4].expand(2, -1, -1, -1))
-    assert not torch.allclose(drawn[0, ..., 4:], drawn[1, ..., 4:]) and torch.isfinite(drawn).all()
 
 
 def test_what_a_finished_concept_has_taken_with_it_is_looked_at(trained, capsys):

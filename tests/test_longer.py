@@ -32,7 +32,6 @@ def ended(folder, model, **changes):
     ("short", "long"),
     [
         ({"stage2__steps": 2}, {"stage2__steps": 4}),
-        ({"stage2__steps": 2, "stage2__average_steps": 1}, {"stage2__steps": 4, "stage2__average_steps": 1}),
         ({"stage2__steps": 0, "stage1__steps": 2}, {"stage2__steps": 0, "stage1__steps": 4}),
         # what stage I keeps for stage II is then of more steps, too
         ({"stage1__steps": 2, "stage2__steps": 0}, {"stage1__steps": 4, "run__teacher_bank": False}),
@@ -65,7 +64,6 @@ def test_a_first_stage_with_more_steps_keeps_predictions_for_all_of_them(tmp_pat
     ("changes", "line"),
     [
         ({"stage2__lr_scheduler": "cosine"}, "stage2.lr_scheduler cosine spreads over all steps of the stage"),
-        ({"stage2__average_steps": 3}, "of stage2's last 3 steps the mean has those that are still to come"),
     ],
 )
 def test_where_the_numbers_are_others_it_is_said(tmp_path, tiny_sd, changes, line):

@@ -234,25 +234,6 @@ class SceneSettings:
     )  # fmt: skip
 
 
-PLACES = ("{concept} in the snow", "{concept} on the beach", "{concept} in the city", "{concept} in the jungle")
-
-
-@dataclass(frozen=True)
-class PaintedSettings:
-    """Views of the subject that the base model paints once, before training. For a single concept."""
-
-    views: int = setting(
-        0, "pictures of the subject in other surroundings, drawn around it: mask and prompt go with them", minimum=0,
-        maximum=256, off=0,
-    )  # fmt: skip
-    places: tuple[str, ...] = setting(
-        PLACES, "their prompts, one after the other, with {concept} for the subject", off=PLACES
-    )
-    view_share: float = setting(0.5, "share of the samples that see one", minimum=0, maximum=1, off=0.5)
-    num_inference_steps: int = setting(25, "steps of the sampler", minimum=1, maximum=1000, off=25)
-    guidance_scale: float = setting(4.0, "classifier-free guidance", minimum=0, maximum=100, off=4.0)
-
-
 @dataclass(frozen=True)
 class SampleSettings:
     """Pictures drawn during training and for the final sheet."""
@@ -301,7 +282,6 @@ class Settings:
     stage2: StageSettings = STAGE2
     scene: SceneSettings = field(default_factory=SceneSettings)
     prior: PriorSettings = field(default_factory=PriorSettings)
-    painted: PaintedSettings = field(default_factory=PaintedSettings)
     run: RunSettings = field(default_factory=RunSettings)
     sample: SampleSettings = field(default_factory=SampleSettings)
     save: SaveSettings = field(default_factory=SaveSettings)

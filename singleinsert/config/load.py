@@ -31,7 +31,12 @@ RENAMED = {
 }
 DELETED = {
     "antithetic_noise": "it made no difference that mattered: leave the key out",
+    **dict.fromkeys(
+        ("timestep_decay", "average_steps", "painted"),
+        "it brought nothing (docs/research/levers.md): leave the key out",
+    ),
 }
+"""Keys, or whole sections."""
 OLD_VALUES = {"unet": "denoiser", "text_encoder": "text"}
 """Of ``trains``."""
 
@@ -229,7 +234,8 @@ def declaration(key: str, where: str = "") -> tuple[Field[Any], Any]:
     known = _declared()
     if key in RENAMED:
         raise ConfigError(f"{_at(where)}{key} is called {RENAMED[key]} now")
-    if reason := DELETED.get(key.rpartition(".")[2]):
+    section, _, name = key.rpartition(".")
+    if reason := DELETED.get(name) or DELETED.get(section):
         raise ConfigError(f"{_at(where)}{key} is gone: {reason}")
     if key not in known:
         raise ConfigError(f"{_at(where)}unknown key {key}{_nearest_key(key, list(known))}")

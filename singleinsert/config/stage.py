@@ -71,15 +71,7 @@ class StageSettings:
         0.0, "draw timesteps in proportion to their weight in the loss, to this power, and weigh them less in return; "
         "0: uniformly, as in the paper", minimum=0, maximum=2,
     )  # fmt: skip
-    timestep_decay: float = setting(
-        0.0, "see timestep t as often as ((T - t) / T) to this power: above 0, less of the noisy ones, where place and "
-        "layout are learnt", minimum=0, maximum=8, off=0.0,
-    )  # fmt: skip
     stratified_timesteps: bool = setting(False, "spread the timesteps of a batch evenly over their distribution")
-    average_steps: int = setting(
-        0, "what is kept is the mean of what trains over the last so many steps; 0: what the last step left", minimum=0,
-        off=0,
-    )  # fmt: skip
     prompt_places: tuple[str, ...] = setting(
         (), "templates such as '{concept} in the snow', with which some samples are asked in place of the training "
         "prompt: what the subject is does not change in them", off=(),

@@ -13,15 +13,10 @@ from singleinsert.placeholders import names_the_concept
 
 def check_templates(settings: Settings) -> None:
     """ConfigError where a template that training draws from could teach nothing."""
-    data, painted = settings.data, settings.painted
+    data = settings.data
     for name, stage in settings.stages.items():
         _check(f"{name}.prompt_places", stage.prompt_places, data.placeholder_token)
         _check(f"{name}.prompt_edits", stage.prompt_edits, data.placeholder_token)
-    _check("painted.places", painted.places, data.placeholder_token)
-    if painted.views and (len(data.class_word) > 1 or data.learn_background):
-        raise ConfigError("painted.views are of a single concept: set it to 0")
-    if painted.views and not painted.places:
-        raise ConfigError("painted.places is empty: painted.views need a prompt for their surroundings")
 
 
 def _check(key: str, texts: tuple[str, ...], placeholder: str) -> None:

@@ -38,46 +38,6 @@ def noised_for(scheduler: Any, source: Tensor, noise: Tensor, step: int) -> Tens
 
 
 @torch.no_grad()
-def paint_around(
-    model: Family,
-    source: Tensor,
-    kept: Tensor,
-    condition: Condition,
-    negative: Condition,
-    generators: Sequence[torch.Generator],
-    *,
-    steps: int,
-    guidance_scale: float,
-    height: int,
-    width: int,
-) -> Tensor:
-    """New surroundings for what is known: latents (b, c, h, w) float32 that are ``source`` where ``kept`` is 1.
-
-    Blended Latent Diffusion (Avrahami et al. 2023) from pure noise, so that nothing of the old surroundings is left.
-
-    Args:
-        source: (b or 1, c, h, w) clean latents. kept: (b or 1, 1, h, w) in [0, 1].
-        condition: b prompts. negative: 1 or b. generators: b of them. height, width: in pixels.
-    """
-    pipeline = model.pipeline(denoiser_only=True)
-    shape = (len(generators), *source.shape[1:])
-    noise = torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(source.device)
-    source = source.expand(shape)
-
-    def put_back(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        drawn = model.unpacked(tensors["latents"], height, width)
-        blended = kept * known_latents(pipe.scheduler, source, noise, step + 1) + (1 - kept) * drawn.float()
-        return {"latents": model.packed(blended.to(drawn.dtype))}
-
-    latents = pipeline(
-        **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
-        guidance_scale=model.pipeline_guidance(guidance_scale), height=height, width=width,
-        callback_on_step_end=put_back, output_type="latent", latents=noise.to(model.dtype),
-    ).images  # fmt: skip
-    return model.finished(latents).float()
-
-
-@torch.no_grad()
 def sample_images(
     model: Family,
     condition: Condition,

@@ -16,26 +16,19 @@ class TimestepDensity:
 
     Attributes:
         cumulative: (T,) float64, the last one 1.
-        weights: (T,) float32, ``q(t) / p(t)`` with the target q: the mean of ``weights[t] f(t)`` over drawn t is that
-            of ``f(t)`` over t from q, for any f. A uniform target has ``q(t) = 1 / T``.
+        weights: (T,) float32, ``1 / (T p(t))``: the mean of ``weights[t] f(t)`` over drawn t is that of ``f(t)`` over
+            uniform t, for any f.
     """
 
     cumulative: Tensor
     weights: Tensor
 
     @classmethod
-    def proportional_to(cls, importance: Tensor, target: Tensor | None = None) -> TimestepDensity:
-        """p(t) as ``importance`` (T,) >= 0 times the target's density, mixed with a tenth of the target: no weight
-        exceeds 10.
-
-        Args:
-            target: (T,) > 0, proportional to q(t); None is uniform.
-        """
-        importance = importance.detach().to("cpu", torch.float64)
-        target = torch.ones_like(importance) if target is None else target.detach().to("cpu", torch.float64)
-        importance, total = importance * target, target.sum()
-        p = (1 - UNIFORM_SHARE) * importance / importance.sum() + UNIFORM_SHARE * target / total
-        return cls(p.cumsum(0) / p.sum(), (target / (total * p)).float())
+    def proportional_to(cls, importance: Tensor) -> TimestepDensity:
+        """p(t) as ``importance`` (T,) >= 0, mixed with a tenth of the uniform density: no weight exceeds 10."""
+        importance, steps = importance.detach().to("cpu", torch.float64), len(importance)
+        p = (1 - UNIFORM_SHARE) * importance / importance.sum() + UNIFORM_SHARE / steps
+        return cls(p.cumsum(0) / p.sum(), (1 / (steps * p)).float())
 
     def at(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """Timesteps (b,) int64 and their weights (b,) for u (b,) float64 in [0, 1): uniform u gives t with p(t)."""

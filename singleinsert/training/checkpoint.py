@@ -47,16 +47,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 SHAPE: dict[str, Any] = {
     "stage": int, "step": int, "parameters": dict, "optimizer": (dict, type(None)), "lr_scheduler": (dict, type(None)),
     "scaler": (dict, type(None)), "losses": list, "bank": (Tensor, type(None)), "identity": dict,
-    "average": (dict, type(None)),
 }  # fmt: skip
 """What a run's state holds, and of which type."""
-LATER = {"average"}
-"""What checkpoints did not hold from the beginning."""
 
 
 def check_state(path: Path, state: Any) -> None:
     """ModelError where a checkpoint's content is not built as a run's state is."""
-    if not isinstance(state, dict) or set(state) | LATER != set(SHAPE):
+    if not isinstance(state, dict) or set(state) != set(SHAPE):
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise _damaged(path, f"it holds {found:.200}")
     for key, kind in ((key, SHAPE[key]) for key in state):

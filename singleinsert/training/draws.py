@@ -72,18 +72,13 @@ class Sampling:
     def of_stage(cls, section: Any, batch: int, schedule: Schedule) -> Sampling:
         """As a stage's ``section`` of the settings says.
 
-        Timesteps count as ``timestep_importance``-th power of the weight that the loss gives an error in epsilon. With
-        ``timestep_decay`` a above 0 they are to be seen as ``((T - t) / T)^a``: finetuning at high noise is what
-        overfits place and layout from one picture (T-LoRA, Soboleva et al. 2025, section 3).
+        Timesteps count as ``timestep_importance``-th power of the weight that the loss gives an error in epsilon.
         """
         density, steps = None, schedule.num_timesteps
-        if section.timestep_importance or section.timestep_decay:
+        if section.timestep_importance:
             rows = torch.arange(steps, device=schedule.device)
             weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma, section.min_snr_share)
-            seen = ((steps - rows) / steps) ** section.timestep_decay
-            density = TimestepDensity.proportional_to(
-                (weight / schedule.snr(rows)) ** section.timestep_importance, seen
-            )
+            density = TimestepDensity.proportional_to((weight / schedule.snr(rows)) ** section.timestep_importance)
         return cls(batch, density, section.stratified_timesteps)
 
     def timestep(self, u: Tensor, sample: int, schedule: Schedule) -> tuple[Tensor, Tensor]:

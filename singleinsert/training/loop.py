@@ -17,7 +17,6 @@ from singleinsert.errors import ConfigError, ModelError, first_line
 from singleinsert.models.family import Family
 from singleinsert.terms import BEFORE, WEIGHT_ROLES
 from singleinsert.training.accelerator import sum_gradients
-from singleinsert.training.average import RunningMean
 from singleinsert.training.checkpoint import has_adapters, save_checkpoint
 from singleinsert.training.files import RunFiles
 from singleinsert.training.memory import MicroBatch
@@ -99,7 +98,6 @@ class Loop:
         self.bank = self.source.bank
         if self.bank and state:
             self.bank.restore(state["bank"], run.accelerator)
-        self.average = RunningMean(state.get("average") if state else None)
         self._restored = state
         self._constant: ConstantConditions | None = None
 
@@ -124,8 +122,6 @@ class Loop:
         while self.step < stage.steps:
             self._optimiser_step(stage)
             self.step += 1
-            if self.step > stage.steps - stage.settings.average_steps:
-                self.average.add(self.trainables(stage))
             self.on_first_step()
             self.on_first_step = lambda: None
             bar.step(stage.name, self.step, self.losses.flush(wait=self.step < stage.steps))
@@ -138,7 +134,6 @@ class Loop:
             bar.rest()
         if settings.run.final_checkpoint and self.stage_index + 1 == len(self.run.stages):
             self.save()
-        self.average.finish(self.trainables(stage))
         self._release()
         self._draw_samples(stage.name, stage.steps)
         bar.rest()
@@ -313,7 +308,6 @@ class Loop:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "losses": self.losses.rows,
                 "bank": outputs,
-                "average": self.average.state(),
                 "identity": run.identity,
             }
             limit = run.settings.run.checkpoints_total_limit

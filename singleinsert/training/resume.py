@@ -66,13 +66,9 @@ def change_length(state: dict[str, Any], stage: Stage) -> list[str]:
     Returns:
         in what the run then differs from one that had this number from its start; nothing where it does not.
     """
-    settings, found = stage.settings, []
-    if settings.lr_scheduler not in LENGTHLESS:
-        found.append(f"{stage.name}.lr_scheduler {settings.lr_scheduler} spreads over all steps of the stage")
-    state["average"] = None  # of the steps that were to be the last ones
-    if state["step"] > stage.steps - settings.average_steps:
-        found.append(f"of {stage.name}'s last {settings.average_steps} steps the mean has those that are still to come")
-    return found
+    if stage.settings.lr_scheduler in LENGTHLESS:
+        return []
+    return [f"{stage.name}.lr_scheduler {stage.settings.lr_scheduler} spreads over all steps of the stage"]
 
 
 def carry_samples(run: Run, checkpoint: Path, stage: str, step: int) -> None:

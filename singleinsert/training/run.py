@@ -34,7 +34,6 @@ from singleinsert.training.forecast import likeness_of
 from singleinsert.training.look import look_after
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.memory import out_of_memory
-from singleinsert.training.painting import paint
 from singleinsert.training.prepare import Material, find_material
 from singleinsert.training.prompting import Prompting
 from singleinsert.training.results import build_artifact, flatten, resolved, write_results
@@ -221,10 +220,6 @@ def assemble(
     prompting = make_prompting(settings, material, watch.line)
     check_prompts(prompting, book)
     pictures = encode_pictures(material, model, settings.data.resolution, accelerator.device)
-    if settings.painted.views:
-        watch.line("painting views of the subject to learn from")
-        pictures, prompting = paint(settings, model, book, material.handles[0], prompting, pictures)
-        check_prompts(prompting, book)
     prior = make_prior(settings, model, book, accelerator, watch.line)
     identity = identity_of(settings, material) | ({"prior.digest": prior.digest} if prior else {})
     return Run(

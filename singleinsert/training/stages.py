@@ -132,7 +132,7 @@ def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
 
 def _refuse_own_draws(first: Stage, second: Stage) -> None:
     """A stage that draws from the first one's predictions has its timesteps, its noise and its prompts."""
-    for name in ("timestep_importance", "timestep_decay", "stratified_timesteps"):
+    for name in ("timestep_importance", "stratified_timesteps"):
         own = getattr(second.settings, name)
         if own and own != getattr(first.settings, name):
             raise ConfigError(
