@@ -88,7 +88,9 @@ def test_rows_are_compared_in_pairs_and_missing_ones_named(tmp_path: Path, monke
         "drawn": {"face0": {"identity": 0.9}},
     }
     text = levers.table(scores, "default").splitlines()
-    assert text[2].startswith("| default | 2 | 0.600<br><sub>0.500 to 0.700</sub> |  |  |  | 0.700<br><sub>0.600")
+    assert text[2].startswith(
+        "| default: SingleInsert's own method | 2 | 0.600<br><sub>0.500 to 0.700</sub> |  |  |  | 0.700<br><sub>0.600"
+    )
     assert "| 2 | 0.700<br><sub>**+0.100 (+0.100 to +0.100)**</sub> |" in text[3]
     assert "0.750<br><sub>+0.050 (+0.000 to +0.100)</sub>" in text[3]
     assert text[4].startswith("| drawn | 1 | 0.900<br><sub>**+0.400")  # of the instance that both have
