@@ -49,14 +49,16 @@ SHAPE: dict[str, Any] = {
     "scaler": (dict, type(None)), "losses": list, "bank": (Tensor, type(None)), "identity": dict,
 }  # fmt: skip
 """What a run's state holds, and of which type."""
+GONE = {"average"}
+"""What checkpoints held once, and nothing reads any more."""
 
 
 def check_state(path: Path, state: Any) -> None:
     """ModelError where a checkpoint's content is not built as a run's state is."""
-    if not isinstance(state, dict) or set(state) != set(SHAPE):
+    if not isinstance(state, dict) or set(state) - GONE != set(SHAPE):
         found = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
         raise _damaged(path, f"it holds {found:.200}")
-    for key, kind in ((key, SHAPE[key]) for key in state):
+    for key, kind in SHAPE.items():
         if not isinstance(state[key], kind) or isinstance(state[key], bool):
             raise _damaged(path, f"its {key} is {state[key]!r:.100}")
     for name, value in state["parameters"].items():
