@@ -196,6 +196,12 @@ def test_a_checkpoint_is_not_believed(changes, message, tmp_path):
     assert "\n" not in str(raised.value) and str(path) in str(raised.value)
 
 
+def test_a_checkpoint_of_an_older_version_is_read(tmp_path):
+    """It held a mean of weights, which nothing keeps any more."""
+    state = read(save_checkpoint(tmp_path, 3, STATE | {"average": None}), tmp_path)
+    assert state["step"] == read(save_checkpoint(tmp_path, 3, STATE), tmp_path)["step"]
+
+
 @given(value=JSON)
 def test_records_of_any_content(value, tmp_path):
     (tmp_path / "a").mkdir(exist_ok=True)
