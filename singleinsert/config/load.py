@@ -32,7 +32,7 @@ RENAMED = {
 DELETED = {
     "antithetic_noise": "it made no difference that mattered: leave the key out",
     **dict.fromkeys(
-        ("timestep_decay", "average_steps", "painted"),
+        ("timestep_decay", "average_steps", "detail_weight", "consistency_beta", "min_snr_share", "painted"),
         "it brought nothing (docs/research/levers.md): leave the key out",
     ),
 }

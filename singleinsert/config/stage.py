@@ -29,22 +29,12 @@ class StageSettings:
     semantic_weight: float = setting(0.0, "weight of the semantic loss, eta in the paper", minimum=0)
     loss_space: LossSpace = setting("x0", "space in which errors are squared; the paper's is x0")
     min_snr_gamma: float = setting(0.0, "Min-SNR clamp, used instead of loss_space; 0: off", minimum=0)
-    min_snr_share: float = setting(
-        1.0, "share of Min-SNR's weight; the rest is 1, as in x0 space", minimum=0, maximum=1, off=1.0
-    )
     mask_normalization: MaskNormalization = setting(
         "mean", "divide a masked loss by all elements (mean, the paper) or by the mask's share of them (area)"
     )
     prior_weight: float = setting(
         0.0, "full_image, singleinsert: weight of DreamBooth's prior term, the whole-picture loss on pictures of the "
         "class, see [prior]", minimum=0, off=0.0,
-    )  # fmt: skip
-    detail_weight: float = setting(
-        0.0, "weight of a foreground loss on what changes from place to place, the edges", minimum=0, off=0.0
-    )
-    consistency_beta: float = setting(
-        0.0, "above 0, the foreground loss counts less where the tuned model is nearer than the frozen one, the "
-        "more the larger this is (Direct Consistency Optimization)", minimum=0, off=0.0,
     )  # fmt: skip
     attention_weight: float = setting(
         0.01, "break_a_scene: weight of the loss on the handles' cross-attention", minimum=0

@@ -27,10 +27,6 @@ class Objective(Protocol):
         """Min-SNR clamp in place of ``loss_space``; 0 is off."""
 
     @property
-    def min_snr_share(self) -> float:
-        """Share of the clamped weight; the rest is the x0 space's."""
-
-    @property
     def needs_class(self) -> bool:
         """The tuned model's prediction for the class prompt is needed."""
 

@@ -75,20 +75,6 @@ def prior_error(views: Views) -> Tensor:
     return views.weight * masked_mse(views.x0_class, views.x0_target)
 
 
-def edges(picture: Tensor, mask: Tensor) -> Tensor:
-    """(b, 1, h, w) float32: how much a picture (b, c, h, w) changes from place to place, 1 on the mask's mean.
-
-    The differences from the neighbours to the right and below, squared and summed over channels, under a root.
-    """
-    x = picture.float()
-    right, below = torch.zeros_like(x), torch.zeros_like(x)
-    right[..., :-1] = x.diff(dim=-1)
-    below[..., :-1, :] = x.diff(dim=-2)
-    strength = (right.square() + below.square()).sum(dim=1, keepdim=True).sqrt()
-    inside = (mask * strength).mean(dim=(1, 2, 3), keepdim=True) / mask.mean(dim=(1, 2, 3), keepdim=True)
-    return strength / inside.clamp_min(torch.finfo(torch.float32).tiny)
-
-
 def masked_mse(a: Tensor, b: Tensor, mask: Tensor | None = None, normalization: MaskNormalization = "mean") -> Tensor:
     """Squared error per sample.
 

@@ -19,7 +19,6 @@ class FullImage:
 
     loss_space: LossSpace = "epsilon"
     min_snr_gamma: float = 0.0
-    min_snr_share: float = 1.0
     prior_weight: float = 0.0
 
     needs_class = False

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional
 
-from singleinsert.losses.diffusion import LossSpace, MaskNormalization, Views, edges, masked_mse, prior_error
+from singleinsert.losses.diffusion import LossSpace, MaskNormalization, Views, masked_mse, prior_error
 
 
 @dataclass(frozen=True)
@@ -17,13 +16,6 @@ class SingleInsert:
     - foreground (eq. 3) ``mean(m (x0_hat(tuned, y*) - x0)^2)``
     - background (eq. 4) ``mean((1 - m) (x0_hat(tuned, y*) - x0_hat(frozen, ybar))^2)``
     - semantic   (eq. 6) ``mean((x0_hat(tuned, ybar) - x0_hat(frozen, ybar))^2)``, the whole map
-
-    and, where they are asked for,
-
-    - detail ``mean(m e (x0_hat(tuned, y*) - x0)^2)``, with the edges e of x0 (:func:`edges`)
-    - consistency, in the foreground's place (Direct Consistency Optimization, Lee et al. 2024, eq. 10):
-      ``-(2 / beta) log sigmoid(-beta (F(tuned, y*) - F(frozen, ybar)))``, F the weighted foreground error. It is the
-      foreground term's gradient at the start, and dies away where the tuned model is nearer than the frozen one.
 
     Every term comes back per sample, (b,), already times its weight, so that their sum is the loss. A term of
     weight 0 is left out, and the model outputs that only it needs are not asked for. The two methods split the
@@ -35,10 +27,7 @@ class SingleInsert:
     semantic_weight: float = 0.0
     loss_space: LossSpace = "x0"
     min_snr_gamma: float = 0.0
-    min_snr_share: float = 1.0
     mask_normalization: MaskNormalization = "mean"
-    detail_weight: float = 0.0
-    consistency_beta: float = 0.0
     prior_weight: float = 0.0
 
     attention_level = 0
@@ -59,33 +48,20 @@ class SingleInsert:
     @property
     def needs_frozen(self) -> bool:
         """Does it look at the FROZEN model's prediction for the class prompt?"""
-        return self.background_weight != 0 or self.semantic_weight != 0 or self.consistency_beta != 0
+        return self.background_weight != 0 or self.semantic_weight != 0
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
-        """Foreground, detail and background: what depends on the prediction for the prompt with the concept."""
+        """Foreground and background: what depends on the prediction for the prompt with the concept."""
         assert views.x0_concept is not None
         terms = {}
         if self.foreground_weight:
             error = views.weight * masked_mse(views.x0_concept, views.x0_target, views.mask, self.mask_normalization)
-            if self.consistency_beta:
-                error = self._consistency(error, views)
             terms["foreground"] = self.foreground_weight * views.where_shown(error)
-        if self.detail_weight:
-            where = views.mask * edges(views.x0_target, views.mask)
-            error = views.weight * masked_mse(views.x0_concept, views.x0_target, where)
-            terms["detail"] = self.detail_weight * views.where_shown(error)
         if self.background_weight:
             assert views.x0_frozen is not None
             error = masked_mse(views.x0_concept, views.x0_frozen.detach(), 1 - views.mask, self.mask_normalization)
             terms["background"] = self.background_weight * views.weight * error
         return terms
-
-    def _consistency(self, error: Tensor, views: Views) -> Tensor:
-        """(b,) from the tuned model's weighted foreground error (b,)."""
-        assert views.x0_frozen is not None
-        frozen = masked_mse(views.x0_frozen.detach(), views.x0_target, views.mask, self.mask_normalization)
-        beta = self.consistency_beta
-        return 2 / beta * functional.softplus(beta * (error - views.weight * frozen))
 
     def class_terms(self, views: Views) -> dict[str, Tensor]:
         """Semantic: what depends on the tuned model's prediction for the class prompt."""

@@ -92,7 +92,7 @@ class Schedule(ABC):
         signal, sigma = self._spread(t)
         return (x_t.float() - signal * self.x0_from(output, x_t, t)) / sigma
 
-    def weight(self, t: Tensor, space: LossSpace, min_snr_gamma: float = 0.0, min_snr_share: float = 1.0) -> Tensor:
+    def weight(self, t: Tensor, space: LossSpace, min_snr_gamma: float = 0.0) -> Tensor:
         """What a squared error of x0 counts (b,) where the loss is taken in ``space``.
 
         With the same x_t, ``eps_hat - eps = -(signal / sigma) (x0_hat - x0)``, and a velocity's error is
@@ -100,12 +100,10 @@ class Schedule(ABC):
         flow's ``v = eps - x0`` with signal + sigma = 1. So x0 weighs 1, epsilon snr, v sigma^-2.
 
         Min-SNR (Hang et al. 2023, eq. 8) is ``min(snr, gamma)`` on the x0 error whichever space it is written in, so
-        ``min_snr_gamma > 0`` takes the place of ``space``. ``min_snr_share`` below 1 mixes it with the x0 space:
-        ``(1 - share) + share min(snr, gamma)``, which counts noisy timesteps as x0 does and clean ones more.
+        ``min_snr_gamma > 0`` takes the place of ``space``.
         """
         if min_snr_gamma > 0:
-            clamped = self.snr(t).clamp_max(min_snr_gamma)
-            return clamped if min_snr_share == 1 else 1 - min_snr_share + min_snr_share * clamped
+            return self.snr(t).clamp_max(min_snr_gamma)
         if space == "x0":
             return torch.ones(len(t), device=t.device)
         return self.snr(t) if space == "epsilon" else self._v_weight(t)

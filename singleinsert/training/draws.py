@@ -77,7 +77,7 @@ class Sampling:
         density, steps = None, schedule.num_timesteps
         if section.timestep_importance:
             rows = torch.arange(steps, device=schedule.device)
-            weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma, section.min_snr_share)
+            weight = schedule.weight(rows, section.loss_space, section.min_snr_gamma)
             density = TimestepDensity.proportional_to((weight / schedule.snr(rows)) ** section.timestep_importance)
         return cls(batch, density, section.stratified_timesteps)
 

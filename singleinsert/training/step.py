@@ -118,7 +118,7 @@ def training_step(
     schedule, t = model.schedule, draws.t
     x0 = latents_of(pictures, prompts, draws.posterior)
     x_t = schedule.add_noise(x0, draws.noise, t)  # (b, c, h, w), as everything below
-    weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
+    weight = schedule.weight(t, objective.loss_space, objective.min_snr_gamma)
     shown = shown_in(prompts, x0.device)
     views = Views(x0, None, None, None, masks_of(pictures, prompts), weight, shown=shown)
 
@@ -148,7 +148,7 @@ def training_step(
 
     if prior is not None:
         x_t = schedule.add_noise(prior.x0, prior.noise, prior.t)
-        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma, objective.min_snr_share)
+        weight = schedule.weight(prior.t, objective.loss_space, objective.min_snr_gamma)
         output = model.predict(x_t, prior.t, conditions.prior(len(prior.t)))
         seen = Views(prior.x0, None, schedule.x0_from(output, x_t, prior.t), None, views.mask, weight)
         yield objective.prior_terms(seen)
