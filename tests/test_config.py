@@ -120,6 +120,10 @@ def _another_value(value, field, hint):
             "[stage1]\nantithetic_noise = true",
             "my.toml: stage1.antithetic_noise is gone: it made no difference that mattered: leave the key out",
         ),
+        (
+            "[painted]\nviews = 3",
+            "my.toml: section [painted] is gone: it brought nothing (docs/research/levers.md): leave the section out",
+        ),
     ],
 )
 def test_refusals_name_the_file_the_key_and_the_remedy(text, message, tmp_path):

@@ -143,6 +143,8 @@ def values_in(tables: Mapping[str, Any], path: str) -> Values:
         if not isinstance(table, dict):
             known = [key for key, _, _ in all_fields()]
             raise ConfigError(f"{path}: key {section!r} stands in no section{_nearest_key(section, known)}")
+        if reason := DELETED.get(section):
+            raise ConfigError(f"{path}: section [{section}] is gone: {reason.replace('key', 'section')}")
         if section not in sections():
             raise ConfigError(f"{path}: unknown section [{section}]{nearest(section, sections())}")
         for name, value in table.items():
