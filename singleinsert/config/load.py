@@ -29,12 +29,14 @@ RENAMED = {
     "adapter.unet_targets": "adapter.denoiser_targets",
     "adapter.text_encoder_targets": "adapter.text_targets",
 }
+NO_GAIN = "it brought nothing (docs/research/levers.md)"
 DELETED = {
     "antithetic_noise": "it made no difference that mattered: leave the key out",
     **dict.fromkeys(
-        ("timestep_decay", "average_steps", "detail_weight", "consistency_beta", "min_snr_share", "painted"),
-        "it brought nothing (docs/research/levers.md): leave the key out",
+        ("timestep_decay", "average_steps", "detail_weight", "consistency_beta", "min_snr_share"),
+        f"{NO_GAIN}: leave the key out",
     ),
+    "painted": f"{NO_GAIN}: leave the section out",
 }
 """Keys, or whole sections."""
 OLD_VALUES = {"unet": "denoiser", "text_encoder": "text"}
@@ -144,7 +146,7 @@ def values_in(tables: Mapping[str, Any], path: str) -> Values:
             known = [key for key, _, _ in all_fields()]
             raise ConfigError(f"{path}: key {section!r} stands in no section{_nearest_key(section, known)}")
         if reason := DELETED.get(section):
-            raise ConfigError(f"{path}: section [{section}] is gone: {reason.replace('key', 'section')}")
+            raise ConfigError(f"{path}: section [{section}] is gone: {reason}")
         if section not in sections():
             raise ConfigError(f"{path}: unknown section [{section}]{nearest(section, sections())}")
         for name, value in table.items():
