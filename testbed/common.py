@@ -17,6 +17,11 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def hold(array: np.ndarray) -> Tensor:
+    """An array of the training set as a tensor: on the GPU where there is one, else where it is, mapped or not."""
+    return torch.from_numpy(array).to(device())
+
+
 def to_tensor(pictures: np.ndarray) -> Tensor:
     """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1], channels last."""
     x = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
@@ -106,7 +111,7 @@ def run(
         os.replace(part, file)
 
     saved = logged = time.monotonic()
-    totals: dict[str, float] = {}
+    totals: dict[str, Tensor] = {}
     while True:
         if plan.exists():
             steps = int(plan.read_text())
@@ -117,10 +122,10 @@ def run(
         torch.stack(list(terms.values())).sum().backward()
         trainer.step(schedule(step, steps))
         for k, v in terms.items():
-            totals[k] = totals.get(k, 0.0) + float(v.detach())
+            totals[k] = v.detach() + totals.get(k, 0.0)  # not read here: a GPU would wait for each step
         if (step + 1) % report_every == 0:
+            text = "  ".join(f"{k} {float(v) / report_every:.4f}" for k, v in totals.items())
             now = time.monotonic()
-            text = "  ".join(f"{k} {v / report_every:.4f}" for k, v in totals.items())
             print(f"{name} {step + 1}/{steps}  {text}  {report_every / (now - logged):.2f} steps/s", flush=True)
             logged, totals = now, {}
         if time.monotonic() - saved > save_seconds:

@@ -116,10 +116,12 @@ class Teacher:
         self, unet: UNet2DConditionModel, schedule: NoiseSchedule, vae: AutoencoderKLFlux2, scale: float
     ) -> None:
         """`scale`: of mini-sd's latents. `unet` is left as it is."""
-        self.unet, self.schedule = unet, schedule
-        self.mean = vae.bn.running_mean.view(1, -1, 1, 1) * scale
+        self.unet, self.schedule = unet, schedule.to(unet.device)
+        self.mean = vae.bn.running_mean.view(1, -1, 1, 1).to(unet.device) * scale
         signal, sigma = (factor.double() for factor in schedule.factors(torch.arange(schedule.num_timesteps)))
-        self.levels = sigma / (signal + sigma)  # s of each row: abar = (1 - s)^2 / ((1 - s)^2 + s^2)
+        levels = sigma / (signal + sigma)  # s of each row: abar = (1 - s)^2 / ((1 - s)^2 + s^2)
+        self.lowest, self.highest = float(levels[0]), float(levels[-1])
+        self.levels = levels.to(unet.device)
 
     def row(self, s: Tensor) -> Tensor:
         """The row (b,) whose noise level is nearest to s (b,)."""
@@ -127,7 +129,7 @@ class Teacher:
 
     def knows(self, s: Tensor) -> Tensor:
         """bool (b,): whether s lies within its rows."""
-        return (s > float(self.levels[0])) & (s < float(self.levels[-1]))
+        return (s > self.lowest) & (s < self.highest)
 
     def levels_of(self, rows: Tensor) -> Tensor:
         """The noise levels s (b,) of rows, float32."""

@@ -28,7 +28,7 @@ from singleinsert.models.families.flux2 import TAPS, velocity
 from singleinsert.models.loading import load_base_model
 
 from . import text, vae
-from .common import HalfTrainer, device, run
+from .common import HalfTrainer, device, hold, run
 from .dataset import pictures
 from .flow import (
     LENGTH,
@@ -46,7 +46,7 @@ from .world.captions import caption_and_said
 from .world.scene import Scene
 
 ROOT = Path(__file__).resolve().parent.parent
-BATCH, TEXT_BATCH = 32, 64
+TEXT_BATCH = 64
 MERGED = 0.2
 """How often a span of two to five words of a caption is one slot, as a concept's word will be."""
 DATA_SHARE = 0.1
@@ -60,6 +60,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--pictures", type=int, default=20_000, help="pictures drawn for training")
     p.add_argument("--text_steps", type=int, default=3000)
     p.add_argument("--steps", type=int, default=15_000)
+    p.add_argument("--batch_size", type=int, default=32, help="of the transformer")
     p.add_argument("--rate", type=float, default=6e-4, help="learning rate of the transformer")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile both networks: quicker on a CPU after some minutes")
@@ -143,22 +144,21 @@ def encode_prompts(encoder: Any, prompts: Prompts, cache: Path, name: str) -> np
         out = np.lib.format.open_memmap(part, "w+", np.float16, (*prompts.ids.shape, len(TAPS) * WIDTH))
         for i in tqdm(range(0, len(out), 128), desc=name, mininterval=10):
             rows = range(i, min(i + 128, len(out)))
-            ids = torch.from_numpy(prompts.ids[i : i + 128].astype(np.int64))
-            out[i : i + 128] = (
-                states_of(encoder, ids, prompts.merged(rows), encoder.config.pad_token_id).float().numpy()
-            )
+            ids = torch.from_numpy(prompts.ids[i : i + 128].astype(np.int64)).to(encoder.device)
+            states = states_of(encoder, ids, prompts.merged(rows), encoder.config.pad_token_id)
+            out[i : i + 128] = states.float().cpu().numpy()
         out.flush()
         part.rename(file)
-    return np.load(file, mmap_mode="r")
+    return np.load(file, mmap_mode="c")
 
 
 @dataclass(frozen=True)
 class Data:
     """Latents float16 (n, 4, 16, 16) unscaled, and of n captions each what the student and mini-sd are told."""
 
-    latents: np.ndarray
-    student: np.ndarray
-    teacher: np.ndarray
+    latents: Tensor
+    student: Tensor
+    teacher: Tensor
 
 
 def velocities(
@@ -169,18 +169,16 @@ def velocities(
     Args:
         x0: (b, c, h, w) clean packed latents. said: mini-sd's states (b, L, 256).
     """
-    count = len(x0)
-    u = (torch.arange(count) + torch.rand(count, generator=generator)) / count
+    count, dev = len(x0), x0.device
+    u = (torch.arange(count) + torch.rand(count, generator=generator)).to(dev) / count
     s = SHIFT * u / (1 + (SHIFT - 1) * u)
-    noise = torch.randn(x0.shape, generator=generator)
-    asked = teacher.knows(s) & (torch.rand(count, generator=generator) >= data_share)
+    noise = torch.randn(x0.shape, generator=generator).to(dev)
+    asked = teacher.knows(s) & (torch.rand(count, generator=generator) >= data_share).to(dev)
     rows = teacher.row(s)
     s = torch.where(asked, teacher.levels_of(rows), s.clamp(max=0.999))
     spread = s.view(-1, 1, 1, 1)
     x_s = (1 - spread) * x0 + spread * noise
-    target = noise - x0
-    if asked.any():
-        target[asked] = teacher.velocity(x_s[asked], rows[asked], said[asked])
+    target = torch.where(asked.view(-1, 1, 1, 1), teacher.velocity(x_s, rows, said), noise - x0)
     return x_s, s, target
 
 
@@ -194,14 +192,13 @@ def train_transformer(
     predict: Any = torch.compile(model) if args.compile else model
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        rows = np.random.default_rng([step, 12]).integers(0, len(data.latents), BATCH)
-        x0 = pack(torch.from_numpy(data.latents[rows].astype(np.float32)) * scale) - teacher.mean
-        said = torch.from_numpy(data.teacher[rows].astype(np.float32))
-        x_s, s, target = velocities(x0, said, teacher, torch.Generator().manual_seed(step))
-        states = torch.from_numpy(data.student[rows].astype(np.float32)).to(dev, torch.bfloat16)
-        out = velocity(predict, x_s.to(dev, torch.bfloat16), s.to(dev, torch.bfloat16), states).float()
-        weight = s.square().clamp(min=0.05).view(-1, 1, 1, 1).to(dev)
-        return {"velocity": ((out - target.to(dev)).square() * weight).mean()}
+        drawn = np.random.default_rng([step, 12]).integers(0, len(data.latents), args.batch_size)
+        rows = torch.from_numpy(drawn).to(dev)
+        x0 = pack(data.latents[rows].float() * scale) - teacher.mean
+        x_s, s, target = velocities(x0, data.teacher[rows].float(), teacher, torch.Generator().manual_seed(step))
+        out = velocity(predict, x_s.bfloat16(), s.bfloat16(), data.student[rows].bfloat16()).float()
+        weight = s.square().clamp(min=0.05).view(-1, 1, 1, 1)
+        return {"velocity": ((out - target).square() * weight).mean()}
 
     run("flow-transformer", args.runs, trainer, loss_of_step, args.steps, lambda _: save(trainer), report_every=50)
     trainer.finish()
@@ -224,8 +221,9 @@ def main() -> None:
     encoder = train_text(build_text_encoder(tokenizer), prompts, labels, args.runs, args.text_steps)
     (args.runs / "flow").mkdir(exist_ok=True)
     said = text.encode_captions(rounded.text_encoder, ids, args.runs / "flow", merge_share=0.0)
-    data = Data(latents, encode_prompts(encoder, prompts, args.runs, "states"), said)
-    unet = mini.unet.to(torch.bfloat16)
+    data = Data(hold(latents), hold(encode_prompts(encoder, prompts, args.runs, "states")), hold(said))
+    encoder.cpu()
+    unet = mini.unet.to(device(), torch.bfloat16)
     teacher = Teacher(unet, mini.schedule, autoencoder, scale)
 
     def save(model: nn.Module, folder: Path) -> None:

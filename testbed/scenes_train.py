@@ -197,7 +197,7 @@ def train_scenes(
         noised = unet.add_noise(x0, abar, generator, amid_noise if learning else None)
         out, maps = predict(noised.noisy, noised.t, torch.from_numpy(hidden).to(dev, torch.bfloat16))
         out = out.float()
-        terms = {"mse": unet.error_of(out, noised, data.covers[rows])}
+        terms = {"mse": unet.error_of(out, noised, torch.from_numpy(data.covers[rows]))}
         if reader is not None and plan.unread > 0:
             who = choose_subjects(data.places[rows], rng)
             places = torch.from_numpy(np.take_along_axis(data.places[rows], who[..., None], 1)).to(dev)

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from .common import to_tensor
+from .common import device, hold, to_tensor
 from .sdxl import GAIN
 from .sdxl_text import encode_second, merge_spans, summed_in
 from .text import draw_merges
@@ -75,9 +75,9 @@ class Framed:
     """One framed view of each picture: latents float16 (n, 4, 16, 16) unscaled, the subjects' share of each latent
     pixel uint8 (n, 16, 16), time ids int16 (n, 6)."""
 
-    latents: np.ndarray
-    covers: np.ndarray
-    time_ids: np.ndarray
+    latents: Tensor
+    covers: Tensor
+    time_ids: Tensor
 
 
 @torch.no_grad()
@@ -86,22 +86,22 @@ def framed_pictures(vae: AutoencoderKL, drawn: np.ndarray, covers: np.ndarray, c
     file = cache / f"sdxl-framed-{len(drawn)}.npz"
     if not file.exists():
         half: Any = copy.deepcopy(vae)
-        half = half.to(torch.bfloat16)
+        half = half.to(device(), torch.bfloat16)
         found: dict[str, list[np.ndarray]] = {"latents": [], "covers": [], "time_ids": []}
         for start in tqdm(range(0, len(drawn), 64), desc="framed", mininterval=10):
             rows = range(start, min(start + 64, len(drawn)))
             framings = [draw_framing(np.random.default_rng([row, 8])) for row in rows]
             views = [f.apply(Image.fromarray(drawn[r])) for r, f in zip(rows, framings, strict=True)]
             masks = [f.apply(Image.fromarray(covers[r])).reduce(4) for r, f in zip(rows, framings, strict=True)]
-            pixels = to_tensor(np.stack([np.asarray(view) for view in views])).bfloat16()
-            found["latents"].append(half.encode(pixels).latent_dist.mean.float().numpy().astype(np.float16))
+            pixels = to_tensor(np.stack([np.asarray(view) for view in views])).to(half.device, torch.bfloat16)
+            found["latents"].append(half.encode(pixels).latent_dist.mean.float().cpu().numpy().astype(np.float16))
             found["covers"].append(np.stack([np.asarray(mask) for mask in masks]))
             found["time_ids"].append(np.asarray([f.time_ids for f in framings], np.int16))
         part = file.with_suffix(".part.npz")
         np.savez(part, allow_pickle=False, **{name: np.concatenate(parts) for name, parts in found.items()})
         part.rename(file)
     data = np.load(file)
-    return Framed(data["latents"], data["covers"], data["time_ids"])
+    return Framed(hold(data["latents"]), hold(data["covers"]), hold(data["time_ids"]))
 
 
 @dataclass(frozen=True)
@@ -109,9 +109,9 @@ class Texts:
     """What both encoders say of n captions, float16: the first one's states divided by ``GAIN`` (n, L, 256), the second
     one's (n, L, 224), pooled vectors (n, 288)."""
 
-    first: np.ndarray
-    second: np.ndarray
-    pooled: np.ndarray
+    first: Tensor
+    second: Tensor
+    pooled: Tensor
 
 
 @torch.no_grad()
@@ -128,7 +128,7 @@ def encode_texts(
     first: CLIPTextModel, second: CLIPTextModelWithProjection, ids: np.ndarray, cache: Path, name: str
 ) -> Texts:
     """Of token ids (n, L), `MERGED` of them with a span of words in one slot; computed once, then read from `cache`."""
-    first, second = (copy.deepcopy(encoder).to(torch.bfloat16) for encoder in (first, second))
+    first, second = (copy.deepcopy(encoder).to(device(), torch.bfloat16) for encoder in (first, second))
     files = [cache / f"sdxl-{name}-{len(ids)}-{part}.npy" for part in ("first", "second", "pooled")]
     if not files[-1].exists():
         width = second.config.hidden_size
@@ -139,12 +139,12 @@ def encode_texts(
         ]
         pooled = np.zeros((len(ids), second.config.projection_dim), np.float16)
         for i in tqdm(range(0, len(ids), 256), desc=name, mininterval=10):
-            chunk = torch.from_numpy(ids[i : i + 256].astype(np.int64))
+            chunk = torch.from_numpy(ids[i : i + 256].astype(np.int64)).to(first.device)
             merges = draw_merges(ids[i : i + 256], first.config.eos_token_id, np.random.default_rng([i, 3]), MERGED)
-            states[0][i : i + 256] = encode_first(first, chunk, merges).float().numpy()
+            states[0][i : i + 256] = encode_first(first, chunk, merges).float().cpu().numpy()
             hidden, summary = encode_second(second, chunk, merges)
-            states[1][i : i + 256], pooled[i : i + 256] = hidden.float().numpy(), summary.float().numpy()
+            states[1][i : i + 256], pooled[i : i + 256] = hidden.float().cpu().numpy(), summary.float().cpu().numpy()
         for array in states:
             array.flush()
         np.save(files[-1], pooled)
-    return Texts(*(np.load(file, mmap_mode="r") for file in files))
+    return Texts(*(hold(np.load(file, mmap_mode="c")) for file in files))

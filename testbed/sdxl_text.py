@@ -112,6 +112,7 @@ def train_second(
         target = torch.from_numpy(said[rows].astype(np.int64)).to(dev)
         for where, outputs in (("states", readout(states)), ("pooled", [head(pooled) for head in heads])):
             print(f"sdxl-text: read back from {where}:", _right(outputs, target), flush=True)
+    network.cpu()
     return model
 
 

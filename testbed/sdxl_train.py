@@ -29,7 +29,7 @@ from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.loading import load_base_model
 
 from . import reader, text, unet, vae
-from .common import HalfTrainer, device, run, schedule
+from .common import HalfTrainer, device, hold, run, schedule
 from .dataset import pictures
 from .judge import Network
 from .sdxl import GAIN, transplant, transplant_unet
@@ -51,6 +51,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--reader_steps", type=int, default=1500)
     p.add_argument("--text_steps", type=int, default=2000)
     p.add_argument("--steps", type=int, default=8000)
+    p.add_argument("--batch_size", type=int, default=unet.BATCH, help="of the UNet")
     p.add_argument("--rate", type=float, default=4e-4, help="learning rate of the UNet")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--compile", action="store_true", help="compile the UNet: quicker on a CPU after some minutes")
@@ -67,19 +68,21 @@ class Told:
     states: Tensor
     pooled: Tensor
 
+    def to(self, device: torch.device) -> Told:
+        return Told(self.states.to(device), self.pooled.to(device))
 
-def told(texts: Texts, rows: np.ndarray, empty: Told, rng: np.random.Generator) -> Told:
+
+def told(texts: Texts, rows: Tensor, empty: Told, rng: np.random.Generator) -> Told:
     """Captions of `rows`, now and then without one of what the encoders say; `empty` is the empty prompt's (1, ..)."""
-    first, second = (torch.from_numpy(part[rows].astype(np.float32)) for part in (texts.first, texts.second))
-    pooled = torch.from_numpy(texts.pooled[rows].astype(np.float32))
+    first, second, pooled = (part[rows].float() for part in (texts.first, texts.second, texts.pooled))
     limits = np.cumsum([NOTHING, BOTH_BLANK, FIRST_BLANK, SECOND_BLANK])
-    case = torch.from_numpy(np.searchsorted(limits, rng.random(len(rows)), side="right"))
-    width = first.shape[-1]
-    first[(case == 1) | (case == 2)] = empty.states[0, :, :width]
-    second[(case == 1) | (case == 3)] = empty.states[0, :, width:]
-    states = torch.cat([first, second], dim=-1)
-    states[case == 0], pooled[case == 0] = 0.0, 0.0
-    return Told(states, pooled)
+    case = torch.from_numpy(np.searchsorted(limits, rng.random(len(rows)), side="right")).to(rows.device)
+    blank_first, blank_second = (((case == 1) | (case == k)).view(-1, 1, 1) for k in (2, 3))
+    width, anything = first.shape[-1], case > 0
+    first = torch.where(blank_first, empty.states[:, :, :width], first)
+    second = torch.where(blank_second, empty.states[:, :, width:], second)
+    states = torch.cat([first, second], dim=-1) * anything.view(-1, 1, 1)
+    return Told(states, pooled * anything.unsqueeze(1))
 
 
 @torch.no_grad()
@@ -118,25 +121,27 @@ class Data:
     """Latents float16 (n, 4, 16, 16) and covers uint8 (n, 16, 16) of whole pictures, framed views of them, captions,
     one a picture, that name some or much of what is seen, and what each names (n, heads)."""
 
-    latents: np.ndarray
-    covers: np.ndarray
+    latents: Tensor
+    covers: Tensor
     framed: Framed
     plain: Texts
-    plain_named: np.ndarray
+    plain_named: Tensor
     dense: Texts
-    dense_named: np.ndarray
+    dense_named: Tensor
 
     def draw(self, rng: np.random.Generator, count: int, much: bool, empty: Told) -> tuple[Any, ...]:
-        """Latents, covers, time ids, what is told, and what is named, of `count` samples."""
-        rows = rng.integers(0, len(self.latents), count)
-        framed = rng.random(count) < FRAMED_SHARE
-        shape = framed[:, None, None]
-        latents = np.where(shape[..., None], self.framed.latents[rows], self.latents[rows])
-        covers = np.where(shape, self.framed.covers[rows], self.covers[rows])
-        ids = np.where(framed[:, None], self.framed.time_ids[rows], np.asarray([SIDE, SIDE, 0, 0, SIDE, SIDE]))
+        """Latents float32, covers, time ids, what is told, and what is named, of `count` samples."""
+        dev = self.latents.device
+        rows = torch.from_numpy(rng.integers(0, len(self.latents), count)).to(dev)
+        framed = torch.from_numpy(rng.random(count) < FRAMED_SHARE).to(dev)
+        shape = framed.view(-1, 1, 1)
+        latents = torch.where(shape.unsqueeze(-1), self.framed.latents[rows], self.latents[rows]).float()
+        covers = torch.where(shape, self.framed.covers[rows], self.covers[rows])
+        whole = torch.tensor([SIDE, SIDE, 0, 0, SIDE, SIDE], device=dev)
+        ids = torch.where(framed.unsqueeze(1), self.framed.time_ids[rows].long(), whole)
         texts, named = (self.dense, self.dense_named) if much else (self.plain, self.plain_named)
-        named = np.where(framed[:, None], -1, named[rows])  # a part of a picture need not show it
-        return latents, covers, torch.from_numpy(ids.astype(np.int64)), told(texts, rows, empty, rng), named
+        named = named[rows].long().masked_fill(framed.unsqueeze(1), -1)  # a part of a picture need not show it
+        return latents, covers, ids, told(texts, rows, empty, rng), named
 
 
 def train_unet(
@@ -156,20 +161,21 @@ def train_unet(
     predict: Any = torch.compile(model) if args.compile else model
     unread_of: Any = torch.compile(reader.unread) if args.compile else reader.unread
     abar = unet.build_scheduler().alphas_cumprod.to(dev)
+    nothing = empty.to(dev)
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([step, 4])
         much = schedule(step, args.steps) > 0.4 and rng.random() < unet.DENSE_SHARE
-        latents, covers, ids, said, named = data.draw(rng, unet.BATCH, much, empty)
-        x0 = torch.from_numpy(latents.astype(np.float32) * scaling).to(dev)
+        latents, covers, ids, said, named = data.draw(rng, args.batch_size, much, nothing)
+        x0 = latents * scaling
         generator = torch.Generator().manual_seed(step)
         learning = step < unet.LEARNING * args.steps
         noised = unet.add_noise(x0, abar, generator, unet.towards_noise if learning else None)
-        more = {"text_embeds": said.pooled.to(dev, torch.bfloat16), "time_ids": ids.to(dev)}
-        states = said.states.to(dev, torch.bfloat16)
+        more = {"text_embeds": said.pooled.bfloat16(), "time_ids": ids}
+        states = said.states.bfloat16()
         out = predict(noised.noisy, noised.t, states, added_cond_kwargs=more).sample.float()
         guess = reader.disturb(noised.guess(out), generator).bfloat16().contiguous(memory_format=torch.channels_last)
-        missing = unread_of(network, guess, torch.from_numpy(named.astype(np.int64)).to(dev))
+        missing = unread_of(network, guess, named)
         return {
             "mse": unet.error_of(out, noised, covers),
             "unread": unet.UNREAD_WEIGHT * (missing * unet.urgency(noised.snr)).mean(),
@@ -202,7 +208,9 @@ def main() -> None:
         for name, rows in (("plain", ids), ("dense", dense_ids))
     )
     named, dense_named = (reader.named_labels(shown, table) for table in (said, dense_said))
-    data = Data(latents, covers, framed, plain, named, dense, dense_named)
+    arrays = (hold(array) for array in (latents, covers, named, dense_named))
+    held, held_covers, held_named, held_dense = arrays
+    data = Data(held, held_covers, framed, plain, held_named, dense, held_dense)
 
     def snapshot(trainer: HalfTrainer) -> None:
         copy = transplant_unet(mini.unet)

@@ -191,4 +191,4 @@ def encode_captions(model: CLIPTextModel, ids: np.ndarray, cache: Path, merge_sh
         out.flush()
         part.rename(file)
         model.float()
-    return np.load(file, mmap_mode="r")
+    return np.load(file, mmap_mode="c")

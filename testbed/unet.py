@@ -115,9 +115,9 @@ def add_noise(
     return Noised(t, noise, noisy, a)
 
 
-def error_of(out: Tensor, noised: Noised, covers: np.ndarray) -> Tensor:
+def error_of(out: Tensor, noised: Noised, covers: Tensor) -> Tensor:
     """Weighted squared error of a prediction; `covers` uint8 (b, h, w), the subjects' share of each latent pixel."""
-    weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * torch.from_numpy(covers.astype(np.float32)).to(out.device).unsqueeze(1)
+    weight = 1 + (SUBJECT_WEIGHT - 1) / 255 * covers.to(out.device, torch.float32).unsqueeze(1)
     per_sample = ((out - noised.noise).square() * weight).mean(dim=(1, 2, 3)) / weight.mean()
     return (per_sample * weight_of(noised.snr)).mean()
 
@@ -179,7 +179,7 @@ def train_unet(
         guess = disturb(noised.guess(out), generator).bfloat16().contiguous(memory_format=torch.channels_last)
         missing = unread_of(reader, guess, torch.from_numpy(named.astype(np.int64)).to(dev))
         return {
-            "mse": error_of(out, noised, covers[rows]),
+            "mse": error_of(out, noised, torch.from_numpy(covers[rows])),
             "unread": UNREAD_WEIGHT * (missing * urgency(noised.snr)).mean(),
         }
 

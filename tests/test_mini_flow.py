@@ -10,7 +10,6 @@ from diffusers import Flux2KleinPipeline
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.families.flux2 import velocity
 from singleinsert.models.loading import load_base_model
-from testbed import flow_train
 from testbed.flow import (
     LENGTH,
     WIDTH,
@@ -116,18 +115,15 @@ def test_what_is_learnt_is_the_teachers_where_it_knows_and_the_datas_elsewhere(m
     assert not (target == 7.0).any()
 
 
-def test_a_few_steps_learn_and_go_on_where_they_were(mini, tokenizer, autoencoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(flow_train, "BATCH", 4)
+def test_a_few_steps_learn_and_go_on_where_they_were(mini, tokenizer, autoencoder, tmp_path):
     generator = np.random.default_rng(1)
-    data = Data(
-        generator.normal(0.3, 1.5, (8, 4, 16, 16)), generator.normal(0, 1, (8, LENGTH, 3 * WIDTH)),
-        generator.normal(0, 1, (8, 48, 256)),
-    )  # fmt: skip
+    shapes = ((8, 4, 16, 16), (8, LENGTH, 3 * WIDTH), (8, 48, 256))
+    data = Data(*(torch.from_numpy(generator.normal(0, 1, shape)) for shape in shapes))
     teacher = Teacher(mini.unet, mini.schedule, autoencoder, mini.vae.config.scaling_factor)
     seen = []
 
     def trained(steps):
-        args = argparse.Namespace(rate=1e-3, compile=False, runs=tmp_path, steps=steps)
+        args = argparse.Namespace(batch_size=4, rate=1e-3, compile=False, runs=tmp_path, steps=steps)
         model = train_transformer(build_transformer(16), data, teacher, 0.8, args, seen.append)
         states = torch.zeros(1, LENGTH, 3 * WIDTH)
         with torch.no_grad():

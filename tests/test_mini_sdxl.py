@@ -157,9 +157,9 @@ def test_merged_spans_are_what_mini_sds_encoder_was_trained_with(mini):
 
 def test_each_encoder_must_do_without_the_other_and_the_pooled_vector_without_both():
     count, length = 4000, 3
-    texts = Texts(np.ones((1, length, 4)), np.full((1, length, 2), 2.0), np.full((1, 5), 3.0))
+    texts = Texts(torch.ones(1, length, 4), torch.full((1, length, 2), 2.0), torch.full((1, 5), 3.0))
     empty = Told(torch.full((1, length, 6), -1.0), torch.full((1, 5), -1.0))
-    said = told(texts, np.zeros(count, int), empty, np.random.default_rng(0))
+    said = told(texts, torch.zeros(count, dtype=torch.long), empty, np.random.default_rng(0))
     first, second, pooled = said.states[:, 0, 0], said.states[:, 0, -1], said.pooled[:, 0]
     for share, rows in (
         (NOTHING, (first == 0) & (second == 0) & (pooled == 0)),
