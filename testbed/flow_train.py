@@ -51,6 +51,8 @@ MERGED = 0.2
 """How often a span of two to five words of a caption is one slot, as a concept's word will be."""
 DATA_SHARE = 0.1
 """Samples that see the picture itself instead of mini-sd, where mini-sd could be asked too."""
+DENSE_SHARE = 0.5
+"""Steps whose captions name most of what their pictures show; those of the others name little."""
 SHIFT = 1.6
 """Of the noise levels in training: the median is then that of mini-sd's."""
 
@@ -102,6 +104,12 @@ def prompts_of(tokenizer: Any, captions: Sequence[str], share: float = MERGED) -
     return Prompts(ids, sums)
 
 
+def joined(first: Prompts, second: Prompts) -> Prompts:
+    """One after the other."""
+    count = len(first.ids)
+    return Prompts(np.concatenate([first.ids, second.ids]), first.sums | {n + count: s for n, s in second.sums.items()})
+
+
 def states_of(encoder: Any, ids: Tensor, sums: Sums, pad: int) -> Tensor:
     """What klein's transformer is told of token ids (b, L): (b, L, 3 d)."""
     with summed_in(encoder, sums):
@@ -135,14 +143,21 @@ def train_text(encoder: Any, prompts: Prompts, said: np.ndarray, folder: Path, s
     return encoder.eval().requires_grad_(False)
 
 
+def tell(encoder: Any, teachers: Any, prompts: Prompts, ids: np.ndarray, cache: Path) -> Told:
+    """What the language model says of prompts, and mini-sd's text encoder of the same captions' token ids."""
+    cache.mkdir(exist_ok=True)
+    said = text.encode_captions(teachers, ids, cache, merge_share=0.0)
+    return Told(hold(encode_prompts(encoder, prompts, cache)), hold(said))
+
+
 @torch.no_grad()
-def encode_prompts(encoder: Any, prompts: Prompts, cache: Path, name: str) -> np.ndarray:
+def encode_prompts(encoder: Any, prompts: Prompts, cache: Path) -> np.ndarray:
     """States float16 (n, L, 3 d), memory-mapped; computed once."""
-    file = cache / f"flow-{name}-{len(prompts.ids)}.npy"
+    file = cache / f"states-{len(prompts.ids)}.npy"
     if not file.exists():
         part = file.with_suffix(".part.npy")
         out = np.lib.format.open_memmap(part, "w+", np.float16, (*prompts.ids.shape, len(TAPS) * WIDTH))
-        for i in tqdm(range(0, len(out), 128), desc=name, mininterval=10):
+        for i in tqdm(range(0, len(out), 128), desc="states", mininterval=10):
             rows = range(i, min(i + 128, len(out)))
             ids = torch.from_numpy(prompts.ids[i : i + 128].astype(np.int64)).to(encoder.device)
             states = states_of(encoder, ids, prompts.merged(rows), encoder.config.pad_token_id)
@@ -153,12 +168,20 @@ def encode_prompts(encoder: Any, prompts: Prompts, cache: Path, name: str) -> np
 
 
 @dataclass(frozen=True)
-class Data:
-    """Latents float16 (n, 4, 16, 16) unscaled, and of n captions each what the student and mini-sd are told."""
+class Told:
+    """What n captions tell the student (n, L, 3 d) and mini-sd (n, L, 256), float16."""
 
-    latents: Tensor
     student: Tensor
     teacher: Tensor
+
+
+@dataclass(frozen=True)
+class Data:
+    """Latents float16 (n, 4, 16, 16) unscaled, and of each picture captions that name some or much of what it shows."""
+
+    latents: Tensor
+    plain: Told
+    dense: Told
 
 
 def velocities(
@@ -192,11 +215,12 @@ def train_transformer(
     predict: Any = torch.compile(model) if args.compile else model
 
     def loss_of_step(step: int) -> dict[str, Tensor]:
-        drawn = np.random.default_rng([step, 12]).integers(0, len(data.latents), args.batch_size)
-        rows = torch.from_numpy(drawn).to(dev)
+        rng = np.random.default_rng([step, 12])
+        rows = torch.from_numpy(rng.integers(0, len(data.latents), args.batch_size)).to(dev)
+        told = data.dense if rng.random() < DENSE_SHARE else data.plain
         x0 = pack(data.latents[rows].float() * scale) - teacher.mean
-        x_s, s, target = velocities(x0, data.teacher[rows].float(), teacher, torch.Generator().manual_seed(step))
-        out = velocity(predict, x_s.bfloat16(), s.bfloat16(), data.student[rows].bfloat16()).float()
+        x_s, s, target = velocities(x0, told.teacher[rows].float(), teacher, torch.Generator().manual_seed(step))
+        out = velocity(predict, x_s.bfloat16(), s.bfloat16(), told.student[rows].bfloat16()).float()
         weight = s.square().clamp(min=0.05).view(-1, 1, 1, 1)
         return {"velocity": ((out - target).square() * weight).mean()}
 
@@ -215,13 +239,18 @@ def main() -> None:
     latents, _ = vae.encode_all(rounded.vae, drawn, args.runs)
     autoencoder = flow_autoencoder(mini.vae, latents)
     tokenizer = build_tokenizer(args.runs / "flow-tokenizer")
-    ids, labels = text.caption_table(mini.tokenizer, seeds, 1, args.runs, dense=True)
-    captions = [caption_and_said(Scene.from_seed(seed), 0, dense=True)[0] for seed in seeds]
-    prompts = prompts_of(tokenizer, captions)
-    encoder = train_text(build_text_encoder(tokenizer), prompts, labels, args.runs, args.text_steps)
-    (args.runs / "flow").mkdir(exist_ok=True)
-    said = text.encode_captions(rounded.text_encoder, ids, args.runs / "flow", merge_share=0.0)
-    data = Data(hold(latents), hold(encode_prompts(encoder, prompts, args.runs, "states")), hold(said))
+    tables = [text.caption_table(mini.tokenizer, seeds, 1, args.runs, dense=dense) for dense in (False, True)]
+    prompts = [
+        prompts_of(tokenizer, [caption_and_said(Scene.from_seed(seed), 0, dense)[0] for seed in seeds])
+        for dense in (False, True)
+    ]
+    labels = np.concatenate([said for _, said in tables])
+    encoder = train_text(build_text_encoder(tokenizer), joined(*prompts), labels, args.runs, args.text_steps)
+    told = [
+        tell(encoder, rounded.text_encoder, each, ids, args.runs / name)
+        for each, (ids, _), name in zip(prompts, tables, ("flow-plain", "flow-dense"), strict=True)
+    ]
+    data = Data(hold(latents), *told)
     encoder.cpu()
     unet = mini.unet.to(device(), torch.bfloat16)
     teacher = Teacher(unet, mini.schedule, autoencoder, scale)

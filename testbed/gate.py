@@ -26,7 +26,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
@@ -78,11 +78,16 @@ def question(scene: Scene) -> Question:
     )
 
 
+def is_flow(pipe: Any) -> bool:
+    return isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+
+
 def load_pipeline(model: Path) -> Any:
-    """A diffusers folder of Stable Diffusion or SDXL in float32 with DDIM, on the GPU where there is one."""
+    """A diffusers folder in float32 with DDIM, a flow model's with its own sampler; on the GPU where there is one."""
     family = check_folder(model)
     pipe: Any = getattr(diffusers, family.pipeline_class).from_pretrained(model, **family.pipeline_options)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    if not is_flow(pipe):
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device(), torch.float32)
 
@@ -94,6 +99,7 @@ def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25
     `told`: of SDXL's text encoders, "first" or "second", which alone gets the prompt.
     """
     images: list[Image.Image] = []
+    length = {"max_sequence_length": pipe.tokenizer.model_max_length} if is_flow(pipe) else {}
     for i in tqdm(range(0, len(prompts), BATCH), desc="generating"):
         part = list(prompts[i : i + BATCH])
         empty = [""] * len(part)
@@ -107,6 +113,7 @@ def generate(pipe: Any, prompts: Sequence[str], guidance: float, steps: int = 25
                 generator=generators,
                 height=size,
                 width=size,
+                **length,
             ).images
     return images
 
@@ -165,7 +172,7 @@ def captioned_sheet(
 def table(result: dict[str, Any]) -> str:
     """The result in Markdown."""
     head = (
-        f"{result['count']} pictures, {result['steps']} DDIM steps, guidance {result['guidance_scale']:g}: "
+        f"{result['count']} pictures, {result['steps']} steps, guidance {result['guidance_scale']:g}: "
         f"the gate is **{'passed' if passed(result) else 'not passed'}**.\n\n"
         "| attribute | obeyed | of pictures | gate | |\n|---|---|---|---|---|\n"
     )

@@ -21,7 +21,7 @@ from testbed.flow import (
     flow_autoencoder,
     pack,
 )
-from testbed.flow_train import Data, prompts_of, states_of, train_transformer, velocities
+from testbed.flow_train import Data, Told, prompts_of, states_of, train_transformer, velocities
 from testbed.tokenizer import words
 
 CAPTIONS = ["a photo of a red cat wearing a blue top hat in the snow", "", "a dog on the beach"]
@@ -118,7 +118,8 @@ def test_what_is_learnt_is_the_teachers_where_it_knows_and_the_datas_elsewhere(m
 def test_a_few_steps_learn_and_go_on_where_they_were(mini, tokenizer, autoencoder, tmp_path):
     generator = np.random.default_rng(1)
     shapes = ((8, 4, 16, 16), (8, LENGTH, 3 * WIDTH), (8, 48, 256))
-    data = Data(*(torch.from_numpy(generator.normal(0, 1, shape)) for shape in shapes))
+    latents, *said = (torch.from_numpy(generator.normal(0, 1, shape)) for shape in shapes)
+    data = Data(latents, Told(*said), Told(*said))
     teacher = Teacher(mini.unet, mini.schedule, autoencoder, mini.vae.config.scaling_factor)
     seen = []
 
