@@ -10,6 +10,7 @@ from diffusers import Flux2KleinPipeline
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.families.flux2 import velocity
 from singleinsert.models.loading import load_base_model
+from testbed import flow_vectors
 from testbed.flow import (
     LENGTH,
     WIDTH,
@@ -81,6 +82,23 @@ def test_the_folder_is_a_klein(mini, tokenizer, autoencoder, tmp_path):
     scale = mini.vae.config.scaling_factor
     wanted = pack(mini.encode_picture(pixels).mean) - autoencoder.bn.running_mean.view(1, -1, 1, 1) * scale
     assert torch.allclose(model.encode_picture(pixels).mean, wanted, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_vector_at_the_output_is_what_the_denoiser_is_told(tokenizer, autoencoder, tmp_path):
+    """And the language model's own states stay what they are where it reads an embedding of zeros there."""
+    encoder, transformer = build_text_encoder(tokenizer).eval(), build_transformer(16)
+    build_pipeline(autoencoder, transformer, encoder, tokenizer).save_pretrained(tmp_path)
+    model = load_base_model(tmp_path)
+    vector = torch.randn(1, flow_vectors.output_widths(model)["text_encoder"])
+    assert vector.shape == (1, 3 * WIDTH)
+    prompt = model.tokenize("a photo of a * in the snow", {"*": 1})
+    place = prompt.tokens["text_encoder"].slots[0].position
+    states = flow_vectors.encode(model, prompt, {"*": {"text_encoder": vector}}).states
+    plain = model.encode(prompt, {"*": {"text_encoder": torch.zeros(1, WIDTH)}}).states
+    assert torch.equal(states[0, place], vector[0])
+    rest = torch.arange(LENGTH) != place
+    assert torch.equal(states[:, rest], plain[:, rest]) and not torch.equal(states, plain)
 
 
 @torch.no_grad()
