@@ -212,8 +212,8 @@ def test_each_text_encoder_is_heard_by_itself(told):
 
 
 def test_time_ids_say_how_large_a_picture_was_and_which_part_it_is():
-    """A small original is blurred, and a part of a picture shows its subject larger, and where it lies then: what a crop
-    cuts off at the top, or at the left, is not what it cuts off at the other."""
+    """A small original is blurred; a part of a picture shows its subject larger, and where it lies there: what is
+    cut off at the top and what is cut off at the left are told apart."""
     pipe = load_pipeline(MINI_SDXL)
 
     def drawn(**ids):
