@@ -233,7 +233,6 @@ ROWS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "SD 1.5, 512 px": ((), {}),
     "SD 1.5, compiled blocks": (("--set", "run.compile=true", *ALONE), {}),
     "SD 1.5, compiled blocks, CUDA graphs": (("--set", "run.compile=true", *ALONE), {"TORCHINDUCTOR_CUDAGRAPHS": "1"}),
-    "SD 1.5, a few steps' profile": (("--stage1_steps", "2", "--stage2_steps", "3", "--profile", *ALONE), {}),
     "SDXL, 1024 px": (("--family", "sdxl", "--preset", "sdxl", *ALONE), {}),
     "SD 1.5, TF32": (("--set", "run.allow_tf32=true"), {}),
     "SD 1.5, 4 GB settings": (("--low_vram", *ALONE), {}),

@@ -208,9 +208,7 @@ def main() -> None:
         for name, rows in (("plain", ids), ("dense", dense_ids))
     )
     named, dense_named = (reader.named_labels(shown, table) for table in (said, dense_said))
-    arrays = (hold(array) for array in (latents, covers, named, dense_named))
-    held, held_covers, held_named, held_dense = arrays
-    data = Data(held, held_covers, framed, plain, held_named, dense, held_dense)
+    data = Data(hold(latents), hold(covers), framed, plain, hold(named), dense, hold(dense_named))
 
     def snapshot(trainer: HalfTrainer) -> None:
         copy = transplant_unet(mini.unet)
