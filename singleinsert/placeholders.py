@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 STAR = "*"
 """Stands for the concept in every prompt of ours, whatever its placeholder is."""
@@ -27,6 +27,18 @@ def split_at_placeholders(prompt: str, placeholders: Collection[str]) -> list[tu
     alternatives = "|".join(whole_word(name) for name in sorted(names, key=len, reverse=True))
     pieces = re.split(f"({alternatives})", prompt, flags=re.IGNORECASE)
     return [(piece, names.get(piece.lower()) if i % 2 else None) for i, piece in enumerate(pieces) if piece]
+
+
+def with_class_words(prompt: str, class_words: Mapping[str, str]) -> str:
+    """A prompt for the base model: each placeholder (a key) becomes its class word, which is not said twice where it
+    stands behind anyway."""
+    pieces, said = split_at_placeholders(prompt, class_words), list[str]()
+    for i, (piece, placeholder) in enumerate(pieces):
+        word = piece if placeholder is None else class_words[placeholder]
+        behind = "".join(text for text, _ in pieces[i + 1 : i + 2])
+        again = placeholder is not None and re.match(rf"\s+{re.escape(word)}\b", behind, re.IGNORECASE)
+        said.append("" if again else word)
+    return " ".join("".join(said).split())
 
 
 def whole_word(name: str) -> str:

@@ -3,7 +3,6 @@
     python -m testbed.levers run                  every row that is not there yet, in the set's order; resumable
     python -m testbed.levers run --rows v-fresh,values
     python -m testbed.levers run --on report --rows default,v-fresh
-    python -m testbed.levers draw                 the chosen row's concepts, drawn in other ways
     python -m testbed.levers table                what is there so far, into docs/research/levers.md
 
 Rows are compared on the six instances of `testbed.instances.subjects_to_choose_by`, ten prompts with two seeds each,
@@ -27,14 +26,9 @@ from PIL import Image
 from singleinsert.atomic import write_text
 from singleinsert.config import SampleSettings, load_settings
 from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired
-from singleinsert.evaluate.cache import Cache
 from singleinsert.evaluate.methods import load_methods
-from singleinsert.evaluate.plan import make_plan
 from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts
-from singleinsert.evaluate.protocol import load_protocol
 from singleinsert.evaluate.results import NAME, Results
-from singleinsert.evaluate.studio import Studio
-from singleinsert.inference.drawing import Drawing
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.loading import load_base_model
@@ -48,13 +42,6 @@ from .world.features import INSTANCE
 from .world.scene import Scene
 
 METHODS, PRESET = "levers", "mini+plain"
-CHOSEN = "chosen"
-"""The row that preset mini is."""
-DRAWN = {
-    "Drawing of the chosen row: the class word for the first fifth of the steps": Drawing(delay=0.2),
-    "Drawing of the chosen row: the LoRA fades with noise": Drawing(lora_fade=1.0),
-}
-"""What pictures can be drawn with in Python alone."""
 DRAWINGS = "drawings"
 """The row that learns from twelve true drawings of each instance."""
 ALL_WORDS = "the base model, asked with all of the instance's words"
@@ -133,8 +120,7 @@ def scores_of(rows: Sequence[str], trial: Trial = CHOOSING) -> Scores:
     if not kept.is_file():
         write_text(kept, json.dumps({row: reader.read(found) for row, found in reference_pictures(reader).items()}))
     found = {name: _scores_of_row(trial.row(name), reader) for name in rows}
-    drawn = trial.folder / "drawn.json"
-    return found | (json.loads(drawn.read_text()) if drawn.is_file() else {}) | json.loads(kept.read_text())
+    return found | json.loads(kept.read_text())
 
 
 class Reader:
@@ -156,27 +142,6 @@ def _scores_of_row(folder: Path, reader: Reader) -> dict[str, Means]:
         (pictures,) = pictures_of(folder, Results.load(folder)).values()
         write_text(kept, json.dumps(reader.read(pictures)))
     return json.loads(kept.read_text())
-
-
-def draw_otherwise(trial: Trial) -> None:
-    """Draw what the chosen row has learnt in the ways of `DRAWN`, and keep what the judge reads."""
-    reader, folder = Reader(trial), trial.folder / "drawn"
-    protocol = load_protocol(PRESET, PROTOCOL, concepts=trial.concepts)
-    flags = {"model.pretrained_model_name_or_path": trial.model}
-    plan = make_plan(load_methods(METHODS).only([CHOSEN]), protocol, PRESET, None, flags, folder)
-    studio = Studio(Cache(FOLDER / "cache"), folder, protocol.batch_size, keep_stages=True)
-    scores: Scores = {}
-    for row, drawing in DRAWN.items():
-        pictures: Pictures = {}
-        for concept in plan.concepts:
-            settings, asked_for = concept.settings[CHOSEN], concept.asked(CHOSEN)
-            pipeline = ConceptPipeline(studio.model(settings), [studio.concept(settings, False)], drawing=drawing)
-            made = list(pipeline.render([picture for _, picture in asked_for], batch_size=protocol.batch_size))
-            pipeline.close()
-            pictures[concept.name] = [(concept.prompts[n], im) for (n, _), im in zip(asked_for, made, strict=True)]
-        scores[row] = reader.read(pictures)
-        print(f"{row}: {len(pictures)} instances", flush=True)
-    write_text(trial.folder / "drawn.json", json.dumps(scores))
 
 
 def reference_pictures(reader: Reader) -> dict[str, Pictures]:
@@ -268,15 +233,14 @@ def main() -> int:
     run = commands.add_parser("run", help="train, draw and keep the rows that are not there yet")
     run.add_argument("--rows", default="", metavar="NAME,...", help="only these")
     shown = commands.add_parser("table", help="write the table of what is there")
-    draw = commands.add_parser("draw", help="draw the chosen row's concepts in other ways")
-    for command in (run, shown, draw):
+    for command in (run, shown):
         command.add_argument(
             "--on", choices=TRIALS, default="choose", help="instances and base model (default: %(default)s)"
         )
     args = parser.parse_args()
     trial = TRIALS[args.on]
     if args.command != "run":
-        (fill_table if args.command == "table" else draw_otherwise)(trial)
+        fill_table(trial)
         return 0
     failed = [name for name in missing_rows([n for n in args.rows.split(",") if n], trial) if not run_row(name, trial)]
     print(f"failed: {', '.join(failed)}" if failed else "all rows are there")

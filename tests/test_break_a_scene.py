@@ -14,7 +14,7 @@ from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture
 from singleinsert.errors import InputError
 from singleinsert.losses import Attention, BreakAScene, Views
-from singleinsert.losses.break_a_scene import attention_term, class_attention_term
+from singleinsert.losses.break_a_scene import attention_term
 from singleinsert.models.attention import layers_at
 from singleinsert.models.latents import LatentDistribution
 from singleinsert.models.loading import load_base_model
@@ -34,12 +34,11 @@ def mask_of(share: float, start: float = 0.0) -> torch.Tensor:
     return mask
 
 
-def attention(maps, masks, named=None, rest=None, class_maps=None) -> Attention:
+def attention(maps, masks, named=None, rest=None) -> Attention:
     maps, masks = torch.stack(maps)[None], torch.stack(masks)[None]
     named = torch.ones(1, maps.shape[1]) if named is None else torch.tensor([named])
     rest = torch.zeros(1, SIDE, SIDE) if rest is None else rest[None]
-    words = torch.zeros_like(maps) if class_maps is None else torch.stack(class_maps)[None]
-    return Attention(maps, rest, masks, named, words)
+    return Attention(maps, rest, masks, named)
 
 
 def spike() -> torch.Tensor:
@@ -81,17 +80,6 @@ def test_mass_wants_attention_on_the_subject_and_some_of_it():
     # flat at 0.4: a quarter of the mass inside, (1 - 1/4)^2, and enough of it
     flat = torch.full((SIDE, SIDE), 0.4)
     assert attention_term(attention([flat], [mask_of(0.25)]), "mass").item() == pytest.approx(0.5625)
-
-
-def test_a_handle_is_looked_at_as_much_as_its_class_word():
-    flat = torch.full((SIDE, SIDE), 0.1)
-    same = class_attention_term(attention([flat], [mask_of(0.25)], class_maps=[flat]))
-    assert same.tolist() == [0.0]
-    # means 0.1 and 0.3, no spread: 256 * 0.2^2
-    other = class_attention_term(attention([flat], [mask_of(0.25)], class_maps=[3 * flat]))
-    assert other.item() == pytest.approx(256 * 0.04, rel=1e-5)
-    # a phrase without the class word has nothing to compare with
-    assert class_attention_term(attention([flat], [mask_of(0.25)])).tolist() == [0.0]
 
 
 def test_terms_are_singleinserts_and_the_attentions():
@@ -165,12 +153,12 @@ BOTH = StepPrompt(
 @pytest.mark.parametrize("form", ["mse_max", "cross_entropy", "mass"])
 def test_a_samples_terms_do_not_depend_on_the_batch_and_only_named_handles_move(make_tiny_sd, form):
     model = load_base_model(make_tiny_sd())
-    objective = BreakAScene(attention_weight=1.0, attention_loss=form, class_attention_weight=0.1)
+    objective = BreakAScene(attention_weight=1.0, attention_loss=form)
     shape = (4, SIDE, SIDE)
     both, alone = scene_concepts(), scene_concepts()
     together = scene_step(model, [CAT, BOTH, BOTH], objective, draw(model.schedule, shape, 0, "s", range(3)), both)
     single = scene_step(model, [CAT], objective, draw(model.schedule, shape, 0, "s", range(1)), alone)
-    assert set(together) == {"foreground", "background", "attention", "class_attention"}
+    assert set(together) == {"foreground", "background", "attention"}
     for name, term in single.items():
         assert term.item() == pytest.approx(together[name][0].item(), rel=1e-4), name
     assert alone["cat"].weight.grad.abs().sum() > 0 and alone["cup"].weight.grad is None

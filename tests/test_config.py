@@ -363,8 +363,8 @@ def test_what_is_off_by_default_is_in_no_fingerprint():
     assert {"stage2.prompt_places", "adapter.min_rank", "run.quantize"} <= offs.keys()
     assert not offs.keys() & _numbers(plain).keys()
     assert not any(key.startswith("prior.") for key in _numbers(plain))
-    on = load_settings("mini+plain", None, {"stage2.prompt_share": 0.25, "concept.length": 2.0})
-    assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.prompt_share", "concept.length"}
+    on = load_settings("mini+plain", None, {"stage2.prompt_share": 0.25, "adapter.min_rank": 2})
+    assert _numbers(on).keys() - _numbers(plain).keys() == {"stage2.prompt_share", "adapter.min_rank"}
     prior = load_settings("mini+plain", None, {"stage2.prior_weight": 1.0, "prior.pictures": 20})
     assert {"stage2.prior_weight", "prior.pictures"} <= _numbers(prior).keys()
 

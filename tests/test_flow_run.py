@@ -30,7 +30,6 @@ from singleinsert.evaluate.results import Results
 from singleinsert.export import export
 from singleinsert.inference.blended import Blend, edit_pictures
 from singleinsert.inference.canvas import Region, prepare_canvas
-from singleinsert.inference.drawing import Drawing
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.locate import load_concept
 from singleinsert.models.loading import load_base_model
@@ -229,19 +228,6 @@ def test_the_inference_script_draws_it(trained, wanted, tmp_path, capsys):
     assert infer("--concept", trained, "--output_dir", tmp_path / "no", "--scheduler", "dpmpp_2m") == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert "cannot sample from a flow-matching model" in error[-1], error
-
-
-def test_a_delayed_concept_comes_in_later(trained, wanted, base):
-    """Its class word is asked in the first of three steps: another picture, which a delay of no step is not."""
-    concept = load_concept(trained / "zork_artifact.safetensors")
-    picture = Picture(PROMPT, seed=SEED, steps=STEPS, guidance_scale=GUIDANCE, width=32, height=32)
-    drawn = [
-        np.asarray(
-            next(ConceptPipeline(load_base_model(base), [concept], drawing=Drawing(delay=delay)).render([picture]))
-        )
-        for delay in (0.1, 0.4)
-    ]
-    assert same(drawn[0], wanted) and not same(drawn[1], wanted)
 
 
 def test_maps_of_where_the_concept_acts(trained, wanted, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from singleinsert.adapters import adapter_class
 from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.folded import folded
-from singleinsert.inference.drawing import Drawing
+from singleinsert.adapters.ranks import RankByNoise
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
 from singleinsert.models.keys import kept_keys
 from singleinsert.models.loading import load_base_model
@@ -76,16 +78,16 @@ def test_half_precision_is_left_as_it_is(tiny_sd):
 
 
 def test_what_counts_by_the_noise_is_left_as_it_is(tiny_sd):
-    """A LoRA that fades is another one at each step: folded, it would be as strong as it is at none."""
+    """A LoRA whose rank follows the noise is another one at each step: folded, all of it would be on at all of them."""
     anna, picture = make_concept(tiny_sd, "anna", alpha=5.0), Picture("anna face", seed=1, steps=3)
-    drawings = [Drawing(lora_fade=fade) for fade in (0.0, 4.0)]
+    gated = replace(anna, update=replace(anna.update, ranks=RankByNoise(2, 1)))
     drawn = [
-        np.asarray(next(iter(ConceptPipeline(load_base_model(tiny_sd), [anna], drawing=drawing).render([picture]))))
-        for drawing in drawings
+        np.asarray(next(iter(ConceptPipeline(load_base_model(tiny_sd), [concept]).render([picture]))))
+        for concept in (anna, gated)
     ]
     assert np.abs(drawn[0].astype(int) - drawn[1]).max() > 1
     model = load_base_model(tiny_sd)
-    ConceptPipeline(model, [anna], drawing=drawings[1])
+    ConceptPipeline(model, [gated])
     where = [p.data_ptr() for p in model.denoiser.parameters()]
     with folded(model.denoiser):
         assert [p.data_ptr() for p in model.denoiser.parameters()] == where

@@ -6,6 +6,7 @@ import pytest
 
 from singleinsert.data.prompts import NOVEL_VIEWS, fill, read_prompt_file
 from singleinsert.errors import InputError
+from singleinsert.placeholders import with_class_words
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,13 @@ from singleinsert.errors import InputError
 )
 def test_fill(template, prompt):
     assert fill(template, "<me>", "face") == prompt
+
+
+def test_class_words_in_the_place_of_concepts():
+    words = {"*": "face", "<hat>": "baseball cap"}
+    assert with_class_words("* face wearing a <Hat> in the snow", words) == "face wearing a baseball cap in the snow"
+    assert with_class_words("* faces and *, 5*3", words) == "face faces and face, 5*3"
+    assert with_class_words("* <hat>", words) == "face baseball cap"
 
 
 def test_fill_does_not_fill_what_it_put_in():

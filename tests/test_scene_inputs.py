@@ -12,10 +12,10 @@ from singleinsert.config import load_settings
 from singleinsert.data.subject import BACKGROUND, BACKGROUND_HANDLE, name_handles
 from singleinsert.errors import InputError
 from singleinsert.models.loading import load_base_model
+from singleinsert.placeholders import with_class_words
 from singleinsert.training.encode import make_concepts
 from singleinsert.training.handles import find_handles, sample_prompts
 from singleinsert.training.prepare import find_material
-from singleinsert.training.samples import without_concepts
 
 FACE = Path(__file__).parents[1] / "examples" / "face.png"
 SIZE = (64, 64)
@@ -103,7 +103,8 @@ def test_concepts_are_named_as_they_were_trained(preset, alone):
     assert [(handle.name, handle.alone) for handle in handles] == [("cat", alone), ("mug", alone), (BACKGROUND, alone)]
     (drawn,) = sample_prompts(["{cat} on <background>"], handles)
     assert drawn == ("<cat> on <background>" if alone else "<cat> cat on <background>")
-    assert without_concepts(drawn, handles) == "cat on background"
+    words = {handle.placeholder: handle.class_word for handle in handles}
+    assert with_class_words(drawn, words) == "cat on background"
 
 
 @pytest.mark.parametrize("made", ["mixes", "collection"])

@@ -18,7 +18,7 @@ def folded(model: nn.Module) -> Iterator[None]:
 
     Weights that are parametrized (full, kv and svd adapters) are computed once. Afterwards the weights are the very
     tensors that they were. Nothing may train or move within it. Left as they are: layers of half precision, whose
-    rounding would swallow the update, those that somebody looks into, as what fades a LoRA by the noise does, and those
+    rounding would swallow the update, those that somebody looks into (a rank that follows the noise does), and those
     that offloading moves.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, LoraLayer) and _can_fold(layer)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -35,21 +34,18 @@ class RankByNoise:
         return (torch.arange(self.rank, device=noise.device) < self.at(noise)[:, None]).float()
 
 
-class Gate(ABC):
-    """Lets components of an update through by the noise level that a denoiser is at, seen from what it is called with.
+class RankGate:
+    """Turns components of an update off as :class:`RankByNoise` says, by the noise level that a denoiser is at, seen
+    from what it is called with.
 
     Attributes:
         noise: (b,) or (1,) t / T of the call in progress; None before the first.
     """
 
-    def __init__(self, time_span: float) -> None:
+    def __init__(self, ranks: RankByNoise, time_span: float) -> None:
         """``time_span``: T in the denoiser's own time, which the noisiest timestep is next to."""
-        self.time_span = time_span
+        self.ranks, self.time_span = ranks, time_span
         self.noise: Tensor | None = None
-
-    @abstractmethod
-    def apply(self, components: Tensor) -> Tensor:
-        """What is left of components (b, ..., k)."""
 
     def watch(self, denoiser: nn.Module) -> Callable[[], None]:
         """Look at every call of ``denoiser``; returns what ends it."""
@@ -60,14 +56,6 @@ class Gate(ABC):
 
         return denoiser.register_forward_pre_hook(before, with_kwargs=True).remove
 
-
-class RankGate(Gate):
-    """Turns components off as :class:`RankByNoise` says."""
-
-    def __init__(self, ranks: RankByNoise, time_span: float) -> None:
-        super().__init__(time_span)
-        self.ranks = ranks
-
     def apply(self, components: Tensor) -> Tensor:
         """(b, L, k rank) with those that are off at 0; k updates of the same rank may lie behind each other."""
         if self.noise is None:
@@ -75,17 +63,3 @@ class RankGate(Gate):
         mask = self.ranks.mask(self.noise.to(components.device)).to(components.dtype)  # (1 or b, rank)
         repeats = components.shape[-1] // self.ranks.rank
         return components * mask.repeat(1, repeats)[:, None, :]
-
-
-class Fade(Gate):
-    """All components count ``((T - t) / T)^power``."""
-
-    def __init__(self, power: float, time_span: float) -> None:
-        super().__init__(time_span)
-        self.power = power
-
-    def apply(self, components: Tensor) -> Tensor:
-        if self.noise is None:
-            return components
-        share = (1 - self.noise.to(components.device)).clamp(0, 1) ** self.power  # (1 or b,)
-        return components * share.to(components.dtype).reshape(-1, *[1] * (components.ndim - 1))

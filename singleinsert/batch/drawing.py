@@ -184,10 +184,10 @@ def draw(folder: Path, place: Path, wish: Wish, worker: Worker) -> Iterator[Path
 
 def plain_prompt(prompt: str, names: Sequence[ConceptName]) -> str:
     """The prompt as the base model is asked: every concept is one of its class."""
-    from singleinsert.inference.drawing import with_class_words
-    from singleinsert.inference.prompts import resolve
+    from singleinsert.inference.prompts import resolve, slot
+    from singleinsert.placeholders import with_class_words
 
-    return with_class_words(resolve(prompt, names), names)
+    return with_class_words(resolve(prompt, names), {slot(i): name.class_word for i, name in enumerate(names)})
 
 
 def save_maps(place: Path, number: int, maps: Mapping[str, Tensor], image: Image) -> None:

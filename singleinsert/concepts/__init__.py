@@ -28,7 +28,6 @@ def build_concept(
     pixels: Tensor | None,
     generator: torch.Generator,
     init_std: float = 1.0,
-    lengths: Mapping[str, float] | None = None,
     clip_model: str = "",
     **vit_sizes: Any,
 ) -> Concept:
@@ -41,7 +40,6 @@ def build_concept(
         pixels: (P, 3, S, S) in [-1, 1], the pictures at the encoder's image size; not needed for "vector".
         generator: draws every random weight, on the CPU, so that a seed means the same on any machine.
         init_std: standard deviation per element of the first output (of the residual, if it is one).
-        lengths: of each vector, by text encoder; None leaves them free.
         clip_model: folder or hub id for "clip_vit".
         vit_sizes: patch_size, hidden_size, num_hidden_layers, num_attention_heads for "vit".
     """
@@ -49,7 +47,7 @@ def build_concept(
     if class_embedding is not None:
         base = {part: residual_base(embedding, num_vectors) for part, embedding in class_embedding.items()}
     common: dict[str, Any] = {
-        "placeholder": placeholder, "num_vectors": num_vectors, "widths": widths, "base": base, "lengths": lengths,
+        "placeholder": placeholder, "num_vectors": num_vectors, "widths": widths, "base": base,
     }  # fmt: skip
     if type == "vector":
         return VectorConcept(**common, init_std=init_std, generator=generator)

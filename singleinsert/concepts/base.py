@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class Concept(nn.Module):
@@ -17,21 +16,17 @@ class Concept(nn.Module):
         num_vectors: how many consecutive positions it takes there.
         widths: input width of each text encoder, by its part's name; 768 for SD 1.x.
         base: each encoder's (n, width) that the output is added to, or None.
-        lengths: of each vector, by text encoder; None leaves them free. A vector that is far longer than the
-            vocabulary's (43.9 against 0.4 in the authors' example) leaves the words around it little to say.
     """
 
     base: Tensor | None
 
     def __init__(
         self, *, placeholder: str, num_vectors: int, widths: Mapping[str, int], base: Mapping[str, Tensor] | None,
-        lengths: Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         if num_vectors < 1:
             raise ValueError("a concept has at least one vector")
         self.placeholder, self.num_vectors, self.widths = placeholder, num_vectors, dict(widths)
-        self.lengths = lengths
         joined = None if base is None else torch.cat([base[part].detach().float() for part in self.widths], dim=1)
         self.register_buffer("base", joined, persistent=False)  # (n, sum of widths)
 
@@ -45,10 +40,7 @@ class Concept(nn.Module):
         offset = self.offset()  # (n, sum of widths)
         joined = offset if self.base is None else self.base + offset
         parts = joined.split(list(self.widths.values()), dim=1) if len(self.widths) > 1 else (joined,)
-        found = dict(zip(self.widths, parts, strict=True))
-        if self.lengths is None:
-            return found
-        return {part: self.lengths[part] * functional.normalize(v, dim=1) for part, v in found.items()}
+        return dict(zip(self.widths, parts, strict=True))
 
     def offset(self) -> Tensor:
         """(n, sum of widths) float32: the vectors themselves, or what is added to the class word's embedding."""

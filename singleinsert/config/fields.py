@@ -157,10 +157,6 @@ class ConceptSettings:
         "starts close to the class word",
         minimum=0, maximum=100,
     )  # fmt: skip
-    length: float = setting(
-        0.0, "length of each vector, in lengths of the class word's embedding, whatever is learnt; 0: free", minimum=0,
-        maximum=1000, off=0.0,
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -48,11 +48,6 @@ class StageSettings:
         4, "break_a_scene: attention is read where the latents' side is divided by this, at 16 x 16 for 512 px",
         minimum=1, maximum=64,
     )  # fmt: skip
-    class_attention_weight: float = setting(
-        0.0,
-        "break_a_scene: weight of a loss that keeps attention to a handle as strong as to its class word",
-        minimum=0,
-    )
     masked: bool = setting(
         True, "break_a_scene: the foreground loss counts on the subjects that a prompt names; false: everywhere, which "
         "is the paper's ablation", off=True,
@@ -72,9 +67,6 @@ class StageSettings:
     )  # fmt: skip
     prompt_share: float = setting(
         0.5, "share of the samples that are asked with a template", minimum=0, maximum=1, off=0.5
-    )
-    prompt_terms: Literal["all", "background", "semantic"] = setting(
-        "all", "losses that are asked with a template: all, background (and foreground), or semantic alone", off="all"
     )
     prompt_foreground: bool = setting(
         False, "the foreground loss is asked with prompt_places too; without it, with the training prompt alone",

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from singleinsert.adapters.naming import COMPONENTS
-from singleinsert.adapters.ranks import Fade, Gate, RankGate
+from singleinsert.adapters.ranks import RankGate
 from singleinsert.adapters.weights import WeightUpdate
 from singleinsert.artifact import UNKNOWN, Artifact
 from singleinsert.errors import InputError, ModelError
@@ -47,13 +47,8 @@ def shared_updates(concepts: Sequence[Artifact]) -> dict[str, WeightUpdate]:
     return found
 
 
-def load_loras(
-    pipeline: Any, model: Family, concepts: Sequence[Artifact], fade: float = 0.0
-) -> list[Callable[[], None]]:
+def load_loras(pipeline: Any, model: Family, concepts: Sequence[Artifact]) -> list[Callable[[], None]]:
     """Put the concepts' LoRAs into the pipeline's UNet and text encoders, by diffusers' own loader.
-
-    Args:
-        fade: each counts ``((T - t) / T)^fade`` in the denoiser; 0 is its weight, always.
 
     Returns:
         what is to be called when the LoRAs are taken out: it ends what looks at the noise level.
@@ -73,15 +68,13 @@ def load_loras(
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are meant
                 model.load_lora(pipeline, component, tensors, config, adapter_name(index))
-        span = model.schedule.time_span
         if update.ranks is not None:  # at each noise level the components that it was trained with there
-            ends.append(_gate(model, adapter_name(index), RankGate(update.ranks, span)))
-        if fade:
-            ends.append(_gate(model, adapter_name(index), Fade(fade, span)))
+            gate = RankGate(update.ranks, model.schedule.time_span)
+            ends.append(_gate(model, adapter_name(index), gate))
     return ends
 
 
-def _gate(model: Family, name: str, gate: Gate) -> Callable[[], None]:
+def _gate(model: Family, name: str, gate: RankGate) -> Callable[[], None]:
     """Put ``gate`` into the layers of a LoRA of the denoiser; returns what ends its looks at the noise level.
 
     Raises:

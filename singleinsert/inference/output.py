@@ -143,5 +143,4 @@ def details(picture: Picture, pipeline: ConceptPipeline, scheduler: str) -> dict
         for name, concept in zip(pipeline.names, pipeline.concepts, strict=True)
     ]
     model = {"base_model": pipeline.model.model_name, "scheduler": scheduler, "dtype": str(pipeline.model.dtype)}
-    own = {name: value for name, value in vars(pipeline.drawing).items() if value}
-    return {**vars(picture), **own, **model, "concepts": concepts, "version": __version__}
+    return {**vars(picture), **model, "concepts": concepts, "version": __version__}

@@ -15,7 +15,6 @@ from torch import Tensor
 from singleinsert.adapters.folded import folded
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
-from singleinsert.inference.drawing import PLAIN, Drawing, switch_after, with_class_words
 from singleinsert.inference.loras import load_loras, set_weights
 from singleinsert.inference.prompts import ConceptName, resolve, slot
 from singleinsert.inference.schedulers import OWN, build_scheduler
@@ -64,7 +63,6 @@ class ConceptPipeline:
         scheduler: str = OWN,
         offload: str = "none",
         offload_device: str = "cuda",
-        drawing: Drawing = PLAIN,
     ) -> None:
         """Load ``concepts`` into ``model``.
 
@@ -74,12 +72,11 @@ class ConceptPipeline:
             scheduler: a name of ``singleinsert.inference.schedulers.SCHEDULERS``, or "auto", the model's own.
             offload: "none", "model" (UNet and VAE wait in main memory until they are needed) or "sequential" (their
                 layers do); the text encoders, which are small, stay on ``offload_device``. ``model`` is on the CPU.
-            drawing: how concepts act along the steps.
 
         Raises:
             ModelError: a concept is for another kind of model. InputError: two of one name, an unknown scheduler.
         """
-        self.model, self.drawing = model, drawing
+        self.model = model
         self.concepts = tuple(part for artifact in concepts for part in artifact.parts())
         self._sizes = [len(artifact.concepts) for artifact in concepts]
         names = [concept.name.lower() for concept in self.concepts]
@@ -89,7 +86,7 @@ class ConceptPipeline:
                 "one another name by python -m singleinsert.export --output_name"
             )
         self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler))
-        self._ends = load_loras(self.pipeline, model, self.concepts, drawing.lora_fade)
+        self._ends = load_loras(self.pipeline, model, self.concepts)
         self.set_weights(weights if weights is not None else [1.0] * len(concepts))
         self._vectors: dict[str, Embedding] = {
             slot(i): {part: tensor.to(model.device) for part, tensor in concept.concept.embeddings.items()}
@@ -162,10 +159,8 @@ class ConceptPipeline:
         :class:`~singleinsert.models.attention.CrossAttentionMaps`.
 
         Raises:
-            InputError: as :meth:`render`, or concepts are delayed: the steps without them have other words.
+            InputError: as :meth:`render`.
         """
-        if self.drawing.delay:
-            raise InputError("attention maps are of every step, and delayed concepts miss the first: set delay to 0")
         conditions = self.conditions(pictures)
         tokens = {picture.prompt: self.map_tokens(picture.prompt) for picture in pictures}
 
@@ -194,21 +189,12 @@ class ConceptPipeline:
         for picture in pictures:
             self._check(picture)
         prompts = {text for picture in pictures for text in (picture.prompt, picture.negative_prompt)}
-        if self.drawing.delay:
-            prompts |= {self._of_class(picture.prompt) for picture in pictures}
         return {prompt: self.encode(prompt).to(torch.device("cpu")) for prompt in sorted(prompts)}
-
-    def _of_class(self, prompt: str) -> str:
-        """A prompt with class words in the concepts' places."""
-        return with_class_words(resolve(prompt, self.names), self.names)
 
     def _draw(self, batch: Sequence[Picture], conditions: dict[str, Condition], callback: Any) -> list[Image]:
         device, (steps, guidance, width, height) = self.pipeline._execution_device, batch[0].batch_key()
         condition = Condition.concatenate([conditions[picture.prompt] for picture in batch]).to(device)
         negative = Condition.concatenate([conditions[picture.negative_prompt] for picture in batch]).to(device)
-        if late := self.drawing.steps_of_class(steps):
-            callback = switch_after(late, self.model, condition, negative, guidance > 1, callback)
-            condition = Condition.concatenate([conditions[self._of_class(p.prompt)] for p in batch]).to(device)
         with folded(self.model.denoiser):
             return sample_images(
                 self.model, condition, negative,

@@ -31,29 +31,24 @@ class BreakAScene(SingleInsert):
         attention_weight: of the attention term; the paper's is 0.01.
         attention_loss: its form, see :func:`attention_term`.
         attention_level: layers are read where the latents' side is divided by this; the paper's are 16 of 64.
-        class_attention_weight: of :func:`class_attention_term`; 0 leaves it out.
         masked: False lets the foreground term count everywhere, as in the paper's ablation of its masked loss.
     """
 
     attention_weight: float = 0.01
     attention_loss: AttentionLoss = "mse_max"
     attention_level: int = 4
-    class_attention_weight: float = 0.0
     masked: bool = True
 
     @property
     def needs_attention(self) -> bool:
-        return self.attention_weight != 0 or self.class_attention_weight != 0
+        return self.attention_weight != 0
 
     def concept_terms(self, views: Views) -> dict[str, Tensor]:
-        """SingleInsert's, "attention" and "class_attention"."""
+        """SingleInsert's and "attention"."""
         terms = super().concept_terms(views if self.masked else replace(views, mask=torch.ones_like(views.mask)))
         if self.attention_weight:
             assert views.attention is not None
             terms["attention"] = self.attention_weight * attention_term(views.attention, self.attention_loss)
-        if self.class_attention_weight:
-            assert views.attention is not None
-            terms["class_attention"] = self.class_attention_weight * class_attention_term(views.attention)
         return terms
 
 
@@ -82,20 +77,6 @@ def attention_term(attention: Attention, form: AttentionLoss) -> Tensor:
         outside_share = 1 - inside / maps.sum(dim=(2, 3)).clamp_min(SMALL)
         each = outside_share.square() + (LEAST_INSIDE - inside / area).relu() / LEAST_INSIDE
     return _mean_of_named(each, attention.named)
-
-
-def class_attention_term(attention: Attention) -> Tensor:
-    """(b,): a handle is looked at as much as its class word (AttnDreamBooth, Pang et al. 2024).
-
-    ``(mean A_i - mean A_class)^2 + (var A_i - var A_class)^2`` over the map, times its number of points; no gradient on
-    the class word's side.
-    """
-    maps, words = attention.maps.float(), attention.class_maps.float().detach()
-    points = maps.shape[2] * maps.shape[3]
-    means = (maps.mean(dim=(2, 3)) - words.mean(dim=(2, 3))).square()
-    spreads = (maps.var(dim=(2, 3)) - words.var(dim=(2, 3))).square()
-    said = (words.amax(dim=(2, 3)) > 0).float() * attention.named
-    return _mean_of_named(points * (means + spreads), said)
 
 
 def _mean_of_named(each: Tensor, named: Tensor) -> Tensor:

@@ -26,14 +26,12 @@ class Attention:
         rest: (b, h, w) the mean over all other tokens but the first (the start token).
         masks: (b, N, h, w) each handle's mask in [0, 1] at the maps' size.
         named: (b, N) 1 where the sample's prompt names the handle, else 0.
-        class_maps: (b, N, h, w) the maps of each handle's class word, 0 where the prompt does not hold it.
     """
 
     maps: Tensor
     rest: Tensor
     masks: Tensor
     named: Tensor
-    class_maps: Tensor
 
 
 @dataclass(frozen=True)

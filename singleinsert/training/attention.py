@@ -61,7 +61,7 @@ def attention_of(
     handles = list(dict.fromkeys(handle for picture in pictures for handle in picture.masks))
     size = (probabilities.shape[1], probabilities.shape[2])
     nothing = torch.zeros_like(probabilities[0, :, :, 0])  # (h, w)
-    maps, class_maps, masks, rest, named = [], [], [], [], []
+    maps, masks, rest, named = [], [], [], []
     for row, prompt in zip(probabilities, prompts, strict=True):  # row (h, w, L)
         tokens = handle_tokens(model, book, prompt)
         taken = {0} | {place for own, words in tokens.values() for place in (*own, *words)}
@@ -69,7 +69,6 @@ def attention_of(
         others = [place for place in range(length) if place not in taken]
         rest.append(row[..., others].mean(dim=-1))
         maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[0], nothing) for h in handles]))
-        class_maps.append(torch.stack([_mean(row, tokens.get(h, ((), ()))[1], nothing) for h in handles]))
         shown = pictures[prompt.picture].fine_masks
         masks.append(
             torch.stack([area_resample(shown[h], size)[0, 0] if h in shown else nothing.float() for h in handles])
@@ -77,7 +76,7 @@ def attention_of(
         named.append([float(h in prompt.handles) for h in handles])
     return Attention(
         torch.stack(maps), torch.stack(rest), torch.stack(masks).to(probabilities.device),
-        torch.tensor(named, device=probabilities.device), torch.stack(class_maps),
+        torch.tensor(named, device=probabilities.device),
     )  # fmt: skip
 
 

@@ -92,9 +92,6 @@ def _make_concept(
         num_vectors=section.num_vectors,
         widths=model.embedding_widths,
         class_embedding={part: vectors.cpu() for part, vectors in word.items()} if section.residual else None,
-        lengths={part: section.length * float(vectors.norm(dim=1).mean()) for part, vectors in word.items()}
-        if section.length
-        else None,
         pixels=_views_of(material, handle, section.image_size),
         generator=named_generator(settings.run.seed, "concept", *(() if single else (handle.name,))),
         init_std=section.init_std,

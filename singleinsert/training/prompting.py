@@ -117,7 +117,7 @@ class Variation:
 
     Attributes:
         places, edits: templates with "{concept}"; those in which the subject stays what it is, those that change it.
-        share: of the samples that are asked with one. terms: "all", "background" or "semantic".
+        share: of the samples that are asked with one.
         foreground: may the subject be learnt from a sample that is asked with one of ``places``? Not of a picture with
             a description, whose words keep out what such a prompt would let in.
     """
@@ -125,7 +125,6 @@ class Variation:
     places: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
     share: float = 0.5
-    terms: str = "all"
     foreground: bool = False
 
     @classmethod
@@ -134,10 +133,7 @@ class Variation:
         else a prompt means."""
         if section.objective != "singleinsert":
             return cls()
-        return cls(
-            section.prompt_places, section.prompt_edits, section.prompt_share, section.prompt_terms,
-            section.prompt_foreground,
-        )  # fmt: skip
+        return cls(section.prompt_places, section.prompt_edits, section.prompt_share, section.prompt_foreground)
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -154,11 +150,8 @@ class Variation:
         """``plain`` asked with ``template``."""
         told = fill(template, handle.placeholder, handle.class_word)
         without = without_placeholder(template, handle.class_word)
-        if self.terms == "semantic":
-            return replace(plain, class_prompt=without)
-        class_prompt = plain.class_prompt if self.terms == "background" else without
         shown = self.foreground and template in self.places and not described
-        return replace(plain, prompt=told, frozen_prompt=without, class_prompt=class_prompt, shown=shown)
+        return replace(plain, prompt=told, frozen_prompt=without, class_prompt=without, shown=shown)
 
 
 @dataclass(frozen=True)

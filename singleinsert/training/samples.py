@@ -17,6 +17,7 @@ from singleinsert.data.subject import Handle
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
 from singleinsert.models.sampling import pictures_at_once
+from singleinsert.placeholders import with_class_words
 from singleinsert.terms import BEFORE
 from singleinsert.training.handles import sample_prompts
 from singleinsert.training.loop import Run
@@ -35,7 +36,8 @@ class Sampler:
     def __init__(self, run: Run, handles: Sequence[Handle]) -> None:
         self.run, self.settings = run, run.settings.sample
         self.prompts = sample_prompts(self.settings.prompts, handles)
-        self.before = [without_concepts(prompt, handles) for prompt in self.prompts]
+        words = {handle.placeholder: handle.class_word for handle in handles}
+        self.before = [with_class_words(prompt, words) for prompt in self.prompts]
         # every prompt is tokenised now: one that cannot be is an error before training, not after an hour of it
         for prompt in (*self.prompts, *self.before, ""):
             run.book.prompt(prompt)
@@ -145,14 +147,6 @@ def draw_latents(
             Condition.concatenate(conditions), empty, [torch.Generator().manual_seed(seed) for seed in seeds],
             steps=steps, guidance_scale=guidance_scale, height=size, width=size,
         )  # fmt: skip
-
-
-def without_concepts(prompt: str, handles: Sequence[Handle]) -> str:
-    """A sample prompt as the frozen model is asked: each concept is one of its class."""
-    for handle in handles:
-        prompt = prompt.replace(handle.words, handle.class_word)
-        prompt = prompt.replace(handle.placeholder, handle.class_word)
-    return prompt
 
 
 def save_png(picture: Image.Image, path: Path) -> None:

@@ -143,8 +143,8 @@ def _refuse_own_draws(first: Stage, second: Stage) -> None:
     if own != kept and (own.templates or kept.templates):
         raise ConfigError(
             f"{second.name} is asked what {first.name} was asked while it draws from the predictions that {first.name} "
-            "has kept: give both the same prompt_places, prompt_edits, prompt_share, prompt_terms and "
-            "prompt_foreground, or set run.teacher_bank to false"
+            "has kept: give both the same prompt_places, prompt_edits, prompt_share and prompt_foreground, "
+            "or set run.teacher_bank to false"
         )
 
 
