@@ -98,8 +98,8 @@ def score(judge: Judge, scene: Scene, others: Tensor, pictures: Sequence[tuple[E
     its :func:`gallery`.
 
     identity: cosine of the judge's embeddings of the picture and of the true drawing. top1: whether it is nearer than
-    `GALLERY` other instances of the class. kept: share of the instance's features that are still there. The others:
-    share of the pictures that have what was asked for, `obeyed` all of it at once.
+    `GALLERY` other instances of the class. kept: share of the instance's features that are still there; "kept hair" and
+    others, that one. The others: share of the pictures that have what was asked for, `obeyed` all of it at once.
     """
     cls = scene.instances[0].cls
     images = [image for _, image in pictures]
@@ -113,6 +113,8 @@ def score(judge: Judge, scene: Scene, others: Tensor, pictures: Sequence[tuple[E
             marks["identity"].append(float(z @ own))
             marks["top1"].append(float(z @ own > (others @ z).max()))
         marks["kept"].append(statistics.mean(right[k] for k in kept))
+        for name in kept:
+            marks[f"kept {name}"].append(right[name])
         for name in ("background", "style", "view"):
             if name in changed:
                 marks[name].append(right[name])

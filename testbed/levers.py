@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -208,6 +209,19 @@ def table(scores: Scores, first: str) -> str:
     return "\n".join(lines)
 
 
+def table_of_features(scores: Scores) -> str:
+    """Markdown: how often each feature is kept, over the instances that it is asked of, row by row."""
+    known = {method.name: method.full_label for method in load_methods(METHODS).methods}
+    names = sorted({name for row in scores.values() for means in row.values() for name in means if " " in name})
+    lines = ["| kept | instances | " + " | ".join(known.get(row, row) for row in scores) + " |",
+             "|---" * (len(scores) + 2) + "|"]  # fmt: skip
+    for name in names:
+        found = [[means[name] for means in row.values() if name in means] for row in scores.values()]
+        cells = [str(len(found[0])), *(f"{statistics.mean(values):.2f}" for values in found)]
+        lines.append(f"| {name.removeprefix('kept ').replace('_', ' ')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cell(mean: Interval, difference: Interval | None) -> str:
     if difference is None:
         return f"{mean.mean:.3f}<br><sub>{mean.low:.3f} to {mean.high:.3f}</sub>"
@@ -219,11 +233,14 @@ def _cell(mean: Interval, difference: Interval | None) -> str:
 def fill_table(trial: Trial) -> None:
     """Write the table of all of a trial's rows that are there into docs/research/levers.md."""
     rows, left = all_rows(), missing_rows([], trial)
-    text = table(scores_of([name for name in rows if name not in left], trial), rows[0])
+    scores = scores_of([name for name in rows if name not in left], trial)
+    text = table(scores, rows[0])
     if left and trial is CHOOSING:
         text += f"\n\nNot measured yet: {', '.join(left)}."
     fill_block(RESEARCH / "levers.md", trial.name, text)
     print(text)
+    if trial is TRIALS["report"]:
+        fill_block(RESEARCH / "levers.md", "report-features", table_of_features(scores))
 
 
 def main() -> int:
