@@ -29,6 +29,7 @@ from torch import nn  # noqa: E402
 
 from singleinsert.cli import low_vram  # noqa: E402
 from singleinsert.config import Settings, load_settings  # noqa: E402
+from singleinsert.training.prompting import Variation  # noqa: E402
 
 STAGES = ("stage1", "stage2")
 
@@ -67,7 +68,8 @@ class Cost:
 def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
     """One optimiser step of the trainer's loop in the midst of stage ``name``: the optimiser has its state already.
 
-    Where the frozen model predicts for several steps at once, their mean, and the highest peak among them.
+    Where the frozen model predicts for several steps at once, their mean, and the highest peak among them: of a stage
+    without templates, whose steps are alike but for the first, the first and the second are counted.
     """
     with fake_tensors():
         loop, stage = build_loop(settings, name, family)
@@ -90,14 +92,20 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
             parameter.register_post_accumulate_grad_hook(lambda p: account.hold([p.grad], "gradients"))
         account.start()
         with account, mock.patch.object(loop, "_apply_gradients", account.within("optimiser", loop._apply_gradients)):
-            for _ in range(steps := loop.source.steps_ahead):
+            steps, flops, operators = loop.source.steps_ahead, [], []
+            for _ in range(steps if Variation.of_stage(stage.settings).templates else min(steps, 2)):
                 loop._optimiser_step(stage)
                 loop.step += 1
-    return Cost(_mean(account.flops, steps), dict(account.peak), _mean(account.operators, steps))
+                flops.append(dict(account.flops))
+                operators.append(dict(account.operators))
+    return Cost(_mean(flops, steps), dict(account.peak), _mean(operators, steps))
 
 
-def _mean(counts: Mapping[tuple[str, str], int], steps: int) -> dict[tuple[str, str], int]:
-    return {key: round(count / steps) for key, count in counts.items()}
+def _mean(sums: Sequence[Mapping[tuple[str, str], int]], steps: int) -> dict[tuple[str, str], int]:
+    """Of ``steps`` steps, from the sums after each; those that were not counted are as the last that was."""
+    before, last = (sums[-2] if len(sums) > 1 else {}), sums[-1]
+    left = steps - len(sums)
+    return {key: round((count + left * (count - before.get(key, 0))) / steps) for key, count in last.items()}
 
 
 def measure_setup(settings: Settings, family: str = "sd1") -> Cost:

@@ -55,8 +55,8 @@ def test_the_presets_for_photos_cost_less_than_the_paper():
     assert cost.run_tflop(settings, costs)["run"] == pytest.approx(2467, rel=0.02)
     plain = cost.on_a_card("face+plain")
     text = [
-        sum(v for (part, _), v in found["stage2"].flops.items() if part == "text encoder")
-        for found in (costs, cost.run_flops(plain))
+        sum(v for (part, _), v in found.flops.items() if part == "text encoder")
+        for found in (costs["stage2"], cost.measure_step(plain, "stage2"))
     ]
     assert text[0] > 2 * text[1]  # each prompt of a step is read on its own
 
