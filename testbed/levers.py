@@ -81,6 +81,7 @@ _REPORTED = (subjects_to_report_by, "python:testbed.instances:write_folder_to_re
 CHOOSING = Trial(METHODS, subjects_to_choose_by, "python:testbed.instances:write_folder_to_choose_by")
 TRIALS = {
     "choose": CHOOSING,
+    "choose-sdxl": Trial("choose-sdxl", subjects_to_choose_by, CHOOSING.concepts, "mini-sdxl"),
     "report": Trial("report", *_REPORTED),
     "report-sdxl": Trial("report-sdxl", *_REPORTED, "mini-sdxl"),
 }
