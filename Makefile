@@ -28,7 +28,8 @@ DEMO := output/demo$(if $(filter-out sd,$(FAMILY)),-$(FAMILY))
 demo: $(VENV)/.run
 	@# a finished demo is made anew, an interrupted one goes on
 	test ! -e $(DEMO)/mexyz.safetensors || rm -rf $(DEMO)
-	$(BIN)/python train_singleinsert.py --preset mini --pretrained_model_name_or_path mini-$(FAMILY) \
+	$(BIN)/python train_singleinsert.py --preset mini$(filter +sdxl,+$(FAMILY)) \
+	    --pretrained_model_name_or_path mini-$(FAMILY) \
 	    --image examples/portrait.png --output_dir $(DEMO) --output_name mexyz --resume_from_checkpoint latest
 
 # each process takes one thread (tests/conftest.py) and up to 3 GB; a file's tests stay together, since they share runs
