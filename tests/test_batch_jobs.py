@@ -12,6 +12,7 @@ from singleinsert.batch.__main__ import main
 from singleinsert.batch.cluster import start_ray
 from singleinsert.batch.jobs import read_jobs
 from singleinsert.batch.worker import Worker
+from singleinsert.data.captions import caption_file
 from singleinsert.errors import ConfigError, InputError
 
 
@@ -195,6 +196,14 @@ def test_a_dry_run_finds_everything_and_writes_nothing(tmp_path, tiny_sd, capsys
     ):  # fmt: skip
         assert any(f"job {number}:" in line and text in line for line in said.err.splitlines()), said.err
     assert "error: 4 problems" in said.err and "job 1" not in said.err and not out.exists()
+
+
+def test_a_dry_run_reads_descriptions(tmp_path, tiny_sd, capsys):
+    source = write_jobs(tmp_path, tiny_sd, "ab")
+    (picture,) = {job.settings.data.image[0] for job in read_jobs(source, tmp_path / "out")[0]}
+    caption_file(picture).write_text("a tree")
+    assert dry(source, tmp_path / "out") == 2
+    assert "says neither" in capsys.readouterr().err
 
 
 def test_a_dry_run_that_finds_nothing(tmp_path, tiny_sd, capsys):

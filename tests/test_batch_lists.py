@@ -11,6 +11,7 @@ from runs import draw_subject
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.jobs import left_out, read_jobs
 from singleinsert.batch.worker import digest_of, read_inputs, with_inputs
+from singleinsert.data.captions import read_caption
 from singleinsert.errors import ConfigError, InputError
 
 
@@ -180,6 +181,17 @@ def test_a_list_and_an_evaluation_see_the_mask_beside_the_picture(tmp_path):
     assert Path(moved).with_name("pic_mask.png").read_bytes() == mask.read_bytes()
     mask.unlink()
     assert digest_of(read_inputs(job.settings)) != digest_of(inputs)
+
+
+def test_a_description_in_metadata_travels_and_counts_as_one_beside_the_picture(tmp_path):
+    draw_subject(tmp_path / "in")
+    (job,), _ = read(tmp_path, "j.toml", '[[job]]\nimage = "in/pic.png"\nclass_word = "face"\n')
+    plain = digest_of(read_inputs(job.settings))
+    (tmp_path / "in" / "metadata.jsonl").write_text('{"file_name": "pic.png", "text": "a face on snow"}\n')
+    inputs = read_inputs(job.settings)
+    assert digest_of(inputs) != plain
+    (moved,) = with_inputs(job.settings, inputs, tmp_path / "there").data.image
+    assert read_caption(moved) == "a face on snow"
 
 
 def test_the_dry_run_says_what_would_surprise(tmp_path, tiny_sd, capsys):

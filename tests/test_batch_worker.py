@@ -155,7 +155,7 @@ def test_other_settings_or_another_picture_under_a_finished_name_are_refused(fin
     kept = picture.read_bytes()
     Image.new("RGB", (80, 64), "red").save(picture)
     assert batch(finished.source, finished.out) == 2
-    assert "job0 was made from another picture or mask" in capsys.readouterr().err
+    assert "job0 was made from another picture, description or mask" in capsys.readouterr().err
     picture.write_bytes(kept)
     (tmp_path / "out/a").mkdir(parents=True)
     assert batch(write_jobs(tmp_path, tiny_sd, "a"), tmp_path / "out") == 2

@@ -61,6 +61,7 @@ def test_a_bad_answer_writes_nothing(photo, capsys):
 def test_words_by_hand(photo, capsys):
     assert run("write", "--image", photo, "--class_word", "face", "--scene_words", "red hat, beach") == 0
     assert photo.with_suffix(".txt").read_text() == "a photo of a {concept}, red hat, beach\n"
+    assert f"captions edit --image {photo} --class_word face`" in capsys.readouterr().out
     assert run("write", "--image", photo, "--class_word", "face", "--scene_words", "snow") == 2
     assert "already there: --overwrite" in capsys.readouterr().err
     assert run("write", "--image", photo, "--class_word", "face", "--scene_words", "snow", "--overwrite") == 0
@@ -109,7 +110,7 @@ def test_check_shows_and_changes_nothing(photo, capsys):
     assert run("check", "--image", photo, "--class_word", "face", "--rho", "--pretrained_model_name_or_path", "mini-sd",
                "--places", "--backend", "mini") == 0  # fmt: skip
     out = capsys.readouterr().out
-    assert "look  old" in out and out.count("rho ") == 3 and "next: " in out
+    assert "look  old" in out and out.count("rho ") == 3 and f"edit --image {photo} --class_word face`" in out
     assert photo.with_suffix(".txt").read_text() == text
 
 

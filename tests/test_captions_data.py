@@ -57,7 +57,12 @@ def test_a_row_of_metadata_counts_where_there_is_no_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "is empty"), (b"\n \n", "is empty"), (b"\xff\xfe\x00", "cannot be read as UTF-8")],
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b"\xff\xfe\x00", "cannot be read as UTF-8"),
+        ("a face".encode("utf-16-le"), "is no UTF-8 text"),
+    ],
 )
 def test_a_damaged_caption_is_one_line(tmp_path, content, said):
     (tmp_path / "a.txt").write_bytes(content)
@@ -66,7 +71,15 @@ def test_a_damaged_caption_is_one_line(tmp_path, content, said):
     assert "\n" not in str(error.value) and "a.txt" in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "x"}', '{"file_name": 3}', '{"file_name": "a", "text": 4}'])
+def test_a_name_from_the_folder_on_is_the_same_name(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "./a.jpg", "text": "a face on snow"}')
+    assert read_caption(tmp_path / "a.jpg") == "a face on snow"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[]", '{"text": "x"}', '{"file_name": "./z.jpg"}', '{"file_name": 3}', '{"file_name": "a", "text": 4}'],
+)
 def test_a_damaged_row_is_named_by_its_line(tmp_path, line):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "z.jpg"}\n' + line)
     with pytest.raises(InputError, match="line 2") as error:

@@ -14,7 +14,7 @@ from singleinsert.captions.describe import CaptionError, caption_of_words, descr
 from singleinsert.captions.form import Room
 from singleinsert.captions.instruction import instruction
 from singleinsert.config import CaptionSettings
-from singleinsert.data.captions import CONCEPT
+from singleinsert.data.captions import CONCEPT, METADATA
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError
 
@@ -199,6 +199,21 @@ def test_the_users_file_goes_first_and_is_never_changed(picture):
     assert [v.status for v in found.verdicts] == ["look", "look"] and found.source == "me.txt"
     assert any("says nothing beside the face" in warning for warning in found.warnings)
     assert file.read_text() == "a photo of a young * face with long hair\n"
+
+
+def test_what_is_not_asked_or_not_read_is_said(picture):
+    said: list[str] = []
+    wanted = CaptionSettings(describe="words: red hat")
+    picture.path.with_suffix(".txt").write_text("a * face in snow\nand more\n")
+    describe(picture, "face", wanted, say=said.append)
+    picture.path.with_suffix(".txt").unlink()
+    (picture.path.parent / METADATA).write_text('{"file_name": "you.png", "text": "a face in snow"}')
+    assert describe(picture, "face", CaptionSettings(), say=said.append) is None
+    assert said == [
+        "note: words: red hat is not asked: me.txt has the description",
+        "note: the first line of me.txt is the description, 1 more of it are not read",
+        "note: metadata.jsonl has no text for me.png, which is learnt without a description",
+    ]
 
 
 def test_words_alone(picture):

@@ -84,6 +84,12 @@ def test_it_starts_from_the_file_or_from_the_beginning(photo):
     assert Session(load_picture(photo), "face", ROOM).text == "a {concept} in snow"
 
 
+def test_further_lines_of_the_file_stay(photo):
+    photo.with_suffix(".txt").write_text("a * face in a blue coat\n\nfor later\n")
+    Session(load_picture(photo), "face", ROOM).save("a * face in snow")
+    assert photo.with_suffix(".txt").read_text() == "a {concept} in snow\nfor later\n"
+
+
 def test_what_was_changed_elsewhere_is_not_overwritten(photo):
     session = Session(load_picture(photo), "face", ROOM)
     photo.with_suffix(".txt").write_text("by another editor, a * face\n")

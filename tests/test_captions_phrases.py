@@ -117,7 +117,9 @@ def test_a_long_caption_loses_its_end_and_says_so():
         ("this picture of a {concept} in snow", "speaks of the picture itself"),
         ("a {concept} without a hat in snow", "says what is not there.*'without'"),
         ('a {concept} under a sign "open"', "quotation marks"),
-        ("a {concept} in a {red|blue} hat", "stands for nothing"),
+        ("a {concept} in a {red|blue} [hat]", r"has \{red\|blue\} and \[hat\], which stands for nothing"),
+        ("a {concept} in a (blue coat:1.4) in snow", r"has \(blue coat:1.4\): weights in brackets are words"),
+        ("a {concept} in snow, on a beach with a", "ends with 'a': was it cut off?"),
         ("a {concept} auf der Stra\u00dfe", "plain letters"),
         ("a young {concept}", "says nothing beside the face"),
         ("a {concept}" + " in snow" * 60, "has 123 tokens, of which the text encoder reads 75"),  # a face, vector, 2*60

@@ -23,7 +23,7 @@ def put(folder: Path, *names: str) -> None:
 def test_what_is_taken_and_what_is_left_out(tmp_path):
     put(tmp_path, "a.JPG", "b.jfif", "c.avif", "e.jpg~", "f.jpg.png", "g.Jpeg", "i", "j.jp2", "rex_mask.png", "rex.png")
     put(tmp_path, "rex_mask_overlay.png", "rex-condlabel.png", "2023/x.png", "masks/rex.png", ".hidden.png", "._a.JPG")
-    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "a.txt", "notes", "clip.mp4", "d.HEIC"):
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "a.txt", "metadata.jsonl", "notes", "clip.mp4", "d.HEIC"):
         (tmp_path / name).write_text("no picture")
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     listing = list_folder(tmp_path)
@@ -37,7 +37,7 @@ def test_what_is_taken_and_what_is_left_out(tmp_path):
                  "rex-condlabel.png: OneTrainer", "masks/: masks, no photos", "gone.png: no file"):  # fmt: skip
         assert said in lines, (said, lines)
     assert ("d.HEIC: HEIC pictures need pillow-heif" in lines) == (not heif_is_read())
-    for unsaid in ("Thumbs", "desktop", "DS_Store", "hidden", "._a", "a.txt", "rex_mask.png"):
+    for unsaid in ("Thumbs", "desktop", "DS_Store", "hidden", "._a", "a.txt", "metadata", "rex_mask.png"):
         assert unsaid not in lines
 
 

@@ -52,8 +52,13 @@ BOTH = PAIR + "--mask left.png --mask right.png "
         (BOTH + "--set data.handles=anna", "data.handles names 1 concepts, data.class_word has 2"),
         (
             "--class_word background --class_word face --learn_background --mask left.png --mask right.png",
-            "two concepts are called background",
+            "a concept called background is what --learn_background learns",
         ),
+        ("--class_word background --class_word face", "a concept called background is what --learn_background learns"),
+        (BOTH + "--set data.handles=a,Concept", "'Concept' cannot be a concept's name: it means something else"),
+        (BOTH + "--scene_words sofa", "caption.describe (--describe, --scene_words): only a single concept can have a"),
+        (BOTH + "--set caption.mode=O5", "caption.mode O5: only a single concept can have a description"),
+        ("--class_word face --learn_background --set data.description=x", "data.description: only a"),
         (PAIR + "--mask left.png", "1 mask for 2 class words: give one for each, in their order"),
         (PAIR + "--mask left.png --mask small.png", "small.png is 40x40 but the picture is 64x64"),
         (PAIR + "--mask left.png --mask empty.png", "the mask from file empty.png is empty"),
@@ -81,6 +86,14 @@ def test_bad_input_is_one_line(words, message, here, capsys):
     assert train_singleinsert.main([*common.split(), *words.split()]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert message in line and sorted(here.rglob("*")) == before
+
+
+def test_a_description_beside_the_picture_of_several_concepts_is_said_to_be_unused(here):
+    Path("photo.txt").write_text("a face and a cup on pink fabric")
+    words = {"data.class_word": ["face", "cup"], "data.image": "photo.png", "data.mask": ["left.png", "right.png"]}
+    said: list[str] = []
+    find_material(load_settings("scene", None, words), said.append)
+    assert any("note: the description of photo.png is not used" in line for line in said), said
 
 
 def test_names_in_sample_prompts():

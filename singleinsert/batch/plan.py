@@ -41,13 +41,14 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
             key = changed[0]
             found.append(f"{job.where}: {job.name} was made with {key} {theirs[key]!r}, not {ours[key]!r}: {advice}")
         elif record["digest"] != digest_of(read_inputs(job.settings)):
-            found.append(f"{job.where}: {job.name} was made from another picture or mask: {advice}")
+            found.append(f"{job.where}: {job.name} was made from another picture, description or mask: {advice}")
     return found
 
 
 def check_inputs(job: Job) -> list[Problem]:
-    """What is wrong with a job's stages, picture, mask file or model folder, as far as can be seen without a model."""
-    from singleinsert.data.captions import CAPTION_SUFFIX
+    """What is wrong with a job's stages, picture, description, mask file or model folder, as far as can be seen without
+    a model."""
+    from singleinsert.data.captions import CAPTION_SUFFIX, read_caption, with_concept
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks.files import check_mask, read_mask
     from singleinsert.models.presence import check_source
@@ -63,6 +64,9 @@ def check_inputs(job: Job) -> list[Problem]:
             kind, place = key.split("/")
             if kind == "image" and path.suffix.lower() != CAPTION_SUFFIX:
                 sizes[place] = load_picture(path).image.size
+                described = len(data.class_word) == 1 and job.settings.caption.mode != "off" and not data.description
+                if described and (text := read_caption(path)) is not None:
+                    with_concept(text, data.class_word[0])
             elif kind in ("mask", "beside"):
                 check_mask(read_mask(path, sizes[place if len(data.class_word) == 1 else "0"]), f"mask {path}")
 

@@ -266,8 +266,10 @@ def input_paths(settings: Settings) -> list[tuple[str, Path]]:
 
 
 def read_inputs(settings: Settings) -> dict[str, bytes]:
-    """Contents of a job's pictures, their descriptions and mask files, by "kind/place/file name"; what cannot be read
-    is left out, the job will say so."""
+    """Contents of a job's pictures, their descriptions (as .txt) and mask files, by "kind/place/file name"; what cannot
+    be read is left out, the job will say so."""
+    from singleinsert.data.captions import caption_file, read_caption
+
     found: dict[str, bytes] = {}
     try:
         files = input_paths(settings)
@@ -276,6 +278,8 @@ def read_inputs(settings: Settings) -> dict[str, bytes]:
     for key, path in files:
         with suppress(OSError, ValueError):
             found[f"{key}/{path.name}"] = path.read_bytes()
+            if key.startswith("image/") and not caption_file(path).is_file() and (text := read_caption(path)):
+                found[f"{key}/{caption_file(path).name}"] = text.encode()  # of its folder's metadata.jsonl
     return found
 
 
@@ -300,7 +304,7 @@ def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> S
 
 
 def digest_of(inputs: dict[str, bytes]) -> str:
-    """Fingerprint of the files of picture and mask."""
+    """Fingerprint of the files of picture, description and mask."""
     return hashlib.sha256(b"".join(hashlib.sha256(inputs[key]).digest() for key in sorted(inputs))).hexdigest()[:16]
 
 

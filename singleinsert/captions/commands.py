@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
                     raise
                 failed, lines = failed + 1, [f"{path.name}: FAILED, {problem}"]
             print("\n".join(lines), flush=True)
-    print("next: `python -m singleinsert.captions edit` to change one; training takes it from there")
+    print(f"next: `{_edit_command(args)}` to change one; training takes it from there")
     return 1 if failed else 0
 
 
@@ -95,6 +96,8 @@ def _checked(
     for phrase, letter, placement, rho in zip(phrases, letters, places, rhos, strict=True):
         lines.append(f"  {judge(phrase, letter, placement, rho).line()}")
     lines += [f"  note: it {warning}" for warning in plain.warnings]
+    if further.looks_for_places and not any(places):
+        lines.append("  note: --places: the mask backend finds none of its things, or cannot look for them")
     if ask is not None and (things := forgotten(ask, picture.image, caption, word)):
         lines.append(f"  note: it does not name, says the model: {', '.join(things)}")
     return lines
@@ -149,7 +152,11 @@ def _paths(args: argparse.Namespace) -> list[Path]:
 def _say_next(args: argparse.Namespace, failed: int) -> None:
     if failed:
         print(f"{failed} failed: write their captions by hand, or run again with another model", file=sys.stderr)
-    what = f"--image {args.image}" if args.image else "--image PICTURE"
-    print(
-        f"next: `python -m singleinsert.captions edit {what}` to correct it; train_singleinsert.py takes it from there"
-    )
+    print(f"next: `{_edit_command(args)}` to correct it; train_singleinsert.py takes it from there")
+
+
+def _edit_command(args: argparse.Namespace) -> str:
+    given = {"image": args.image or "PICTURE"}
+    given |= {name: value for name in ("class_word", "preset", "config_file") if (value := getattr(args, name, None))}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return shlex.join(["python", "-m", "singleinsert.captions", "edit", *words])

@@ -16,7 +16,15 @@ from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config.fields import CaptionSettings
-from singleinsert.data.captions import CONCEPT, METADATA, caption_file, one_line, read_caption, with_concept
+from singleinsert.data.captions import (
+    CONCEPT,
+    METADATA,
+    caption_file,
+    caption_lines,
+    one_line,
+    read_caption,
+    with_concept,
+)
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError
 
@@ -100,8 +108,14 @@ def describe(
     if (text := read_caption(picture.path)) is not None:
         file = caption_file(picture.path)
         source = file.name if file.is_file() else METADATA
+        if spec := settings.describe.strip():
+            say(f"note: {spec} is not asked: {source} has the description")
+        if file.is_file() and (more := len(caption_lines(file)) - 1):
+            say(f"note: the first line of {source} is the description, {more} more of it are not read")
         return of_user(with_concept(text, class_word), class_word, source, room)
     if ask is None and not settings.describe.strip():
+        if (picture.path.parent / METADATA).is_file():
+            say(f"note: {METADATA} has no text for {picture.path.name}, which is learnt without a description")
         if settings.mode not in ("auto", "off"):
             raise CaptionError(
                 f"caption.mode {settings.mode} needs a description of {picture.path.name}: write it into "

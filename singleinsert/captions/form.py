@@ -51,6 +51,9 @@ def _room_of_clip() -> Room:
     return Room.of(clip_tokenizer("sd1"))
 
 
+_CUT_OFF = re.compile(r"\b(?:a|an|the|and|or|of|with|in|on|at|by|to|from|his|her|its|their)$", re.IGNORECASE)
+
+
 def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
     """What is wrong with the form of a caption that holds ``{concept}``, a sentence each."""
     found = []
@@ -68,7 +71,11 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
     if '"' in caption:
         found.append("has quotation marks, which may draw letters")
     if braces := re.findall(r"[{<\[][^{}<>\[\]]*[}>\]]", caption.replace(CONCEPT, "")):
-        found.append(f"has {braces[0]}, which stands for nothing")
+        found.append(f"has {' and '.join(braces)}, which stands for nothing")
+    if weights := re.findall(r"\([^()]*:\s*\d*\.?\d+\s*\)", caption):
+        found.append(f"has {' and '.join(weights)}: weights in brackets are words in training, and no weights")
+    if cut := _CUT_OFF.search(caption):
+        found.append(f"ends with {cut[0]!r}: was it cut off?")
     if not caption.isascii():
         strange = next(letter for letter in caption if not letter.isascii())
         found.append(f"has {strange!r}: CLIP learnt English in plain letters")

@@ -39,6 +39,10 @@ class Further:
         error_of = frozen_errors(self._base, square.image, self._args.resolution or self._base.native_resolution)
         return [*phrase_rhos(error_of, caption, phrases, word)]
 
+    @property
+    def looks_for_places(self) -> bool:
+        return self._backends is not None
+
     def places(self, picture: Picture, phrases: tuple[Phrase, ...], word: str) -> list[Placement | None]:
         if self._backends is None:
             return [None] * len(phrases)

@@ -19,7 +19,7 @@ from singleinsert.captions.further import best_device
 from singleinsert.captions.phrases import without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config import Settings
-from singleinsert.data.captions import CONCEPT, caption_file, read_caption, with_concept
+from singleinsert.data.captions import CONCEPT, caption_file, caption_lines, read_caption, with_concept
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import InputError
 from singleinsert.loopback import Content, LoopbackServer, NotUnderstood, fill_page
@@ -77,7 +77,8 @@ class Session:
         with self._lock:
             if self._disk() != self._on_disk:
                 raise InputError(f"{self.file} was changed elsewhere since this page read it: load the page again")
-            write_text(self.file, caption + "\n")
+            further = caption_lines(self.file)[1:] if self._on_disk else []
+            write_text(self.file, "".join(f"{line}\n" for line in (caption, *further)))
             self.text, self._on_disk = caption, self._disk()
         return f"saved {self.file}"
 

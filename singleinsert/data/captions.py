@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from singleinsert.errors import InputError
@@ -33,14 +33,22 @@ def read_caption(path: str | Path) -> str | None:
     """
     file = caption_file(path)
     if file.is_file():
-        lines = [line.strip() for line in _read_text(file).splitlines()]
-        text = next((line for line in lines if line), "")
+        text = next(iter(caption_lines(file)), "")
         if not text:
             raise InputError(f"caption file {file} is empty: write one sentence into it, or delete it")
         return with_braces(text)
     rows = read_metadata(Path(path).parent)
     row = rows.get(Path(path).name)
     return None if row is None or not row.get("text", "").strip() else with_braces(row["text"])
+
+
+def caption_lines(file: Path) -> list[str]:
+    """The lines of a caption file that are not empty; the first is the caption.
+
+    Raises:
+        InputError: a file that is no text.
+    """
+    return [line for line in map(str.strip, _read_text(file).splitlines()) if line]
 
 
 def with_braces(text: str) -> str:
@@ -102,7 +110,10 @@ def read_metadata(folder: str | Path) -> dict[str, dict[str, Any]]:
             raise InputError(f'{file}, line {number}: is not {{"file_name": "photo.jpg", "text": "..."}}')
         if not isinstance(row.get("text", ""), str):
             raise InputError(f'{file}, line {number}: "text" is not a text')
-        rows[row["file_name"]] = row
+        name = PurePosixPath(row["file_name"]).as_posix()  # "./photo.jpg" is photo.jpg
+        if name in rows:
+            raise InputError(f"{file}, line {number}: {name} has a row already: leave one of them")
+        rows[name] = row
     return rows
 
 
@@ -115,6 +126,9 @@ def metadata_text(rows: dict[str, dict[str, Any]]) -> str:
 
 def _read_text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise InputError(f"caption file {file} cannot be read as UTF-8 text ({problem})") from problem
+    if "\0" in text:
+        raise InputError(f"caption file {file} is no UTF-8 text (UTF-16?): save it as UTF-8")
+    return text

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from singleinsert.data.captions import METADATA
 from singleinsert.data.opening import HEIF_SUFFIXES, INSTALL_HEIF, heif_is_read, is_picture
 from singleinsert.errors import InputError, first_line
 
@@ -94,7 +95,7 @@ def list_folder(folder: Path) -> PictureFolder:
             folders.append(path)
         elif reason := _no_picture(path):
             left_out[reason].append(path.name)
-        elif path.suffix.lower() not in CAPTION_SUFFIXES:
+        elif path.suffix.lower() not in CAPTION_SUFFIXES and path.name != METADATA:
             files.append(path)
     stems = {same_name(path.stem) for path in files}
     pictures = []
@@ -141,7 +142,7 @@ def _entries(folder: Path) -> list[Path]:
 def _no_picture(path: Path) -> str:
     """Why a file is none of the pictures; "" where it is one, or a text beside one."""
     suffix = path.suffix.lower()
-    if suffix in CAPTION_SUFFIXES:
+    if suffix in CAPTION_SUFFIXES or path.name == METADATA:
         return ""
     if not path.is_file():
         return "no file (a link that leads nowhere?)"

@@ -9,9 +9,10 @@ from dataclasses import replace
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
 from singleinsert.data.prompts import fill
-from singleinsert.data.subject import BACKGROUND_HANDLE, Handle, name_handles
+from singleinsert.data.subject import BACKGROUND, BACKGROUND_HANDLE, Handle, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.models.trigger import check_triggers
+from singleinsert.names import problem_with_name
 
 MOST = 8
 """Concepts of one run."""
@@ -35,7 +36,19 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
     if len(everything) > 1 and "{class_word}" not in settings.scene.phrase:
         everything = tuple(replace(handle, alone=True) for handle in everything)
+    if any(handle.name.lower() == BACKGROUND for handle in handles):
+        raise ConfigError(
+            f"a concept called {BACKGROUND} is what --learn_background learns: give yours another name with "
+            "--set data.handles, or leave it out and say --learn_background"
+        )
+    if len(everything) > 1:
+        _refuse_descriptions(settings)
     names = [handle.name for handle in everything]
+    for name in names if len(names) > 1 else ():
+        if problem := problem_with_name(name):
+            raise ConfigError(
+                f"{name!r:.80} cannot be a concept's name: {problem}; give another with --set data.handles"
+            )
     small = [name.lower() for name in names]
     if double := next((name for name in small if small.count(name) > 1), None):
         raise ConfigError(f"two concepts are called {double}: give each its own name with data.handles")
@@ -51,6 +64,21 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     if len(names) > 1:
         check_triggers([settings.name + name for name in names])
     return everything
+
+
+def _refuse_descriptions(settings: Settings) -> None:
+    """ConfigError where a description was asked for by a setting: prompts of several concepts have no place for one."""
+    caption = settings.caption
+    asked = {
+        "data.description": settings.data.description, "caption.describe (--describe, --scene_words)": caption.describe,
+        f"caption.mode {caption.mode}": caption.mode not in ("auto", "off"),
+    }  # fmt: skip
+    for name, value in asked.items():
+        if value:
+            raise ConfigError(
+                f"{name}: only a single concept can have a description. Several are kept apart by their masks, and "
+                "--learn_background learns the rest: leave it out"
+            )
 
 
 def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:

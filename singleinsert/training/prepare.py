@@ -15,7 +15,7 @@ from singleinsert.captions.form import clip_room
 from singleinsert.captions.tied import whole_picture, without_tied
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.data.captions import with_concept
+from singleinsert.data.captions import read_caption, with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.folders import list_folder, picture_paths
 from singleinsert.data.pictures import (
@@ -102,7 +102,10 @@ def prepare_picture(
         for line in result.lines():
             say(line)
     text = ""
-    if count == 1:
+    if count > 1 or settings.data.learn_background:
+        if read_caption(picture.path):
+            say(f"note: the description of {picture.path.name} is not used: only a single concept can have one")
+    else:
         text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
         masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
     square = cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings)
@@ -247,6 +250,8 @@ def describe_picture(
     if caption.mode == "off":
         return ""
     if given:
+        if caption.describe.strip():
+            say(f"note: {caption.describe.strip()} is not asked: data.description says it")
         found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room())
     else:
         described = describe(picture, class_word, caption, room=clip_room(settings.concept.num_vectors), say=say)
