@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
 
         from singleinsert.inference.output import PictureFolder
         from singleinsert.inference.pipeline import ConceptPipeline
-        from singleinsert.inference.prompts import resolve, warn_of_no_concept
+        from singleinsert.inference.prompts import warn_of_prompt
         from singleinsert.inference.setup import lines_of, load_base, load_concepts, notes, pick_device, plan
 
     lines = lines_of(args)
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         offload_device=pick_device(args.device),
     )  # fmt: skip
     for line in lines:
-        warn_of_no_concept(resolve(line.prompt, pipeline.names), line.prompt)
+        warn_of_prompt(line.prompt, pipeline.names)
     pictures = [picture for row in rows for picture in row]
     if args.attention_maps:
         drawing = pipeline.render_with_attention(pictures, batch_size=args.batch_size)

@@ -20,7 +20,7 @@ from singleinsert.inference.blended import NOISES, ORDERS, check_strength, edit_
 from singleinsert.inference.canvas import Canvas, Region, prepare_canvas
 from singleinsert.inference.output import PictureFolder
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
-from singleinsert.inference.prompts import PromptLine, resolve, slot, warn_of_no_concept
+from singleinsert.inference.prompts import PromptLine, resolve, slot, warn_of_prompt
 from singleinsert.inference.setup import load_base, load_concepts, pick_device, plan
 from singleinsert.masks.backends import Backends
 from singleinsert.masks.candidates import GIVE_A_MASK
@@ -65,7 +65,7 @@ def edit_photo(args: Namespace) -> None:
     )  # fmt: skip
     if concepts:
         for region in regions:
-            warn_of_no_concept(resolve(region.prompt, pipeline.names), region.prompt)
+            warn_of_prompt(region.prompt, pipeline.names)
     how = {"strength": strength, "order": args.edit_order or ORDERS[0], "noise": args.edit_noise or NOISES[0]}
     facts = how | {"photo": str(args.edit), "regions": [[value, r.prompt] for (_, value), r in
                    zip(args.edit_regions, regions, strict=True)]}  # fmt: skip

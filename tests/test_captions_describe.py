@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,6 +150,22 @@ def test_what_the_model_does_not_see_is_shown_and_stays(picture):
     found = by(Scripted(GOOD, letters={"on a beach": "F"}), picture)
     assert "on a beach" in found.text and found.verdicts[2].status == "look"
     assert "not to be seen in the picture" in found.verdicts[2].line()
+
+
+def test_a_critic_that_says_nothing_is_no_check_that_passed(picture):
+    found = by(Scripted(GOOD, letters={"on a beach": "C"}), picture)
+    assert any(re.search(r"judged by the words alone in 2 of its 3 phrases", note) for note in found.warnings)
+    whole = by(Scripted(GOOD, letters={"young": "A", "wearing a red hat": "B", "on a beach": "C"}), picture)
+    assert not any("the words alone" in note for note in whole.warnings)
+
+
+def test_what_was_written_is_not_lost_where_the_critic_fails(picture):
+    ask = Scripted(GOOD)
+    ask.choose = lambda *_: (_ for _ in ()).throw(RefusedError("declined"))
+    with pytest.raises(
+        CaptionError, match="declined; it had written, unchecked: 'a photo of a young {concept} wearing"
+    ):
+        by(ask, picture)
 
 
 def test_the_first_answer_may_fail_and_the_second_is_told_why(picture):

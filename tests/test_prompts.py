@@ -6,6 +6,7 @@ import pytest
 
 from singleinsert.data.prompts import NOVEL_VIEWS, fill, read_prompt_file
 from singleinsert.errors import InputError
+from singleinsert.inference.prompts import ConceptName, warn_of_prompt
 from singleinsert.placeholders import with_class_words
 
 
@@ -31,6 +32,15 @@ def test_class_words_in_the_place_of_concepts():
     assert with_class_words("* face wearing a <Hat> in the snow", words) == "face wearing a baseball cap in the snow"
     assert with_class_words("* faces and *, 5*3", words) == "face faces and face, 5*3"
     assert with_class_words("* <hat>", words) == "face baseball cap"
+
+
+def test_words_for_the_first_of_several_concepts_are_said_to_be_its(capsys):
+    names = [ConceptName("kitchencat", "cat", handle="cat"), ConceptName("kitchenmug", "mug", handle="mug")]
+    warn_of_prompt("{cat} and {mug}", names)
+    warn_of_prompt("* in snow", names[:1])
+    assert capsys.readouterr().err == ""
+    warn_of_prompt("{concept} in the snow", names)
+    assert "the first of 2 concepts is meant, kitchencat: write {mug} for another" in capsys.readouterr().err
 
 
 def test_fill_does_not_fill_what_it_put_in():

@@ -32,7 +32,7 @@ def caption_from_answer(answer: str, class_word: str) -> tuple[str, list[str]]:
     """
     sentence = clean_sentence(answer)
     if not re.search(r"[a-z]{2}", sentence, re.IGNORECASE):
-        raise UnusableError("is empty")
+        raise UnusableError("has no word in English letters" if sentence else "is empty")
     if is_refusal(without_thoughts(answer)):
         raise UnusableError(f"declines: {sentence[:80]!r}")
     listed = re.findall(r"[\w'-]+", sentence.lower())

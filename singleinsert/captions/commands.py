@@ -11,7 +11,7 @@ from pathlib import Path
 
 from singleinsert.atomic import write_atomically
 from singleinsert.captions.ask import Ask, load_ask
-from singleinsert.captions.critic import criticize, forgotten
+from singleinsert.captions.critic import criticize, forgotten, remarks_on
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.files import refuse_existing, write_caption
 from singleinsert.captions.form import Room, clip_room
@@ -96,6 +96,7 @@ def _checked(
     for phrase, letter, placement, rho in zip(phrases, letters, places, rhos, strict=True):
         lines.append(f"  {judge(phrase, letter, placement, rho).line()}")
     lines += [f"  note: it {warning}" for warning in plain.warnings]
+    lines += [f"  note: it {remark}" for remark in (remarks_on(letters, ask) if ask else ())]
     if further.looks_for_places and not any(places):
         lines.append("  note: --places: the mask backend finds none of its things, or cannot look for them")
     if ask is not None and (things := forgotten(ask, picture.image, caption, word)):

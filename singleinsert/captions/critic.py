@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -28,6 +29,14 @@ def criticize(ask: Ask, picture: Image.Image, phrase: Phrase, class_word: str) -
     if ask.captions_only:
         return None
     return ask.choose(picture, QUESTION.format(class_word=class_word, phrase=phrase.text), tuple(SAID))
+
+
+def remarks_on(letters: Sequence[str | None], ask: Ask) -> list[str]:
+    """What a person should know of a critic's answers: how many could not be read."""
+    unread = 0 if ask.captions_only else sum(letter is None for letter in letters)
+    if not unread:
+        return []
+    return [f"was judged by the words alone in {unread} of its {len(letters)} phrases: the model's answers say nothing"]
 
 
 def forgotten(ask: Ask, picture: Image.Image, caption: str, class_word: str) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 
 from singleinsert.captions.answers import UnusableError, caption_from_answer
 from singleinsert.captions.ask import Ask, RefusedError, load_ask
-from singleinsert.captions.critic import criticize, forgotten
+from singleinsert.captions.critic import criticize, forgotten, remarks_on
 from singleinsert.captions.form import Room, clip_room, fit, form_warnings, missing_aspects, says_something
 from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
@@ -26,7 +26,7 @@ from singleinsert.data.captions import (
     with_concept,
 )
 from singleinsert.data.pictures import Picture
-from singleinsert.errors import ConfigError, InputError
+from singleinsert.errors import ConfigError, InputError, SingleInsertError
 
 OUTSIDE = ("thing",)
 """Roles of phrases that speak of what lies outside of the subject's mask: things beside it, and the place."""
@@ -183,7 +183,12 @@ def by_model(ask: Ask, picture: Picture, class_word: str, text: str, room: Room)
     if cut:
         notes.append(f"was too long for the text encoder; cut from its end: {', '.join(map(repr, cut))}")
     phrases = split_caption(original, class_word)
-    verdicts = tuple(judge(each, criticize(ask, picture.image, each, class_word), may_drop=True) for each in phrases)
+    try:
+        letters = [criticize(ask, picture.image, each, class_word) for each in phrases]
+    except SingleInsertError as problem:  # what it has said is not lost
+        raise CaptionError(f"{problem}; it had written, unchecked: {original!r}") from problem
+    notes += remarks_on(letters, ask)
+    verdicts = tuple(judge(each, letter, may_drop=True) for each, letter in zip(phrases, letters, strict=True))
     caption = without_dropped(original, verdicts)
     if not says_something(split_caption(caption, class_word)):
         raise _unusable(ask, picture, f"says nothing beside the {class_word}")

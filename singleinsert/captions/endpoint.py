@@ -212,7 +212,9 @@ class Endpoint:
             return _BadRequest(said)
         if problem.code in (408, 409, 429) or problem.code >= 500:
             return TryAgainError(f"HTTP {problem.code}: {said}", _seconds(problem.headers.get("Retry-After")))
-        hint = " (the key is read from OPENAI_API_KEY)" if problem.code in (401, 403) else ""
+        hint = f" (the key is read from {' or '.join(KEYS)})" if problem.code in (401, 403) else ""
+        if 300 <= problem.code < 400:
+            hint = " (redirects are not followed: give the address that it leads to)"
         return EndpointError(f"{self.name}: HTTP {problem.code}: {said}{hint}")
 
     def _read(self, text: str) -> tuple[str, bool]:

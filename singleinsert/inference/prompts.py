@@ -25,7 +25,7 @@ from singleinsert.config.load import nearest
 from singleinsert.data.prompts import fill, read_prompt_file
 from singleinsert.errors import InputError
 from singleinsert.names import FILLED_IN
-from singleinsert.placeholders import concept_words, split_at_placeholders
+from singleinsert.placeholders import STAR, concept_words, split_at_placeholders, whole_word
 
 FIRST_SLOT = 0xE000  # private use: no keyboard and no prompt has these characters
 
@@ -184,7 +184,12 @@ def note_of_weights(prompts: Sequence[str]) -> str:
     return f"{found!r} is taken literally: brackets and weights of WebUIs mean nothing here" if found else ""
 
 
-def warn_of_no_concept(resolved: str, prompt: str) -> None:
-    """Say on stderr that a prompt names no concept; it may be meant, for comparison."""
-    if not names_a_concept(resolved):
+def warn_of_prompt(prompt: str, concepts: Sequence[ConceptName]) -> None:
+    """Say on stderr that a prompt names no concept, which may be meant, for comparison; or which of several it means by
+    words that are any concept's."""
+    if not names_a_concept(resolve(prompt, concepts)):
         print(f"note: the prompt {prompt!r} names no concept: write * or {{concept}} where it belongs", file=sys.stderr)
+    elif len(concepts) > 1 and re.search(rf"\{{(?:concept|placeholder|class_word)\}}|{whole_word(STAR)}", prompt):
+        names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts[1:])
+        print(f"note: in {prompt!r} the first of {len(concepts)} concepts is meant, {concepts[0].name}: write {names} "
+              "for another", file=sys.stderr)  # fmt: skip
