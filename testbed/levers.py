@@ -240,8 +240,8 @@ def fill_table(trial: Trial) -> None:
         text += f"\n\nNot measured yet: {', '.join(left)}."
     fill_block(RESEARCH / "levers.md", trial.name, text)
     print(text)
-    if trial is TRIALS["report"]:
-        fill_block(RESEARCH / "levers.md", "report-features", table_of_features(scores))
+    if trial.name.startswith("report"):
+        fill_block(RESEARCH / "levers.md", f"{trial.name}-features", table_of_features(scores))
 
 
 def main() -> int:

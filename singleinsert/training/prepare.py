@@ -252,7 +252,7 @@ def describe_picture(
     if given:
         if caption.describe.strip():
             say(f"note: {caption.describe.strip()} is not asked: data.description says it")
-        found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room())
+        found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room(settings.concept.num_vectors))
     else:
         described = describe(picture, class_word, caption, room=clip_room(settings.concept.num_vectors), say=say)
         if described is None:
