@@ -160,7 +160,11 @@ def test_what_may_pass_is_tried_again_with_growing_pauses():
     ("reply", "said", "requests"),
     [
         ((500, "boom\nand more"), "HTTP 500: boom and more \\(3 tries\\)", 3),
-        ((401, {"error": {"message": "bad key"}}), "HTTP 401: bad key \\(the key is read from OPENAI_API_KEY\\)", 1),
+        (
+            (401, {"error": {"message": "bad key"}}),
+            "HTTP 401: bad key \\(the key is read from SINGLEINSERT_API_KEY or OPENAI_",
+            1,
+        ),
         ((404, {"error": "no such model"}), "HTTP 404: no such model", 1),
         ((302, "elsewhere"), "HTTP 302: elsewhere", 1),
         (say("I cannot tell"), "'I cannot tell', which is neither yes nor no", 3),

@@ -249,12 +249,13 @@ def describe_picture(
         raise InputError(f"{len(given)} descriptions for {pictures} pictures: give one for each (data.description)")
     if caption.mode == "off":
         return ""
+    room = clip_room(settings.concept.num_vectors)
     if given:
         if caption.describe.strip():
             say(f"note: {caption.describe.strip()} is not asked: data.description says it")
-        found = of_user(with_concept(given[number], class_word), class_word, "data.description", clip_room(settings.concept.num_vectors))
+        found = of_user(with_concept(given[number], class_word), class_word, "data.description", room)
     else:
-        described = describe(picture, class_word, caption, room=clip_room(settings.concept.num_vectors), say=say)
+        described = describe(picture, class_word, caption, room=room, say=say)
         if described is None:
             return ""
         found = described
