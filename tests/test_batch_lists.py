@@ -192,6 +192,8 @@ def test_a_description_in_metadata_travels_and_counts_as_one_beside_the_picture(
     assert digest_of(inputs) != plain
     (moved,) = with_inputs(job.settings, inputs, tmp_path / "there").data.image
     assert read_caption(moved) == "a face on snow"
+    (tmp_path / "in" / "metadata.jsonl").write_text("rubbish")
+    assert digest_of(read_inputs(job.settings)) == plain  # the job says what is wrong with it
 
 
 def test_the_dry_run_says_what_would_surprise(tmp_path, tiny_sd, capsys):

@@ -276,7 +276,7 @@ def read_inputs(settings: Settings) -> dict[str, bytes]:
     except InputError:  # of a mask; the pictures alone
         files = [(f"image/{place}", Path(text)) for place, text in enumerate(settings.data.image)]
     for key, path in files:
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, InputError):
             found[f"{key}/{path.name}"] = path.read_bytes()
             if key.startswith("image/") and not caption_file(path).is_file() and (text := read_caption(path)):
                 found[f"{key}/{caption_file(path).name}"] = text.encode()  # of its folder's metadata.jsonl
