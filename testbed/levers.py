@@ -104,6 +104,11 @@ def all_rows() -> list[str]:
     return [method.name for method in load_methods(METHODS).methods]
 
 
+def labels() -> dict[str, str]:
+    """Name of a row -> what tables call it."""
+    return {method.name: method.full_label for method in load_methods(METHODS).methods}
+
+
 def run_row(name: str, trial: Trial = CHOOSING) -> bool:
     """Train, draw and keep one row, in a process of its own; whether it went well."""
     done = subprocess.run(
@@ -202,7 +207,7 @@ def compared(scores: Scores, first: str) -> dict[str, dict[str, tuple[Interval, 
 def table(scores: Scores, first: str) -> str:
     """Markdown: each row's means, and below each its difference from the first row with the 95 percent interval, bold
     where that leaves 0 out; where there is none, the mean's own interval."""
-    known = {method.name: method.full_label for method in load_methods(METHODS).methods}
+    known = labels()
     lines = ["| | instances | " + " | ".join(SHOWN) + " |", "|---" * (len(SHOWN) + 2) + "|"]
     for row, cells in compared(scores, first).items():
         shown = [_cell(*cells[measure]) if measure in cells else "" for measure in SHOWN]
@@ -212,7 +217,7 @@ def table(scores: Scores, first: str) -> str:
 
 def table_of_features(scores: Scores) -> str:
     """Markdown: how often each feature is kept, over the instances that it is asked of, row by row."""
-    known = {method.name: method.full_label for method in load_methods(METHODS).methods}
+    known = labels()
     names = sorted({name for row in scores.values() for means in row.values() for name in means if " " in name})
     lines = ["| kept | instances | " + " | ".join(known.get(row, row) for row in scores) + " |",
              "|---" * (len(scores) + 2) + "|"]  # fmt: skip

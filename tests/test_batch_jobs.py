@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from runs import draw_subject
 from singleinsert.batch.__main__ import main
 from singleinsert.batch.cluster import start_ray
 from singleinsert.batch.jobs import read_jobs
+from singleinsert.batch.plan import check_inputs
 from singleinsert.batch.worker import Worker
 from singleinsert.data.captions import caption_file
 from singleinsert.errors import ConfigError, InputError
@@ -204,6 +206,9 @@ def test_a_dry_run_reads_descriptions(tmp_path, tiny_sd, capsys):
     caption_file(picture).write_text("a tree")
     assert dry(source, tmp_path / "out") == 2
     assert "says neither" in capsys.readouterr().err
+    for job in read_jobs(source, tmp_path / "out")[0]:  # with the background it is not read, and training says so
+        several = replace(job.settings, data=replace(job.settings.data, learn_background=True))
+        assert not any("says neither" in text for _, text in check_inputs(replace(job, settings=several)))
 
 
 def test_a_dry_run_that_finds_nothing(tmp_path, tiny_sd, capsys):

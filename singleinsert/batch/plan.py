@@ -64,7 +64,7 @@ def check_inputs(job: Job) -> list[Problem]:
             kind, place = key.split("/")
             if kind == "image" and path.suffix.lower() != CAPTION_SUFFIX:
                 sizes[place] = load_picture(path).image.size
-                described = len(data.class_word) == 1 and job.settings.caption.mode != "off" and not data.description
+                described = data.can_be_described and job.settings.caption.mode != "off" and not data.description
                 if described and (text := read_caption(path)) is not None:
                     with_concept(text, data.class_word[0])
             elif kind in ("mask", "beside"):

@@ -83,6 +83,11 @@ class DataSettings:
         0.5, "zoom: margin on each side, as a share of the subject's longer side", minimum=0, maximum=10
     )
 
+    @property
+    def can_be_described(self) -> bool:
+        """Is a single concept learnt, without the background? Prompts of several have no place for a description."""
+        return len(self.class_word) == 1 and not self.learn_background
+
 
 @dataclass(frozen=True)
 class MaskSettings:

@@ -95,7 +95,7 @@ def list_folder(folder: Path) -> PictureFolder:
             folders.append(path)
         elif reason := _no_picture(path):
             left_out[reason].append(path.name)
-        elif path.suffix.lower() not in CAPTION_SUFFIXES and path.name != METADATA:
+        elif not _is_text(path):
             files.append(path)
     stems = {same_name(path.stem) for path in files}
     pictures = []
@@ -139,10 +139,15 @@ def _entries(folder: Path) -> list[Path]:
         raise InputError(f"{folder} cannot be read: {problem.strerror or first_line(problem)}") from problem
 
 
+def _is_text(path: Path) -> bool:
+    """Is it words for pictures, by its name?"""
+    return path.suffix.lower() in CAPTION_SUFFIXES or path.name == METADATA
+
+
 def _no_picture(path: Path) -> str:
     """Why a file is none of the pictures; "" where it is one, or a text beside one."""
     suffix = path.suffix.lower()
-    if suffix in CAPTION_SUFFIXES or path.name == METADATA:
+    if _is_text(path):
         return ""
     if not path.is_file():
         return "no file (a link that leads nowhere?)"

@@ -41,7 +41,7 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
             f"a concept called {BACKGROUND} is what --learn_background learns: give yours another name with "
             "--set data.handles, or leave it out and say --learn_background"
         )
-    if len(everything) > 1:
+    if not data.can_be_described:
         _refuse_descriptions(settings)
     names = [handle.name for handle in everything]
     for name in names if len(names) > 1 else ():

@@ -102,12 +102,11 @@ def prepare_picture(
         for line in result.lines():
             say(line)
     text = ""
-    if count > 1 or settings.data.learn_background:
-        if read_caption(picture.path):
-            say(f"note: the description of {picture.path.name} is not used: only a single concept can have one")
-    else:
+    if settings.data.can_be_described:
         text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
         masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
+    elif read_caption(picture.path):
+        say(f"note: the description of {picture.path.name} is not used: only a single concept can have one")
     square = cut_out(picture, {n: result.mask for n, result in masks.items()}, handles, settings)
     say(_learning_from(square, paths[number] if len(paths) > 1 else None))
     return replace(square, description=text), [result.without_pixels() for result in masks.values()]
