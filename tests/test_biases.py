@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from singleinsert.captions.phrases import split_caption
+from singleinsert.errors import InputError
 from singleinsert.evaluate.__main__ import main
 from singleinsert.evaluate.prompt_lists import load_prompts
 from testbed.biases.descriptions import CASES, QUALITIES, described
@@ -16,6 +17,7 @@ from testbed.biases.folder import write_folder
 from testbed.biases.measures import drawn, measure, wanted_scene
 from testbed.biases.references import BIASES, references
 from testbed.biases.scene_reader import SceneReader
+from testbed.biases.study import keep, load
 from testbed.biases.tables import choose_mode, claims_table, correlations, difference, pareto_lines, rank_correlation
 from testbed.esr import check
 from testbed.instances import held_out_instance
@@ -31,17 +33,25 @@ def judge():
 def test_instances_are_unseen_and_those_that_choose_do_not_report():
     keys = {}
     for kind in ("choose", "report"):
-        found = list(references(kind, 10))
+        found = list(references(kind, range(10)))
         assert [r.bias for r in found[:6]] == list(BIASES) and len(found) == 60
         assert all(held_out_instance(r.scene.instances[0]) for r in found)
         keys[kind] = {(*r.scene.instances[0].key, str(r.scene.instances[0].features["hue"])) for r in found}
         assert len(keys[kind]) == 60
     assert not keys["choose"] & keys["report"]
-    assert [r.name for r in references("choose", 2, ("pose", "tied"))] == ["pose-c0", "tied-c0", "pose-c1", "tied-c1"]
+    assert [r.name for r in references("choose", range(2), ("pose", "tied"))] == [
+        "pose-c0",
+        "tied-c0",
+        "pose-c1",
+        "tied-c1",
+    ]
+    assert [r.scene for r in references("choose", range(1, 3), ("pose",))] == [
+        r.scene for r in list(references("choose", range(3), ("pose",)))[1:]
+    ]
 
 
 def test_no_plain_probe_names_the_event_and_every_label_is_one(tmp_path):
-    wanted = list(references("report", 10))
+    wanted = list(references("report", range(10)))
     for reference in wanted:
         words = {value for values in reference.event.values() for value in values if value not in ("sunglasses",)}
         plain = [probe for probe in reference.probes if probe.kind == "plain"]
@@ -65,7 +75,7 @@ def test_no_plain_probe_names_the_event_and_every_label_is_one(tmp_path):
 @pytest.mark.parametrize("bias", BIASES)
 def test_the_cases_say_what_they_should(bias):
     """Case 1 the class alone; 2 other things bare; 3 in detail; 4 the subject, too: never more than the rules find."""
-    for reference in references("choose", 5, (bias,)):
+    for reference in references("choose", range(5), (bias,)):
         one, two, three, four = (described(reference, case) for case in CASES)
         assert one == ("{concept}" if reference.is_style else "a photo of a {concept}")
         assert len(one.split()) < len(two.split()) <= len(three.split()) < len(four.split())
@@ -76,12 +86,12 @@ def test_the_cases_say_what_they_should(bias):
             assert reference.class_word == "cup" or "subject" in roles["four"]
         assert described(reference, "case3") == three == described(reference, "gpt4")
         assert described(reference, "silent") == one
-    said = {described(r, "case3") for r in references("choose", 10, (bias,))}
+    said = {described(r, "case3") for r in references("choose", range(10), (bias,))}
     assert len(said) >= 3
 
 
 def test_qualities_forget_err_and_leak_at_their_rates():
-    many = list(references("choose", 10)) + list(references("report", 10))
+    many = list(references("choose", range(10))) + list(references("report", range(10)))
     lengths = {name: np.mean([len(described(r, name)) for r in many]) for name in QUALITIES}
     assert lengths["silent"] < lengths["recall-25"] < lengths["recall-50"] < lengths["recall-75"] < lengths["gpt4"]
     assert lengths["gpt4"] < lengths["leak-25"] < lengths["leak-50"] < lengths["leak-75"]
@@ -93,7 +103,7 @@ def test_qualities_forget_err_and_leak_at_their_rates():
 
 @pytest.mark.parametrize("bias", [bias for bias in BIASES if bias != "substance"])
 def test_true_drawings_have_no_event_and_the_reference_itself_has_it(bias, judge):
-    for reference in references("report", 3, (bias,)):
+    for reference in references("report", range(3), (bias,)):
         free = measure(judge, reference, drawn(reference, 1))
         assert free["U"] == 0 and free["K"] > 0.9 and free["O"] >= 0.75 and free["identity"] > 0.99
         probe = next(p for p in reference.probes if p.kind == "plain")
@@ -104,7 +114,7 @@ def test_true_drawings_have_no_event_and_the_reference_itself_has_it(bias, judge
 
 
 def test_scenes_are_read_from_cut_outs():
-    (reference,) = references("report", 1, ("scenes",))
+    (reference,) = references("report", range(1), ("scenes",))
     reader = SceneReader(reference.class_word)
     free = measure(reader, reference, drawn(reference, 1)[:3])
     assert free["U"] == 0 and free["K"] > 0.7 and free["identity"] > 0.99
@@ -116,7 +126,7 @@ def test_scenes_are_read_from_cut_outs():
 
 
 def test_overrides_and_demands_are_read_in_true_drawings(judge):
-    (reference,) = references("report", 1, ("expression",))
+    (reference,) = references("report", range(1), ("expression",))
     override = next(p for p in reference.probes if p.kind == "override")
     demand = next(p for p in reference.probes if p.kind == "demand")
     pictures = [(probe, draw(wanted_scene(reference, probe), masks=False).image) for probe in (override, demand)]
@@ -133,6 +143,27 @@ def rows_of(**means):
         name: {f"tied-c{k}": {m: v + (spread[k] if m != "U" else 0.0) for m, v in values.items()} for k in range(8)}
         for name, values in means.items()
     }
+
+
+def test_what_was_measured_is_kept_in_parts(tmp_path):
+    """A grid of days is made in parts, on any machine: later parts are added, and what is of other weights is not."""
+    rows = rows_of(off={"U": 0.8, "K": 1 / 3}, O2={"U": 0.1, "K": 0.5})
+    kept = tmp_path / "modes-choose.csv"
+
+    def found(weights, rows):
+        (tmp_path / "exact.json").write_text(json.dumps({"weights": weights, "seeds": 4, "rows": rows}))
+        return tmp_path / "exact.json"
+
+    keep(found("ab12", {"off": rows["off"]}), kept)
+    keep(found("ab12", {"O2": {"tied-c0": rows["O2"]["tied-c0"]}}), kept)
+    assert load(kept)["off"]["tied-c3"] == pytest.approx(rows["off"]["tied-c3"], abs=1e-4)
+    assert list(load(kept)["O2"]) == ["tied-c0"]
+    before = kept.read_text()
+    with pytest.raises(InputError, match="tied-c0 is of other weights or seeds"):
+        keep(found("cd34", {"O2": rows["O2"]}), kept)
+    assert kept.read_text() == before
+    keep(found("cd34", {"O2": {"scenes-c0": {"U": 0.5}}}), kept)
+    assert load(kept)["O2"]["scenes-c0"] == {"U": 0.5}
 
 
 def test_the_choice_of_a_mode():
@@ -196,6 +227,8 @@ def test_the_command_says_what_it_costs_stops_in_time_and_goes_on(tmp_path, caps
     for wrong, message in (
         (["--parts", "mode"], "unknown part 'mode'"),
         (["--instances", "11"], "there are 1 to 10"),
+        (["--instances", "6-5"], "there are 1 to 10"),
+        (["--instances", "two"], "there are 1 to 10"),
         (["--biases", "hat"], "unknown bias 'hat'"),
         (["--biases", "scenes,tied"], "scenes is of another base model"),
     ):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class World(Protocol):
     MOST: int
     PROTOCOL: Path
 
-    def write_references(self, folder: Path, kind: str, count: int, biases: Sequence[str]) -> Path:
+    def write_references(self, folder: Path, kind: str, numbers: range, biases: Sequence[str]) -> Path:
         """Write pictures, masks, descriptions and probes; the path of the list of them."""
 
     def measured(self, folder: Path) -> str:
@@ -72,7 +73,8 @@ def add_arguments(command: argparse.ArgumentParser, output: Path) -> None:
     add("--rows", default="", metavar="NAME,...", help="only these methods")
     add("--set", dest="instances_set", choices=SETS, default="report",
         help="choose: the instances by which defaults are chosen; report: the others (default)")  # fmt: skip
-    add("--instances", type=int, default=10, metavar="N", help="of each bias, at most 10")
+    add("--instances", default="10", metavar="N",
+        help="the first N of each bias, at most 10; 5-10: the fifth to the tenth")  # fmt: skip
     add("--seeds", type=int, metavar="N", help="pictures of each probe (default 4)")
     add("--max_minutes", type=float, metavar="N", help="begin nothing more after so long; the same command goes on")
     add("--dry_run", action="store_true", help="say how many runs there are, and about how long they take; do none")
@@ -95,12 +97,11 @@ def study_biases(args: argparse.Namespace) -> None:
     biases = _chosen(args.biases, (*world.BIASES, world.SCENES), "bias") or world.BIASES
     if world.SCENES in biases and len(biases) > 1:
         raise ConfigError(f"{world.SCENES} is of another base model: do it alone, with an --output_dir of its own")
-    if not 1 <= args.instances <= world.MOST:
-        raise ConfigError(f"--instances {args.instances}: there are 1 to {world.MOST} of each bias")
+    numbers = _numbers(args.instances, world.MOST)
     until = None if args.max_minutes is None else time.perf_counter() + 60 * args.max_minutes
     output = user_path(args.output_dir)
     kind = args.instances_set
-    concepts = world.write_references(output / f"references-{kind}", kind, args.instances, biases)
+    concepts = world.write_references(output / f"references-{kind}", kind, numbers, biases)
     total = 0.0
     for part in parts:
         folder = output / f"{part}-{kind}"
@@ -166,6 +167,16 @@ def _world() -> World:
         return cast(World, importlib.import_module(WORLD))
     except ImportError as problem:
         raise InputError(f"{problem}: the drawn world is in a checkout, run from its folder") from problem
+
+
+def _numbers(text: str, most: int) -> range:
+    """4 or 5-10, counted from 1, as a range counted from 0."""
+    first, dash, last = text.partition("-")
+    found = re.fullmatch(r"\d+(-\d+)?", text)
+    start, stop = (int(first) - 1, int(last)) if found and dash else (0, int(first) if found else 0)
+    if not 0 <= start < stop <= most:
+        raise ConfigError(f"--instances {text}: there are 1 to {most} of each bias; 4, or 5-10")
+    return range(start, stop)
 
 
 def _chosen(text: str, known: Sequence[str], what: str) -> list[str]:

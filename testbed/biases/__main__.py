@@ -1,4 +1,5 @@
-"""Writes what `python -m singleinsert.evaluate biases` has measured into docs/research/biases.md, curves too.
+"""Keeps what `python -m singleinsert.evaluate biases` has measured in testbed/biases/measured, and writes all
+that is kept there into docs/research/biases.md, curves too.
 
 python -m testbed.biases                                   every part of output/evaluation/biases that is there
 python -m testbed.biases --folder FOLDER                   of another --output_dir
@@ -12,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from singleinsert.evaluate.biases import PARTS, SETS
+from singleinsert.evaluate.methods import load_methods
 
 from ..docs import IMAGES, RESEARCH, fill_block, save_picture
 from .curves import curves
 from .references import BIASES
-from .study import NAME, load
+from .study import KEPT, NAME, keep, load
 from .tables import (
     Rows,
     biases_in,
@@ -33,14 +35,16 @@ FOR_CLAIMS = tuple(bias for bias in BIASES if bias != "substance")
 """The paper leaves styles out of its numbers."""
 
 
-def block(part: str, folder: Path) -> str:
+def block(part: str) -> str:
     """Everything of one part, of each set of instances that was done; "" where none was."""
+    methods = load_methods(PARTS[part]).methods
+    order, labels = [method.name for method in methods], {method.name: method.label for method in methods}
     pieces: list[str] = []
     for kind in SETS:
-        place = folder / f"{part}-{kind}"
-        if (place / NAME).is_file():
-            rows, order, labels = load(place)
-            pieces += [f"**{TITLES[kind]}**", *_pieces(part, rows, order, labels)]
+        if (file := KEPT / f"{part}-{kind}.csv").is_file():
+            rows = load(file)
+            found = [name for name in order if name in rows]
+            pieces += [f"**{TITLES[kind]}**", *_pieces(part, rows, found, labels)]
     return "\n\n".join(pieces)
 
 
@@ -73,7 +77,10 @@ def main() -> int:
     )
     folder = parser.parse_args().folder
     for part, methods in PARTS.items():
-        if text := block(part, folder):
+        for kind in SETS:
+            if (found := folder / f"{part}-{kind}" / NAME).is_file():
+                keep(found, KEPT / f"{part}-{kind}.csv")
+        if text := block(part):
             fill_block(DOCS, methods, text)
             print(f"{DOCS}: {methods}")
     return 0

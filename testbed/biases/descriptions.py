@@ -173,7 +173,7 @@ def _words_of_looks(scene: Scene, looks: Sequence[str]) -> tuple[list[str], list
 
 
 def main() -> None:
-    for reference in references("choose", 1):
+    for reference in references("choose", range(1)):
         assert reference.scene.edits[0].keys() == PLAIN.keys()
         for variant in (*CASES, *QUALITIES):
             print(f"{reference.name:16s} {variant:13s} {described(reference, variant)}")

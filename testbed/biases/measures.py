@@ -56,7 +56,7 @@ class Reader(Protocol):
 
 def known_references() -> dict[str, Reference]:
     """Every reference of both sets, by name."""
-    return {r.name: r for kind in ("choose", "report") for r in references(kind, MOST, (*BIASES, SCENES))}
+    return {r.name: r for kind in ("choose", "report") for r in references(kind, range(MOST), (*BIASES, SCENES))}
 
 
 def measure(reader: Reader, reference: Reference, pictures: Asked) -> Means:

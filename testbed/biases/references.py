@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Literal
 
 from PIL import Image
@@ -86,10 +87,10 @@ class Reference:
         return draw_scene(self.scene).masks[0].whole if self.is_scene else draw(self.scene).masks["subject"]
 
 
-def references(kind: Set, count: int, biases: Sequence[str] = BIASES) -> Iterator[Reference]:
-    """`count` references of each bias, one of every bias in turn, so that what is done first is of all of them."""
-    instances = {bias: _instances(bias, kind) for bias in biases}
-    for number in range(count):
+def references(kind: Set, numbers: range, biases: Sequence[str] = BIASES) -> Iterator[Reference]:
+    """References of these numbers of each bias, one of every bias in turn: what is done first is of all of them."""
+    instances = {bias: islice(_instances(bias, kind), numbers.start, None) for bias in biases}
+    for number in numbers:
         for bias in biases:
             yield _reference(bias, f"{bias}-{kind[0]}{number}", next(instances[bias]), number)
 

@@ -20,14 +20,18 @@ TWINS = (("SA", "identity"), ("SA", "K"), ("NSD", "E"), ("TA", "O"))
 """The paper's measures, and the exact ones of the same thing."""
 
 
+def bias_of(reference: str) -> str:
+    return reference.partition("-")[0]
+
+
 def biases_in(rows: Rows) -> list[str]:
-    found = {concept.partition("-")[0] for concepts in rows.values() for concept in concepts}
+    found = {bias_of(concept) for concepts in rows.values() for concept in concepts}
     return [bias for bias in (*BIASES, SCENES) if bias in found]
 
 
 def shared(rows: Rows, names: Sequence[str], biases: Sequence[str]) -> list[str]:
     """References of these biases that all of the rows have, so that comparisons are in pairs."""
-    sets = [{c for c in rows[name] if c.partition("-")[0] in biases} for name in names if rows.get(name)]
+    sets = [{c for c in rows[name] if bias_of(c) in biases} for name in names if rows.get(name)]
     return sorted(set.intersection(*sets)) if sets else []
 
 
