@@ -203,24 +203,21 @@ def test_the_rows_of_the_papers_figure():
     assert found.published[0].label == "ELITE" and found.published[0].paper["rated-identity"] == 3.05
 
 
-def test_one_thing_at_a_time_was_changed_in_the_first_preset_for_scenes():
-    _, rows = rows_of("scenes-choices")
-    several = {
-        "first-vector": {"type", "residual", "init_std", "learning_rate"},
-        "first-full": {"type", "network_dim", "denoiser_targets", "text_targets", "learning_rate"},
-        "first-four": {"loss_space", "mask_normalization", "attention_loss", "phrase"},
-    }
-    parts = ("concept", "adapter", "stage1", "stage2", "scene")
-    for name, row in rows.items():
-        if name.startswith("first-"):
+@pytest.mark.parametrize("name, first, several", [
+    ("scenes-choices", "first", {"first-four": {"loss_space", "mask_normalization", "attention_loss", "phrase"}}),
+    ("scenes-techniques", "few", {name: {"type", "network_dim", "trains"} for name in ("kv", "gated")}),
+])  # fmt: skip
+def test_one_thing_at_a_time_was_changed_in_a_preset_for_scenes(name, first, several):
+    _, rows = rows_of(name)
+    for row, settings in rows.items():
+        if row.startswith("first-") or (first == "few" and row != first):
             changed = {
                 f
-                for part in parts
-                for f in vars(getattr(row, part))
-                if getattr(getattr(row, part), f) != getattr(getattr(rows["first"], part), f)
+                for part in ("concept", "adapter", "stage1", "stage2", "scene")
+                for f in vars(getattr(settings, part))
+                if getattr(getattr(settings, part), f) != getattr(getattr(rows[first], part), f)
             }
-            assert changed == several[name] if name in several else len(changed) == 1, name
-    assert rows["first"].scene.mixes and not rows["scene"].scene.mixes
+            assert changed == several[row] if row in several else len(changed) == 1, (row, changed)
 
 
 METHODS = """title = "Two"
@@ -247,6 +244,11 @@ settings.stage2.trains = ["concept", "denoiser"]
 settings.stage2.semantic_weight = 0.0
 settings.stage2.steps = 1
 settings.stage2.batch_size = 1
+[[method]]
+name = "gated"
+label = "gated"
+like = "merged"
+apart = false
 [[claim]]
 says = "together it mixes less"
 column = "mixing"
@@ -304,24 +306,24 @@ def test_the_command_draws_every_subset(done):
     assert scene["handles"] == {"face": "face", "cat": "cat"} and scene["class_word"] == "face, cat"
     assert [p["handles"] for p in scene["prompts"]] == [["face"]] * 2 + [["cat"]] * 2 + [["face", "cat"]] * 2
     assert scene["prompts"][4]["text"] == "a photo of {face} and {cat} in the snow"
-    assert len(results.samples) == 3 * 6 == len({s.picture for s in results.samples})
+    assert len(results.samples) == 4 * 6 == len({s.picture for s in results.samples})
     assert results.columns == ["looks", "margin", "mixing", "count", "leak", "found"]
     for sample in results.samples:
         asked = scene["prompts"][sample.prompt]["handles"]
         assert set(sample.matrix) == set(asked) and sample.values["count"] == (len(asked) == 2)
         assert ("leak" in sample.values) == (len(asked) == 1)
-    assert {n: len(part.samples) for n, part in sizes(results).items()} == {1: 12, 2: 6}
+    assert {n: len(part.samples) for n, part in sizes(results).items()} == {1: 16, 2: 8}
     matrix, summary = mixing_matrix(results), summarise(results)
     values = [row[h] for s in results.samples if s.method == "apart" for h, row in s.matrix.items()]
     assert matrix["apart"]["itself"].mean == pytest.approx(sum(values) / len(values))
     assert summary["apart"]["count"].mean == pytest.approx(2 / 6)
     cached = list((done / "cache/concepts").iterdir())
-    assert len(cached) == 5  # one run together, two apart, two to be merged
+    assert len(cached) == 6  # one run together, two apart, two to be merged, one to be gated
     page = (done / "out/report/index.html").read_text()
     for text in ("By number of concepts", "Whose looks", "together it mixes less", "its weights cannot be had"):
         assert text in page
     shown = json.loads(page.split('id="data"')[1].split(">", 1)[1].split("</script>")[0])
-    assert len(shown["concepts"][0]["prompts"]) == 3 and len(shown["samples"]) == 9  # one prompt of each subset
+    assert len(shown["concepts"][0]["prompts"]) == 3 and len(shown["samples"]) == 12  # one prompt of each subset
     assert not [p for p in (done / "out/.work").iterdir() if p.name != "state"]
 
 

@@ -13,7 +13,7 @@
     like = "stage1-fg"                 # another row above, of which this one changes something; it has no label of it
     base = "scene-paper"               # the preset that it changes, in the place of --preset
     apart = true                       # of a scene: a run for each concept, all of them loaded together
-    merged = true                      # of those: their LoRAs joined in closed form, as singleinsert.merge does it
+    merged = true                      # its LoRAs joined in closed form (singleinsert.merge); of one run: gated
     not_with = ["mini"]                # presets with which this method cannot be had
     paper = { ESR = 0.19 }             # published values, by column
     caption = "case3"                  # the description is in photo.case3.txt beside photo.jpg
@@ -75,7 +75,7 @@ class Method:
         settings: ``{"section.key": value}`` over the preset. for_preset, for_model: more of them, by preset and by
             bundled base model; the later of the three wins.
         base: the preset that it changes; "" for the evaluation's. apart: each concept of a scene has a run of its own.
-        merged: what those have learnt is joined in closed form.
+        merged: what the runs have learnt is joined in closed form; of one run that is its change, gated.
         paper: published values by column.
         caption: of the descriptions beside the picture, the one of this name. negative: prompt to draw with; that of
             "description" names what the description does. masked: it needs a mask.
@@ -231,8 +231,6 @@ def _method(row: Any, where: str, above: Mapping[str, Method]) -> Method:
     for key, value in (("apart", apart), ("merged", merged)):
         if not isinstance(value, bool):
             raise ConfigError(f"{where}: {key} is true or false, not {value!r}")
-    if merged and not apart:
-        raise ConfigError(f"{where}: merged is for concepts that are trained apart: set apart = true")
     return Method(
         name=name, label=str(row["label"]), group=str(row.get("group", "")), note=str(row.get("note", "")),
         settings={**like.settings, **settings}, for_preset=_over(like.for_preset, settings, extra["preset"]),

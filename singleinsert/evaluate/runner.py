@@ -138,8 +138,8 @@ class Runner:
             artifacts = [studio.concept(run, stages[first_stage_key(run, digest)] > 1) for run in runs[rows[i]]]
             if len(artifacts) > 1:
                 artifacts = [_called(a, h.name, concept) for a, h in zip(artifacts, concept.handles, strict=True)]
-                if self.plan.methods.only([rows[i]]).methods[0].merged:
-                    artifacts = [merge_concepts(studio.model(settings), artifacts, concept.name)[0]]
+            if self.plan.methods.only([rows[i]]).methods[0].merged:
+                artifacts = [merge_concepts(studio.model(settings), artifacts, concept.name)[0]]
             pictures = [picture for _, picture in concept.asked(rows[i])]
             images = studio.draw(settings, artifacts, pictures)
             try:
