@@ -53,6 +53,23 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda target: target.write_bytes(text.encode("utf-8")))
 
 
+def nearest_parent(folder: Path) -> Path:
+    """``folder``, or the first above it that is there."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return there
+
+
+def check_folder_to_write(folder: Path, what: str) -> None:
+    """InputError where ``folder`` is none that could be made, or written into. ``what``: its name in the message."""
+    there = nearest_parent(folder)
+    if not there.is_dir():
+        raise InputError(f"{what}: {there} is a file, not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{what}: nothing can be written in {there}")
+
+
 def unfinished(folder: Path) -> dict[Path, str]:
     """Files in ``folder`` that are being written, or were when their process was killed: {path: name it would have}.
 
@@ -105,6 +122,4 @@ def os_error(problem: BaseException, folder: Path) -> str | None:
 
 
 def _free(folder: Path) -> str:
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return f"{shutil.disk_usage(folder).free / 1e6:.0f} MB"
+    return f"{shutil.disk_usage(nearest_parent(folder)).free / 1e6:.0f} MB"

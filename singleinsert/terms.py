@@ -31,6 +31,9 @@ def preset_of_base(source: str) -> str:
     return next((preset for sign, preset in _PRESETS_OF_BASES.items() if sign in name), "")
 
 
+PROMPT_LENGTH = 512
+"""Tokens that a base model with a language model reads of a prompt, its chat template's among them."""
+
 STAGES = ("stage1", "stage2")
 """The stages of a run in their order, as the settings and every file call them."""
 BEFORE = "before"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,8 @@ def test_an_endpoint_from_picture_to_file(photo, capsys):
         spec = f"openai:{server.url}#gemma3"
         assert run("write", "--image", photo, "--class_word", "face", "--describe", spec) == 0
         assert photo.with_suffix(".txt").read_text() == "a photo of a {concept} wearing a red hat on a beach\n"
-        assert "is sent to" not in capsys.readouterr().out  # this machine
+        out = capsys.readouterr().out
+        assert "is sent to" not in out and f"asking {spec} about me.png" in out  # this machine
         assert run("check", "--image", photo, "--class_word", "face", "--describe", spec) == 0
 
 
@@ -56,6 +58,13 @@ def test_a_bad_answer_writes_nothing(photo, capsys):
             assert run("write", "--image", photo, "--class_word", "face", "--describe", f"openai:{server.url}#m") == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and error.count("\n") == 1 and list(photo.parent.iterdir()) == [photo]
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anybody_is_asked(photo, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with ChatServer(lambda _: pytest.fail("asked")) as server:
+        assert run("write", "--image", photo, "--class_word", "face", "--describe", f"openai:{server.url}#m") == 2
+    assert "captions: nothing can be written in" in capsys.readouterr().err
 
 
 def test_words_by_hand(photo, capsys):
@@ -110,6 +119,7 @@ def test_check_shows_and_changes_nothing(photo, capsys):
     assert run("check", "--image", photo, "--class_word", "face", "--rho", "--pretrained_model_name_or_path", "mini-sd",
                "--places", "--backend", "mini") == 0  # fmt: skip
     out = capsys.readouterr().out
+    assert "of 46 tokens" in out  # what mini-sd's text encoder reads
     assert "look  old" in out and out.count("rho ") == 3 and f"edit --image {photo} --class_word face`" in out
     assert photo.with_suffix(".txt").read_text() == text
 

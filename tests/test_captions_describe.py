@@ -223,10 +223,10 @@ def test_what_is_not_asked_or_not_read_is_said(picture):
     said: list[str] = []
     wanted = CaptionSettings(describe="words: red hat")
     picture.path.with_suffix(".txt").write_text("a * face in snow\nand more\n")
-    describe(picture, "face", wanted, say=said.append)
+    describe(picture, "face", wanted, room=ROOM, say=said.append)
     picture.path.with_suffix(".txt").unlink()
     (picture.path.parent / METADATA).write_text('{"file_name": "you.png", "text": "a face in snow"}')
-    assert describe(picture, "face", CaptionSettings(), say=said.append) is None
+    assert describe(picture, "face", CaptionSettings(), room=ROOM, say=said.append) is None
     assert said == [
         "note: words: red hat is not asked: me.txt has the description",
         "note: the first line of me.txt is the description, 1 more of it are not read",

@@ -85,9 +85,9 @@ def run(args: argparse.Namespace) -> None:
             raise ConfigError(f"--{flag} belongs to one job: write it there" + MASKS_OF_ALL * (flag == "mask"))
     rank, processes = stand_alone()
     os.environ.setdefault("TQDM_DISABLE", "1")  # one bar per stage and job is no overview
+    from singleinsert.atomic import check_folder_to_write
     from singleinsert.batch.growing import read_queue
     from singleinsert.batch.jobs import HIDDEN, QUEUE
-    from singleinsert.batch.plan import check_folder_to_write
     from singleinsert.batch.store import open_store
     from singleinsert.work.queue import Queue
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
         (args.jobs / QUEUE).mkdir(parents=True, exist_ok=True)
     own_folder = args.jobs if (args.jobs / QUEUE).is_dir() else Path("output") / args.jobs.resolve().stem
     folder = user_path(args.output_dir or own_folder)
-    check_folder_to_write(folder)
+    check_folder_to_write(folder, f"--output_dir {folder}")
     flags = {key: value for key, value in overrides_from_args(args).items() if key != FLAGS["output_dir"]}
     options = {"preset": args.preset or "", "config_file": args.config_file, "flags": flags}
     read = read_queue(args.jobs, folder, options)

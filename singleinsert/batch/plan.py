@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from singleinsert.atomic import nearest_parent
 from singleinsert.batch.jobs import HIDDEN, Job, Problem
 from singleinsert.batch.store import RECORD_END
 from singleinsert.batch.worker import digest_of, input_paths, plain_values, read_inputs
@@ -136,28 +136,11 @@ def megabytes(jobs: Sequence[Job], workers: int) -> float:
     return total + workers * (3 * dim * LORA_MB_PER_RANK + CONCEPT_MB * encoder)
 
 
-def check_folder_to_write(folder: Path) -> None:
-    """InputError where ``folder`` is none that a batch could make, or write into."""
-    there = nearest_parent(folder)
-    if not there.is_dir():
-        raise InputError(f"--output_dir {folder}: {there} is a file, not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--output_dir {folder}: nothing can be written in {there}")
-
-
 def of_other_lists(jobs: Sequence[Job], folder: Path) -> list[str]:
     """Finished concepts in ``folder`` that no job of this list asks for."""
     names = {job.name for job in jobs}
     there = folder.iterdir() if (folder / HIDDEN).is_dir() else ()
     return sorted(p.name for p in there if p.name not in names and (p / f"{p.name}{RECORD_END}").is_file())
-
-
-def nearest_parent(folder: Path) -> Path:
-    """``folder``, or the first above it that is there."""
-    there = folder.resolve()
-    while not there.exists():
-        there = there.parent
-    return there
 
 
 def check_disk(jobs: Sequence[Job], workers: int, folder: Path) -> tuple[str, bool]:

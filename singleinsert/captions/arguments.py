@@ -61,13 +61,15 @@ def _add_writers(parser: argparse.ArgumentParser, critic: bool = False) -> None:
         parser.add_argument("--scene_words", metavar="WORDS", help='no model: what is in the picture, "red hat, beach"')
         parser.add_argument("--instruction", metavar="TEXT", help=_help_of("caption.instruction"))
     parser.add_argument("--device", default="auto", metavar="NAME", help="of a local model: cuda, cpu (default auto)")
+    parser.add_argument("--pretrained_model_name_or_path", metavar="MODEL",
+                        help=_help_of("model", "its tokens are counted, and rho asks it: " if critic else
+                                      "its tokens are counted: "))  # fmt: skip
     parser.add_argument("--num_vectors", type=int, metavar="N", help="tokens that the concept takes (default 1)")
 
 
 def _add_checks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rho", action="store_true",
                         help="does each phrase help the base model to draw the picture? wrong ones do not")  # fmt: skip
-    parser.add_argument("--pretrained_model_name_or_path", metavar="MODEL", help=_help_of("model", "rho: "))
     parser.add_argument("--resolution", type=int, metavar="N", help="rho: side in pixels (default: the model's own)")
     parser.add_argument("--places", action="store_true",
                         help="where does each thing lie, to the subject's mask? found by the mask backend")  # fmt: skip

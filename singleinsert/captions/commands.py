@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from singleinsert.atomic import write_atomically
+from singleinsert.atomic import check_folder_to_write, write_atomically
 from singleinsert.captions.ask import Ask, load_ask
 from singleinsert.captions.critic import criticize, forgotten, remarks_on
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.files import refuse_existing, write_caption
-from singleinsert.captions.form import Room, clip_room
+from singleinsert.captions.form import Room, room_of
 from singleinsert.captions.further import Further, best_device
 from singleinsert.captions.phrases import split_caption
 from singleinsert.captions.verdicts import judge
@@ -35,7 +35,9 @@ def write(args: argparse.Namespace, settings: Settings) -> int:
         )
     if args.image:
         refuse_existing(paths[0], args.metadata, args.overwrite)
-    room, failed = clip_room(settings.concept.num_vectors), 0
+    for folder in dict.fromkeys(path.parent for path in paths):
+        check_folder_to_write(folder, "captions")  # before a model is asked for them
+    room, failed = room_of(settings), 0
     with _model(settings, args.device) as ask:
         for number, path in enumerate(paths, start=1):
             try:
@@ -61,7 +63,7 @@ def _write_one(path: Path, word: str, settings: Settings, args: argparse.Namespa
 
 def check(args: argparse.Namespace, settings: Settings) -> int:
     """Every phrase of captions that are there, with all that was asked for; nothing is written."""
-    word, room = class_word(settings), clip_room(settings.concept.num_vectors)
+    word, room = class_word(settings), room_of(settings)
     paths, failed = _paths(args), 0
     with _model(settings, args.device) as ask, Further(args, settings) as further:
         for path in paths:

@@ -11,7 +11,7 @@ import torch
 from singleinsert.captions.answers import UnusableError, caption_from_answer
 from singleinsert.captions.ask import Ask, RefusedError, load_ask
 from singleinsert.captions.critic import criticize, forgotten, remarks_on
-from singleinsert.captions.form import Room, clip_room, fit, form_warnings, missing_aspects, says_something
+from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, says_something
 from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
@@ -84,7 +84,7 @@ def describe(
     class_word: str,
     settings: CaptionSettings,
     *,
-    room: Room | None = None,
+    room: Room,
     device: torch.device | str = "cpu",
     ask: Ask | None = None,
     say: Callable[[str], object] = print,
@@ -96,7 +96,7 @@ def describe(
 
     Args:
         settings: the [caption] section.
-        room: what the text encoder reads; None: as CLIP, one vector.
+        room: what the text encoder reads.
         ask: a model that is open, in place of ``settings.describe``; without it, one is opened and freed here.
         say: told where a picture is sent.
 
@@ -104,7 +104,6 @@ def describe(
         CaptionError: the model gave nothing that can be used, or the mode needs what nobody writes.
         ConfigError, ModelError, InputError: as they say.
     """
-    room = room or clip_room()
     if (text := read_caption(picture.path)) is not None:
         file = caption_file(picture.path)
         source = file.name if file.is_file() else METADATA
@@ -150,10 +149,13 @@ def compose(
 
 
 def tell_where(ask: Ask, path: Path, say: Callable[[str], object]) -> None:
-    """Says so where a picture leaves this machine."""
+    """Says so where a picture leaves this machine, and where a server here is asked, whose first answer may take
+    minutes."""
     host, is_local = getattr(ask, "host", None), getattr(ask, "is_local", True)
-    if host and not is_local:
-        say(f"{path.name} is sent to {host}, as {ask.name} says")
+    if host:
+        say(
+            f"asking {ask.name} about {path.name}" if is_local else f"{path.name} is sent to {host}, as {ask.name} says"
+        )
 
 
 def caption_of_words(given: str, class_word: str) -> str:

@@ -6,13 +6,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from singleinsert.captions import words
 from singleinsert.captions.phrases import Phrase, split_caption, without_phrase
+from singleinsert.config import Settings
 from singleinsert.data.captions import CONCEPT, class_pattern
+from singleinsert.models.bundled import place_of_model
+from singleinsert.reading import read_json
+from singleinsert.terms import PROMPT_LENGTH
 
 TokenCount = Callable[[str], int]
+CLIP_LENGTH = 77
+"""Tokens that CLIP reads, begin and end among them."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +32,35 @@ class Room:
     """
 
     count: TokenCount
-    limit: int = 75
+    limit: int = CLIP_LENGTH - 2
     vectors: int = 1
-
-    @staticmethod
-    def of(tokenizer: Any, vectors: int = 1) -> Room:
-        """Of a CLIP tokenizer, whose ``model_max_length`` holds begin and end."""
-        return Room(lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]),
-                    tokenizer.model_max_length - 2, vectors)  # fmt: skip
 
     def tokens(self, caption: str, class_word: str) -> int:
         """Of the training prompt, in which ``{concept}`` is the concept's vectors and the class word."""
         return self.count(caption.replace(CONCEPT, class_word)) + self.vectors * caption.count(CONCEPT)
 
 
-def clip_room(vectors: int = 1) -> Room:
-    """Of SD 1.x and 2.x, from the bundled vocabulary, which is read when the first text is counted."""
-    return Room(lambda text: _room_of_clip().count(text), vectors=vectors)
+def room_of(settings: Settings) -> Room:
+    """What the base model's text encoder reads; CLIP's room, where the model is no folder with a tokenizer of its own.
+    A vocabulary is read when the first text is counted."""
+    folder = Path(place_of_model(settings.model.pretrained_model_name_or_path), "tokenizer")
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    place, limit = (str(folder), config.get("model_max_length", PROMPT_LENGTH)) if config else ("", CLIP_LENGTH)
+    if not config or str(config.get("tokenizer_class", "")).startswith("CLIP"):
+        limit = min(limit, CLIP_LENGTH) - 2  # begin and end
+    return Room(lambda text: len(_tokenizer(place)(text, add_special_tokens=False)["input_ids"]),
+                min(limit, PROMPT_LENGTH), settings.concept.num_vectors)  # fmt: skip
 
 
 @cache
-def _room_of_clip() -> Room:
-    from singleinsert.models.vocabulary import clip_tokenizer
+def _tokenizer(folder: str) -> Any:
+    if not folder:
+        from singleinsert.models.vocabulary import clip_tokenizer
 
-    return Room.of(clip_tokenizer("sd1"))
+        return clip_tokenizer("sd1")
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 _CUT_OFF = re.compile(r"\b(?:a|an|the|and|or|of|with|in|on|at|by|to|from|his|her|its|their)$", re.IGNORECASE)

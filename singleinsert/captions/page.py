@@ -14,7 +14,7 @@ from singleinsert.captions.ask import Ask, load_ask, shrink
 from singleinsert.captions.commands import class_word
 from singleinsert.captions.critic import criticize
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
-from singleinsert.captions.form import Room, clip_room
+from singleinsert.captions.form import Room, room_of
 from singleinsert.captions.further import best_device
 from singleinsert.captions.phrases import without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
@@ -155,7 +155,7 @@ def edit(args: argparse.Namespace, settings: Settings) -> int:
     Raises:
         InputError, ConfigError, ModelError: as they say, before the page is served.
     """
-    word, room = class_word(settings), clip_room(settings.concept.num_vectors)
+    word, room = class_word(settings), room_of(settings)
     picture, spec = load_picture(args.image), settings.caption.describe.strip()
     ask = load_ask(spec, best_device(args.device)) if spec and not spec.startswith(WORDS) else None
     session = Session(picture, word, room, ask)

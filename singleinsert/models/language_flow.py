@@ -24,11 +24,10 @@ from singleinsert.models.joint_attention import (
 )
 from singleinsert.models.split_files import NOTHING, Beside, load_parts
 from singleinsert.models.text import run_text_encoder
+from singleinsert.terms import PROMPT_LENGTH
 
 SHIFT = 2.0
 """Of the noise levels in training: clients sample with 2 to 3, and 2 is the most that an x0 loss bears."""
-PROMPT_LENGTH = 512
-"""Tokens, the chat template's among them."""
 PATCH = 2
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleinsert.atomic import unfinished
+from singleinsert.atomic import check_folder_to_write, unfinished
 from singleinsert.claims import claimed
 from singleinsert.config import Settings
 from singleinsert.config.load import all_fields, check_name, read_values
@@ -209,8 +208,4 @@ def check_early(settings: Settings) -> None:
             check_header(path, "mask", sizes[0] if len(sizes) == 1 else None)
     files, resume = RunFiles(settings.output_dir, settings.name), settings.run.resume_from_checkpoint
     files.check_taken(bool(resume), find_checkpoint(resume, files.checkpoints) if resume else None)
-    there = files.folder
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"output folder {files.folder} cannot be made: nothing can be written in {there}")
+    check_folder_to_write(files.folder, f"output folder {files.folder} cannot be made")

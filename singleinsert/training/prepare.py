@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from singleinsert.captions.describe import describe, of_user
-from singleinsert.captions.form import clip_room
+from singleinsert.captions.form import room_of
 from singleinsert.captions.tied import whole_picture, without_tied
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
@@ -248,7 +248,7 @@ def describe_picture(
         raise InputError(f"{len(given)} descriptions for {pictures} pictures: give one for each (data.description)")
     if caption.mode == "off":
         return ""
-    room = clip_room(settings.concept.num_vectors)
+    room = room_of(settings)
     if given:
         if caption.describe.strip():
             say(f"note: {caption.describe.strip()} is not asked: data.description says it")

@@ -208,7 +208,7 @@ def save_text(drafts: Drafts, draft: Draft, text: str) -> None:
 
 
 def _captions(api: Api, draft_id: str) -> Any:
-    from singleinsert.captions.form import clip_room
+    from singleinsert.captions.form import room_of
     from singleinsert.captions.page import Session
     from singleinsert.data.pictures import load_picture
 
@@ -217,8 +217,8 @@ def _captions(api: Api, draft_id: str) -> Any:
         raise InputError("a description is for one concept; several are told apart by their masks")
     if not draft.subjects[0].class_word:
         raise InputError("say first what it is: face, cat, mug ...")
-    vectors = api.drafts.settings(draft).concept.num_vectors
-    return Session(load_picture(api.drafts.photo_path(draft)), draft.subjects[0].class_word, clip_room(vectors))
+    room = room_of(api.drafts.settings(draft))
+    return Session(load_picture(api.drafts.photo_path(draft)), draft.subjects[0].class_word, room)
 
 
 def start(api: Api, request: Request, draft_id: str) -> Any:
