@@ -105,6 +105,18 @@ def make_exclusively(path: Path, started: float, **more: Any) -> bool:
 
 
 @contextmanager
+def kept_fresh(path: Path) -> Iterator[None]:
+    """Within it, this process's mark at ``path`` counts as held; it is gone at the end."""
+    heart = Heart()
+    heart.keep(path)
+    try:
+        yield
+    finally:
+        heart.leave(path)
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
 def claimed(folder: Path, name: str) -> Iterator[None]:
     """Within it, no other process claims ``name`` in ``folder``, which must be there.
 
@@ -124,13 +136,8 @@ def claimed(folder: Path, name: str) -> Iterator[None]:
         raise InputError(f"cannot write in {folder}: {os_error(problem, folder)}") from problem
     for stale in marks.values():
         stale.unlink(missing_ok=True)
-    heart = Heart()
-    heart.keep(path)
-    try:
+    with kept_fresh(path):
         yield
-    finally:
-        heart.leave(path)
-        path.unlink(missing_ok=True)
 
 
 def _taken(folder: Path, name: str, record: Mapping[str, Any]) -> str:

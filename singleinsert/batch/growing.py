@@ -17,7 +17,7 @@ from typing import Any
 from singleinsert.batch.jobs import HIDDEN, PAUSED, QUEUE, Job, read_jobs
 from singleinsert.batch.plan import conflicts
 from singleinsert.batch.store import Store
-from singleinsert.claims import Heart, is_held, make_exclusively, read_object, this_host
+from singleinsert.claims import is_held, kept_fresh, make_exclusively, read_object, this_host
 from singleinsert.errors import SingleInsertError, first_line
 from singleinsert.work.queue import FAILED, Queue
 
@@ -88,13 +88,8 @@ def worker_mark(folder: Path) -> Iterator[None]:
     path = place / f"{this_host().split()[0]}.{os.getpid()}.json"
     path.unlink(missing_ok=True)  # of a process that had this number before
     make_exclusively(path, time.time())
-    heart = Heart()
-    heart.keep(path)
-    try:
+    with kept_fresh(path):
         yield
-    finally:
-        heart.leave(path)
-        path.unlink(missing_ok=True)
 
 
 def live_workers(folder: Path) -> list[dict[str, Any]]:
