@@ -1,4 +1,5 @@
-"""Writes what `python -m singleinsert.evaluate` has measured into the research pages, pictures too.
+"""Keeps what `python -m singleinsert.evaluate` has measured, and writes all that is kept of it into the research pages,
+pictures too.
 
 python -m testbed.evaluation_docs output/evaluation/table2         any number of results' folders, into the blocks of
                                                                    their names
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from singleinsert.errors import InputError
 from singleinsert.evaluate.columns import PAPER, RATED
 from singleinsert.evaluate.report import FOLDER
 from singleinsert.evaluate.results import Results
@@ -29,6 +31,8 @@ from singleinsert.evaluate.table import (
 )
 
 from .docs import IMAGES, RESEARCH, fill_block, save_picture
+from .kept import FOLDER as KEPT
+from .kept import keep
 
 PAGES = (RESEARCH / "ablation.md", RESEARCH / "scenes.md")
 OF_SCENES = ("prompt", "identity", "looks", "margin", "mixing", "count", "leak", "found", "ESR")
@@ -139,6 +143,11 @@ def main() -> int:
         page = next((page for page in PAGES if f"<!-- {name} -->" in page.read_text()), None)
         if page is None:
             print(f"no page has a block {name}: call the folder as its block is called", file=sys.stderr)
+            return 2
+        try:
+            results = keep(results, KEPT / f"{name}.json.xz")
+        except InputError as problem:
+            print(f"error: {problem}", file=sys.stderr)
             return 2
         fill_block(page, name, block(results, name, folder))
         print(f"{page}: {name}")

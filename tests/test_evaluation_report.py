@@ -151,6 +151,7 @@ def test_the_docs_are_filled_by_a_command(tmp_path, monkeypatch, capsys):
     docs.write_text("# Title\n<!-- table2 -->\nNot measured yet.\n<!-- /table2 -->\nend\n")
     monkeypatch.setattr(evaluation_docs, "PAGES", (docs,))
     monkeypatch.setattr(evaluation_docs, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(evaluation_docs, "KEPT", tmp_path)
     monkeypatch.setattr("sys.argv", ["evaluation_docs", str(folder)])
     assert evaluation_docs.main() == 0
     text = docs.read_text()

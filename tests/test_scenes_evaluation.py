@@ -380,6 +380,7 @@ def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
     page.write_text("<!-- out -->\n<!-- /out -->\n")
     monkeypatch.setattr(evaluation_docs, "PAGES", (page,))
     monkeypatch.setattr(evaluation_docs, "IMAGES", tmp_path / "images")
+    monkeypatch.setattr(evaluation_docs, "KEPT", tmp_path)
     monkeypatch.setattr("sys.argv", ["evaluation_docs", str(done / "out")])
     assert evaluation_docs.main() == 0
     text = page.read_text()
@@ -388,6 +389,7 @@ def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
         assert f"**{heading}**" in text
     assert "Not run: another. its weights cannot be had" in text and "| another | 3.500 |" in text
     results = Results.load(done / "out")
+    assert (tmp_path / "out.json.xz").is_file()
     rated = replace(
         results,
         samples=[
