@@ -106,7 +106,7 @@ def look_at(
     guidance = settings.sample.guidance_scale if args.guidance_scale is None else args.guidance_scale
     model, size = pipeline.model, settings.data.resolution
     handles = [handle for handle in material.handles if handle.name != BACKGROUND]
-    references = references_of(encode_pictures(material, model, size, model.device), material, handles)
+    references = references_of(model, encode_pictures(material, model, size, model.device), material, handles, settings)
     draw = drawing_of(pipeline, guidance, size, drawn)
     phrasings = phrasings_of_material(material)
     found = look(draw, errors_of(pipeline), handles, references, phrasings, args.num_images)

@@ -31,6 +31,7 @@ from singleinsert.inference.pipeline import ConceptPipeline
 from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.family import Family
 from singleinsert.models.loading import load_base_model
+from singleinsert.training.entanglement import Reference
 from singleinsert.training.look import FIRST_SEED
 from singleinsert.training.run import train
 from singleinsert.training.watch import SilentWatch
@@ -140,7 +141,7 @@ def concept_of(run: TrainedRun, folder: Path, kept: KeptModel) -> Artifact:
 def collect(run: TrainedRun, folder: Path, model: Family, kept: KeptModel) -> dict[str, Tensor]:
     """The look's and the judge's latents of one concept and of its class word, and the training picture's; once.
 
-    Keys: "drawn", "plain", "judged", "judged_plain" (n, 4, h, w), "latents" (1, 4, h, w), "mask" (1, 1, h, w).
+    Keys: "drawn", "plain", "judged", "judged_plain" (n, 4, h, w), and those of :class:`Reference`.
     """
     file = folder / "latents" / f"{run.name}.safetensors"
     if file.is_file():
@@ -162,8 +163,9 @@ def collect(run: TrainedRun, folder: Path, model: Family, kept: KeptModel) -> di
         pipeline.close()
     shown = draw(run.scene)
     mask = loose(shown.masks["subject"]) if run.how.startswith("box") else shown.masks["subject"]
-    latents = model.encode_picture(image_to_tensor(shown.image, 64)).mean
-    found |= {"latents": latents, "mask": mask_to_tensor(mask, latents.shape[-1])}
+    pixels = image_to_tensor(shown.image, 64)
+    latents = model.encode_picture(pixels).mean
+    found |= vars(Reference.of(pixels, mask_to_tensor(mask, 64), latents, lambda x: model.encode_picture(x).mean))
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, file)
     return found
 

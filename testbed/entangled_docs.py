@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -54,7 +54,8 @@ class Row:
 
 def row_of(run: TrainedRun, latents: dict[str, Tensor], model: Family, judge: Judge) -> Row:
     """Measure and judge one concept from its latents (see `entangled.collect`)."""
-    seen = measure("*", latents["drawn"], latents["plain"], [Reference(latents["latents"], latents["mask"])])
+    reference = Reference(**{field.name: latents[field.name] for field in fields(Reference)})
+    seen = measure("*", latents["drawn"], latents["plain"], [reference])
     pairs = {SAME: ("drawn", "plain"), OTHER: ("judged", "judged_plain")}
     read = {
         which: judged(run, model.decode(latents[drawn]), model.decode(latents[plain]), judge)

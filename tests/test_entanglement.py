@@ -41,9 +41,14 @@ def left_half(height: int = 4, width: int = 8) -> torch.Tensor:
     return mask
 
 
+def reference_of(latents, mask):
+    """Of latents that are mirrored as pictures are."""
+    return Reference(latents, mask, mirror(latents, mask), mask * mirror(mask, mask))
+
+
 # --- the measures -----------------------------------------------------------------------------------------------------
 def test_the_background_that_returns_is_the_share_of_the_distance_that_is_gone():
-    reference = Reference(torch.ones(1, 2, 4, 8), left_half())
+    reference = reference_of(torch.ones(1, 2, 4, 8), left_half())
     plain, half = torch.zeros(3, 2, 4, 8), torch.full((3, 2, 4, 8), 0.5)
     assert returned_background(plain, plain, reference) == 0
     assert returned_background(torch.ones(3, 2, 4, 8), plain, reference) == 1
@@ -51,7 +56,7 @@ def test_the_background_that_returns_is_the_share_of_the_distance_that_is_gone()
     assert returned_background(-half, plain, reference) == -1.25  # 1 - 1.5^2: further away than the class word's
     half[..., :4] = 100  # the subject is no part of it
     assert returned_background(half, plain, reference) == 0.75
-    assert returned_background(half, plain, Reference(torch.ones(1, 2, 4, 8), torch.ones(1, 1, 4, 8))) is None
+    assert returned_background(half, plain, reference_of(torch.ones(1, 2, 4, 8), torch.ones(1, 1, 4, 8))) is None
 
 
 def test_mirrored_at_the_middle_of_the_mask():
@@ -66,19 +71,35 @@ def test_mirrored_at_the_middle_of_the_mask():
 
 def test_the_pose_that_returns_is_a_share_of_how_one_sided_the_picture_is():
     ramp = torch.arange(8.0).expand(1, 1, 4, 8)
-    reference, even = Reference(ramp, torch.ones(1, 1, 4, 8)), (torch.arange(8.0) - 3.5).square().expand(2, 1, 4, 8)
+    reference, even = reference_of(ramp, torch.ones(1, 1, 4, 8)), (torch.arange(8.0) - 3.5).square().expand(2, 1, 4, 8)
     # corr(r, mirrored) = -1, so that side(r) = 2; an even picture has the same correlation with both
     assert returned_pose(ramp.expand(2, 1, 4, 8), even, reference) == pytest.approx(1)
     assert returned_pose(ramp.flip(-1).expand(2, 1, 4, 8), even, reference) == pytest.approx(-1)
     both = torch.cat([ramp, ramp.flip(-1)])
     assert returned_pose(both, even, reference) == pytest.approx(0, abs=1e-6)
     assert returned_pose(both[:1], both[1:], reference) == pytest.approx(2)  # from the other side to this one
-    assert returned_pose(both, even, Reference(even[:1], torch.ones(1, 1, 4, 8))) is None
+    assert returned_pose(both, even, reference_of(even[:1], torch.ones(1, 1, 4, 8))) is None
+
+
+def test_a_reference_is_encoded_from_its_own_and_from_the_mirrored_picture():
+    """An encoder that tells left from right: its latents mirrored are not those of the mirrored picture."""
+    pixels, fine = torch.arange(16.0).expand(1, 3, 8, 16).clone(), torch.ones(1, 1, 8, 16)
+    fine[..., 12:] = 0
+
+    def encode(x):  # brightness, and how it grows to the right
+        pairs = x[:, :1, ::2].unflatten(-1, (8, 2))
+        return torch.cat([pairs.mean(-1), pairs[..., 1] - pairs[..., 0]], dim=1)
+
+    found = Reference.of(pixels, fine, encode(pixels), encode)
+    # the middle is 5.5: column i is column 11 - i, and 0 where there is none; it grows to the left
+    assert found.mirrored[0, 0, 0].tolist() == [10.5, 8.5, 6.5, 4.5, 2.5, 0.5, 0, 0]
+    assert found.mirrored[0, 1, 0].tolist() == [-1] * 6 + [0] * 2
+    assert found.where[0, 0, 0].tolist() == found.mask[0, 0, 0].tolist() == [1] * 6 + [0] * 2
 
 
 def test_of_several_photos_the_one_that_came_back_most_counts():
     plain, drawn = torch.zeros(3, 2, 4, 8), torch.ones(3, 2, 4, 8)
-    photos = [Reference(torch.full((1, 2, 4, 8), value), left_half()) for value in (-1.0, 1.0)]
+    photos = [reference_of(torch.full((1, 2, 4, 8), value), left_half()) for value in (-1.0, 1.0)]
     assert [returned_background(drawn, plain, photo) for photo in photos] == [-3, 1]
     found = measure("cat", drawn, plain, photos)
     assert (found.background, found.pictures, found.learnt) == (1, 3, ("background",))

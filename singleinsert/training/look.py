@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from singleinsert.config import Settings
+from singleinsert.data.pictures import image_to_tensor
 from singleinsert.data.prompts import fill
 from singleinsert.data.subject import BACKGROUND, Handle
 from singleinsert.errors import InputError, first_line
+from singleinsert.models.family import Family
 from singleinsert.training.entanglement import PROMPT, Entanglement, Reference, advise, measure
 from singleinsert.training.explained import (
     Errors,
@@ -26,7 +29,7 @@ from singleinsert.training.explained import (
 )
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
-from singleinsert.training.samples import batch_of, draw_in_chunks, draw_latents
+from singleinsert.training.samples import autoencoder_at_work, batch_of, draw_in_chunks, draw_latents
 from singleinsert.training.signals import StopSignal
 from singleinsert.training.stages import Stage, wants_bank
 from singleinsert.training.step import EncodedPicture
@@ -95,8 +98,8 @@ def look_after(run: Run, loop: Loop, material: Material) -> Looked | None:
 
 def _look_after(run: Run, loop: Loop, material: Material, stop: StopSignal) -> Looked | None:
     handles = [handle for handle in material.handles if handle.name != BACKGROUND]
-    references = references_of(run.pictures, material, handles)
-    handles = [handle for handle in handles if references[handle.name]]
+    shown = {name for _, encoded in as_given(material, run.pictures) for name in encoded.masks}
+    handles = [handle for handle in handles if handle.name in shown]
     if not handles:
         return None
     phrasings, training = phrasings_of_material(material), training_passes(run)
@@ -109,6 +112,7 @@ def _look_after(run: Run, loop: Loop, material: Material, stop: StopSignal) -> L
         return None
     pictures = max(affordable, default=LEAST)
     with torch.no_grad():
+        references = references_of(run.model, run.pictures, material, handles, run.settings)
         found = look(drawing_of(run, loop, stop), errors_of(run, loop), handles, references, phrasings, pictures)
     passes = cost(pictures)
     return Looked(found, advice_for(found, run.settings, material), passes, passes / training if training else 0.0)
@@ -177,19 +181,39 @@ def training_passes(run: Run) -> int:
 
 
 def references_of(
-    pictures: Sequence[EncodedPicture], material: Material, handles: Sequence[Handle]
+    model: Family,
+    pictures: Sequence[EncodedPicture],
+    material: Material,
+    handles: Sequence[Handle],
+    settings: Settings,
 ) -> dict[str, list[Reference]]:
-    """The training pictures that show each concept as they were given; pictures made out of them are none.
+    """The training pictures that show each concept, as they were given.
 
     Args:
         pictures: those of ``material``, encoded.
     """
+    size = settings.data.resolution
+    given = [(image_to_tensor(image, size), encoded) for image, encoded in as_given(material, pictures)]
+
+    def encode(pixels: Tensor) -> Tensor:
+        return model.encode_picture(pixels).mean
+
+    with autoencoder_at_work(model, settings.run.moves_denoiser):
+        return {
+            handle.name: [
+                Reference.of(pixels, encoded.fine_masks[handle.name], encoded.latents.mean, encode)
+                for pixels, encoded in given
+                if handle.name in encoded.masks
+            ]
+            for handle in handles
+        }
+
+
+def as_given(material: Material, pictures: Sequence[EncodedPicture]) -> list[tuple[Image.Image, EncodedPicture]]:
+    """``pictures``, those of ``material``, without the ones that were made out of others."""
     made = [shown.whole for shown in material.shown] or [False] * len(pictures)
-    given = [picture for picture, is_made in zip(pictures, made, strict=True) if not is_made]
-    return {
-        handle.name: [Reference(p.latents.mean, p.masks[handle.name]) for p in given if handle.name in p.masks]
-        for handle in handles
-    }
+    rows = zip(material.pictures, pictures, made, strict=True)
+    return [(picture.image, encoded) for picture, encoded, is_made in rows if not is_made]
 
 
 def drawing_of(run: Run, loop: Loop, stop: StopSignal) -> DrawLatents:

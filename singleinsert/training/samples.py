@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,14 +101,21 @@ class Sampler:
 
 
 def decode_pictures(model: Family, parts: Sequence[Tensor], moves_denoiser: bool) -> list[Image.Image]:
-    """Pictures of latents (b, c, h, w). The autoencoder comes to the denoiser's device, which may leave for a while."""
+    """Pictures of latents (b, c, h, w)."""
+    with autoencoder_at_work(model, moves_denoiser):
+        return [picture for part in parts for picture in model.decode(part)]
+
+
+@contextmanager
+def autoencoder_at_work(model: Family, moves_denoiser: bool) -> Iterator[None]:
+    """Within it the autoencoder is on the denoiser's device, which the denoiser may leave for a while."""
     device, home = model.device, next(model.autoencoder.parameters()).device
     staying = [parameter for parameter in model.denoiser.parameters() if parameter.device.type == "cpu"]
     try:
         if moves_denoiser:
             model.denoiser.to("cpu")
         model.autoencoder.to(device)
-        return [picture for part in parts for picture in model.decode(part)]
+        yield
     finally:
         model.autoencoder.to(home)
         if moves_denoiser:
