@@ -205,7 +205,10 @@ def test_the_rows_of_the_papers_figure():
 
 @pytest.mark.parametrize("name, first, several", [
     ("scenes-choices", "first", {"first-four": {"loss_space", "mask_normalization", "attention_loss", "phrase"}}),
-    ("scenes-techniques", "few", {name: {"type", "network_dim", "trains"} for name in ("kv", "gated")}),
+    ("scenes-techniques", "few", {
+        "foreground-attention-3": {"foreground_weight", "attention_weight"},
+        **{name: {"type", "network_dim", "trains"} for name in ("kv", "gated")},
+    }),
 ])  # fmt: skip
 def test_one_thing_at_a_time_was_changed_in_a_preset_for_scenes(name, first, several):
     _, rows = rows_of(name)
