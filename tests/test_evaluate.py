@@ -6,6 +6,7 @@ import csv
 import json
 import signal
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,9 +107,12 @@ def test_what_is_missing_is_made_again_and_the_rest_is_not(done, tiny_sd, monkey
     picture.unlink()
     forbid(monkeypatch, "train")
     assert main(arguments(done, tiny_sd)) == 0
-    assert np.array_equal(np.asarray(Image.open(picture)), before)
+    # drawn alone, and not among others: how a processor adds up may depend on that
+    assert np.abs(np.asarray(Image.open(picture)).astype(int) - before).max() <= 1
     again = Results.load(done / "out")
-    assert again.samples == results.samples
+    for sample, first in zip(again.samples, results.samples, strict=True):
+        assert replace(sample, values={}) == replace(first, values={})
+        assert sample.values == pytest.approx(first.values, abs=0 if sample.picture != lost.picture else 0.01)
     assert again.facts["last_run"]["of_this_process"]["counts"]["drawn"] == 1
 
 

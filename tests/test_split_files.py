@@ -43,7 +43,12 @@ def test_files_are_the_folders_model(case, given):
         prompt = model.tokenize("a photo of the cat", {})
         model.said = model.predict(latents(), torch.tensor([500]), model.encode(prompt, {}))
         model.seen = model.encode_picture(hashed((1, 3, 32, 32), 2)).mean
-    assert torch.equal(ours.said, wanted.said) and torch.equal(ours.seen, wanted.seen)
+    for part, module in wanted.parts.items():
+        weights = ours.parts[part].state_dict()
+        assert all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items()), part
+    # the same weights; where they lie in memory decides on some processors how sums are rounded
+    torch.testing.assert_close(ours.said, wanted.said, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours.seen, wanted.seen, rtol=1e-5, atol=1e-5)
 
 
 def test_names_of_a_list(monkeypatch, tmp_path):
