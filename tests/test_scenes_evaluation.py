@@ -350,6 +350,10 @@ def test_again_nothing_is_done_and_a_dry_run_says_so(done, capsys, monkeypatch):
         (("--rows", "aprt"), "no method 'aprt'; did you mean apart"),
         (("--masks", "python:evaluations:bright"), "has no method find(picture, word)"),
         (("--looks", "python:evaluations:halves"), "has no method images(pictures)"),
+        (  # before anything is trained
+            ("--set", "adapter.denoiser_targets=to_q", "--rows", "gated"),
+            "method gated is merged, which only keys and values of cross-attention can be, and it changes to_q:",
+        ),
     ],
 )
 def test_what_is_wrong_is_told(done, capsys, tmp_path, change, message):

@@ -25,8 +25,10 @@ from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts, prompts
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.scene_prompts import powerset_prompts, worded
 from singleinsert.inference.pipeline import Picture
+from singleinsert.merge.closed_form import TEXT_LAYERS
 from singleinsert.reading import user_path
 from singleinsert.training.run import flatten
+from singleinsert.training.stages import trained_layers
 
 PYTHON = "python:"
 LIST = "concepts.toml"
@@ -164,6 +166,8 @@ def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protoc
         if method.base and job.preset != method.base:
             raise ConfigError(f"{job.where} names a preset, but method {method.name} stands on {method.base}")
         settings[method.name] = method.applied(job.settings, method.base or preset)
+        if method.merged:
+            _check_mergeable(method.name, settings[method.name])
         if text := method.negative_prompt(settings[method.name]):
             negatives[method.name] = text
     if not settings:
@@ -177,6 +181,17 @@ def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protoc
         every = prompts_for(protocol.prompts, first.data.class_word[0], Path(first.data.image[0]))
         prompts = every[: protocol.prompt_limit or None]
     return ConceptPlan(next(iter(jobs.values())).name, settings, prompts, protocol.seeds, negatives)
+
+
+def _check_mergeable(name: str, settings: Settings) -> None:
+    """ConfigError where what a merged method will have learnt cannot be merged."""
+    layers = trained_layers(settings)
+    others = [*layers["text"], *(path for path in layers["denoiser"] if not f".{path}".endswith(TEXT_LAYERS))]
+    if others or not layers["denoiser"]:
+        raise ConfigError(
+            f"method {name} is merged, which only keys and values of cross-attention can be, and it changes "
+            f"{', '.join(others) or 'no weights'}: adapter.type kv, and trains concept and denoiser, is what merges"
+        )
 
 
 def _check_comparable(name: str, rows: Iterable[Settings]) -> None:

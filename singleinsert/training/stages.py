@@ -150,7 +150,6 @@ def _refuse_own_draws(first: Stage, second: Stage) -> None:
 
 def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
     """What the run's adapter is told: layer targets of the parts that some stage trains, () for the others."""
-    wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
     adapter, parts = settings.adapter, model.trainable_parts
     for name, stage in settings.stages.items():
         if without := [role for role in stage.trains if role in WEIGHT_ROLES and not parts[role]]:
@@ -158,10 +157,8 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
                 f"{name}.trains has {without[0]}, of which a {model.name} trains nothing, since hardly a client would "
                 f"load it: leave it out, as --preset klein and --preset zimage do"
             )
-    own = adapter_class(adapter.type).own_targets
-    targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
     return AdapterOptions(
-        {part: names if role in wanted else () for role, names in targets.items() for part in parts[role]},
+        {part: names for role, names in trained_layers(settings).items() for part in parts[role]},
         adapter.network_dim,
         adapter.network_alpha,
         adapter.min_rank,
@@ -169,6 +166,15 @@ def adapter_options(settings: Settings, model: Family) -> AdapterOptions:
         model.denoiser_part,
         model.schedule.time_span,
     )
+
+
+def trained_layers(settings: Settings) -> dict[str, tuple[str, ...]]:
+    """The layers that some stage changes, by the end of their path: of the "denoiser" and of the "text" encoders."""
+    wanted = frozenset().union(*(stage.trains for stage in stages_of(settings)))
+    adapter = settings.adapter
+    own = adapter_class(adapter.type).own_targets
+    targets = {"denoiser": adapter.denoiser_targets or own["denoiser"], "text": adapter.text_targets or own["text"]}
+    return {role: names if role in wanted else () for role, names in targets.items()}
 
 
 def parts_trained(stage: Stage, model: Family) -> frozenset[str]:
