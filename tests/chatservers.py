@@ -11,6 +11,10 @@ from typing import Any
 Reply = tuple[int, Any]
 
 
+class Cut(str):
+    """A reply that ends before the length that its header says."""
+
+
 def say(text: Any, finish: str = "stop", **message: Any) -> Reply:
     """A chat completion."""
     return 200, {"choices": [{"finish_reason": finish, "message": {"role": "assistant", "content": text} | message}]}
@@ -36,6 +40,8 @@ class ChatServer:
                 self.send_response(status)
                 if status in (301, 302, 307):
                     self.send_header("Location", "http://127.0.0.1:9/")
+                if isinstance(value, Cut):
+                    self.send_header("Content-Length", str(len(value) + 999))
                 self.end_headers()
                 self.wfile.write(text.encode())
 

@@ -18,7 +18,16 @@ from testbed.biases.measures import drawn, measure, wanted_scene
 from testbed.biases.references import BIASES, references
 from testbed.biases.scene_reader import SceneReader
 from testbed.biases.study import keep, load
-from testbed.biases.tables import choose_mode, claims_table, correlations, difference, pareto_lines, rank_correlation
+from testbed.biases.tables import (
+    Choice,
+    choose_mode,
+    claims_table,
+    correlations,
+    difference,
+    markdown,
+    pareto_lines,
+    rank_correlation,
+)
 from testbed.esr import check
 from testbed.instances import held_out_instance
 from testbed.judge import Judge
@@ -168,9 +177,20 @@ def test_what_was_measured_is_kept_in_parts(tmp_path):
 
 def test_the_choice_of_a_mode():
     good = {"identity": 0.8, "O": 0.9}
-    rows = rows_of(off={"U": 0.8, **good}, O1={"U": 0.1, **good}, O2={"U": 0.1, **good}, O5={"U": 0.0, **good})
+
+    def of_three(**means):
+        return {
+            name: {f"{bias}-{c[5:]}": v for c, v in row.items() for bias in ("tied", "pose", "expression")}
+            for name, row in rows_of(**means).items()
+        }
+
+    rows = of_three(off={"U": 0.8, **good}, O1={"U": 0.1, **good}, O2={"U": 0.1, **good}, O5={"U": 0.0, **good})
     assert choose_mode(rows).mode == "O5"
-    rows["O5"] = rows_of(x={"U": 0.0, "identity": 0.5, "O": 0.9})["x"]
+    few = {name: {c: v for c, v in row.items() if c not in ("pose-c2", "pose-c3")} for name, row in rows.items()}
+    assert choose_mode({name: {c: v for c, v in row.items() if c[-1] in "012"} for name, row in few.items()}) == Choice(
+        "", ("too few references to choose by: 2 of pose",)
+    )
+    rows["O5"] = of_three(x={"U": 0.0, "identity": 0.5, "O": 0.9})["x"]
     chosen = choose_mode(rows)
     assert chosen.mode == "O2" and any("O5" in line and "loses identity" in line for line in chosen.lines)
     assert any("0.12 of no description's" in line for line in chosen.lines)
@@ -185,6 +205,9 @@ def test_claims_ranks_and_fronts_of_known_numbers():
         case2={"NSD": 0.4, "SA": 0.7, "TA": 0.31, "U": 0.3, "K": 0.8, "E": 0.3, "O": 0.7, "identity": 0.8},
         case3={"NSD": 0.5, "SA": 0.8, "TA": 0.33, "U": 0.1, "K": 0.9, "E": 0.1, "O": 0.9, "identity": 0.9},
     )
+    two = {name: {c: row[c] for c in ("tied-c0", "tied-c1")} for name, row in rows.items()}
+    assert claims_table(two, "cases", ("tied",)).count("| too few to say |") == 6
+    assert "(" not in markdown(two | {"drawn": {}, "class word": {}}, list(two), {}, "tied")
     table = claims_table(rows, "cases", ("tied",))
     assert table.count("| holds |") == 6 and table.count("not measured") == 4
     found = difference(rows, "case3", "case1", [f"tied-c{k}" for k in range(8)], "NSD")

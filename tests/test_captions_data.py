@@ -46,6 +46,16 @@ def test_the_first_line_of_the_file_beside_the_picture(tmp_path):
     assert read_caption(tmp_path / "other.jpg") is None
 
 
+def test_kohyas_suffix_is_read_and_two_captions_are_refused(tmp_path):
+    photo = tmp_path / "me.png"
+    (tmp_path / "me.caption").write_text("a * face in snow")
+    assert read_caption(photo) == "a {concept} face in snow"
+    assert write_caption(photo, "a {concept} on a beach", overwrite=True) == tmp_path / "me.caption"
+    (tmp_path / "me.txt").write_text("a * face")
+    with pytest.raises(InputError, match="me.txt and me.caption are both captions of me.png: delete one"):
+        read_caption(photo)
+
+
 def test_a_row_of_metadata_counts_where_there_is_no_file(tmp_path):
     rows = [{"file_name": "a.jpg", "text": "a * face\u2028on snow"}, {"file_name": "b.jpg", "extra": 1}]
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(r, ensure_ascii=False) for r in rows))

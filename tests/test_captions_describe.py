@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from runs import small_settings
 
 from singleinsert.captions.answers import UnusableError, caption_from_answer
 from singleinsert.captions.ask import RefusedError, clean_sentence, first_option, without_thoughts
@@ -15,10 +17,14 @@ from singleinsert.captions.critic import forgotten
 from singleinsert.captions.describe import CaptionError, caption_of_words, describe
 from singleinsert.captions.form import Room
 from singleinsert.captions.instruction import instruction
-from singleinsert.config import CaptionSettings
+from singleinsert.config import CaptionSettings, load_settings
 from singleinsert.data.captions import CONCEPT, METADATA
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError
+from singleinsert.training.prepare import find_material
+from singleinsert.training.run import train
+from testbed.world.features import EDITS
+from testbed.world.scene import Instance, Scene, draw
 
 ROOM = Room(lambda text: len(text.replace(",", " ,").split()))
 GOOD = "A photo of a young face wearing a red hat on a beach."
@@ -29,12 +35,16 @@ class Scripted:
 
     name, captions_only = "vlm:scripted", False
 
-    def __init__(self, *answers: str | Exception, letters: dict[str, str] | None = None, missing: str = "nothing"):
+    def __init__(
+        self, *answers: str | Exception, letters: dict[str, str] | None = None, missing: Any = "nothing"
+    ) -> None:
         self.answers, self.letters, self.missing = list(answers), letters or {}, missing
         self.asked: list[str] = []
 
     def __call__(self, picture, text):
         if text.startswith("List the visible things"):
+            if not isinstance(self.missing, str):
+                raise self.missing
             return self.missing
         self.asked.append(text)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -70,6 +80,9 @@ def by(ask, picture, word="face", **settings):
         ("A face next to Mr. Smith. More.", "A face next to Mr. Smith"),
         ("This image shows a face", "a face"),
         ("caf\u00e9 face \U0001f600", "cafe face"),
+        ("* A face on a beach.\n* Another.", "A face on a beach"), ("1. A face", "A face"), ("\u2022 A face", "A face"),
+        ("```text\nA face on a beach.\n```", "A face on a beach"), ('{"caption": "A face in snow."}', "A face in snow"),
+        ('```json\n{"caption": "A face"}\n```', "A face"), ("a * face", "a * face"),
     ],
 )  # fmt: skip
 def test_an_answer_becomes_a_sentence(answer, sentence):
@@ -100,6 +113,27 @@ def test_another_word_for_the_subject_is_replaced_and_said():
     caption, notes = caption_from_answer("The image shows a smiling young woman wearing a red hat.", "face")
     assert caption == "a photo of a smiling young {concept} wearing a red hat"
     assert notes == ["calls the face 'woman': is it the same thing?"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "caption"),
+    [
+        ("a painting of a boat on a river", "of a boat on a river"),
+        ("A cat sitting on a bench in the snow", "of a cat sitting on a bench in the snow"),
+        ("A painting in the style of impressionism of a boat", "of a boat"),
+        ("a drawing in the style of van Gogh of two boats", "of two boats"),
+    ],
+)
+def test_of_a_style_all_that_is_to_be_seen_is_said(answer, caption):
+    """Models that cannot be instructed never say "art": what they name is not the concept."""
+    found, notes = caption_from_answer(answer, "art")
+    assert found == f"a painting in the style of {{concept}} {caption}" and "does not name the art" in notes[0]
+    told, notes = caption_from_answer(f"a painting in the style of art {caption}", "art")
+    assert told == found and not notes
+
+
+def test_a_subject_of_several_words_gets_one_article():
+    assert caption_from_answer("A dog on a beach", "top hat")[0] == "a photo of a {concept} on a beach"
 
 
 def test_an_answer_that_goes_on_is_cut_and_says_so():
@@ -166,6 +200,19 @@ def test_what_was_written_is_not_lost_where_the_critic_fails(picture):
         CaptionError, match="declined; it had written, unchecked: 'a photo of a young {concept} wearing"
     ):
         by(ask, picture)
+
+
+def test_what_was_written_is_not_lost_where_the_last_question_fails(picture):
+    for refused in (RefusedError("declined"), ConnectionAbortedError):
+        ask = Scripted(GOOD)
+        ask.missing = refused
+        if refused is ConnectionAbortedError:  # what is no answer of a model is no note
+            with pytest.raises(ConnectionAbortedError):
+                by(ask, picture)
+        else:
+            found = by(ask, picture)
+            assert found.text.endswith("on a beach")
+            assert "was not compared with all that is to be seen: declined" in found.warnings
 
 
 def test_the_first_answer_may_fail_and_the_second_is_told_why(picture):
@@ -267,3 +314,58 @@ def test_the_instruction():
     assert instruction("cat", " Describe the {class_word} {x}. ") == "Describe the cat {x}."
     with pytest.raises(InputError, match="--class_word"):
         instruction(" ")
+
+
+# --- in a training ----------------------------------------------------------------------------------------------------
+@pytest.fixture
+def photos(tmp_path) -> list[str]:
+    """Three drawn faces, each with its mask beside it."""
+    paths = []
+    for number in range(3):
+        drawn = draw(Scene((Instance.from_seed(number, "face"),), ({k: v[0] for k, v in EDITS.items()},), "beach"))
+        paths.append(str(tmp_path / f"{number}.png"))
+        drawn.image.save(paths[-1])
+        drawn.masks["subject"].save(tmp_path / f"{number}_mask.png")
+    return paths
+
+
+def test_a_training_opens_its_model_once_where_it_is_fast(photos, monkeypatch):
+    loaded, closed = [], []
+
+    def load(spec, device):
+        loaded.append((spec, device))
+        ask = Scripted(GOOD)
+        ask.close = lambda: closed.append(spec)
+        return ask
+
+    monkeypatch.setattr("singleinsert.captions.ask.load_ask", load)
+    monkeypatch.setattr("singleinsert.captions.ask.best_device", lambda name: f"the best of {name}")
+    values = {"data.image": photos, "caption.describe": "vlm:some/model"}
+    material = find_material(load_settings("mini+plain", None, values), str)
+    assert loaded == [("vlm:some/model", "the best of auto")] and closed == ["vlm:some/model"]
+    assert [picture.description for picture in material.given] == [
+        "a photo of a young {concept} wearing a red hat on a beach"
+    ] * 3
+
+
+def test_photos_that_would_share_a_caption_or_a_mask_are_refused(photos):
+    twin = photos[0].replace(".png", ".bmp")
+    Image.open(photos[0]).save(twin)
+    settings = load_settings("mini+plain", None, {"data.image": [photos[0], twin]})
+    with pytest.raises(InputError, match=r"0\.png and 0\.bmp would share 0_mask\.png: rename one of them"):
+        find_material(settings, str)
+    again = load_settings("mini+plain", None, {"data.image": [photos[0], photos[0]]})
+    assert len(find_material(again, str).given) == 2  # one photo twice shares what is its own
+
+
+@pytest.mark.parametrize(
+    "given", [{"caption__describe": "words:on Anna's sofa"}, {"data__description": ["a * face on Anna's sofa"]}]
+)
+def test_a_description_that_is_not_to_be_kept_is_in_no_artifact(tmp_path, tiny_sd, given):
+    for keep in (True, False):
+        out = tmp_path / str(keep)
+        train(
+            small_settings(out, tiny_sd, stage1__steps=1, stage2__steps=1, run__check="on", caption__keep=keep, **given)
+        )
+        (artifact,) = out.rglob("*_artifact.safetensors")
+        assert (b"Anna" in artifact.read_bytes()) == keep

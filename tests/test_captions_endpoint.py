@@ -9,6 +9,7 @@ import json
 import pytest
 from chatservers import (
     ChatServer,
+    Cut,
     llama_cpp_blind,
     lm_studio,
     ollama,
@@ -55,6 +56,29 @@ def test_a_refused_field_is_left_out_and_remembered():
         ]
         endpoint(PICTURE, "b")
     assert len(server.bodies) == 4 and server.bodies[-1]["max_completion_tokens"] == MAX_TOKENS
+
+
+def test_a_message_that_names_both_fields_is_no_loop():
+    """As vLLM refuses a limit that is beyond the model's context."""
+
+    def small(body):
+        named = [name for name in ("max_tokens", "max_completion_tokens") if name in body]
+        long = refuse(400, "'max_tokens' or 'max_completion_tokens' is too large: 1024. The context is 512 tokens.")
+        return long if named else say("A face.")
+
+    with ChatServer(small) as server:
+        assert ask(server) == "A face."
+    limits = [[name for name in body if name.startswith("max_")] for body in server.bodies]
+    assert limits == [["max_tokens"], ["max_completion_tokens"], []]
+
+
+def test_an_error_whose_words_break_off_is_tried_again():
+    def cut(_):
+        return (503, Cut("busy"))
+
+    with ChatServer(cut) as server, pytest.raises(EndpointError, match=r"HTTP 503: its words broke off \(Incomplete"):
+        ask(server, tries=2)
+    assert len(server.bodies) == 2
 
 
 def test_a_model_that_thinks_gets_more_room_once():

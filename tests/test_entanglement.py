@@ -124,6 +124,7 @@ def test_what_is_said_and_what_to_do():
     assert "the side it is seen from" in said and "mask" not in said and said.endswith("a lower weight (0.7)")
     said = advise(("wearing a hat",), described=True, masked=True)
     assert said.startswith('Learnt with the subject seems "wearing a hat": cut what is named out of the mask')
+    assert "mask" not in advise(("wearing a hat",), described=True, masked=False)  # of a style, or of a full image
 
 
 # --- phrases of a description -----------------------------------------------------------------------------------------

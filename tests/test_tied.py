@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from singleinsert.captions.__main__ import main as captions
 from singleinsert.config import Settings, load_settings
 from singleinsert.config.load import from_values, to_values
 from singleinsert.errors import ConfigError
@@ -70,7 +74,7 @@ def test_what_is_not_found_is_said_and_what_lies_beside_stays(hatted):
     place = settings.data.image[0].removesuffix(".png")
     whole = mask_of(with_mode(settings, "O2"), [])
     for text, note in (
-        ("a photo of a * face wearing a green necktie", "green necktie was not found: it stays in the mask"),
+        ("a photo of a * face wearing a yellow scarf", "yellow scarf was not found: it stays in the mask"),
         ("a photo of a * face beside a blue cup", "nothing was found to cut out"),
     ):
         with open(f"{place}.txt", "w") as file:
@@ -78,6 +82,42 @@ def test_what_is_not_found_is_said_and_what_lies_beside_stays(hatted):
         said: list[str] = []
         assert (mask_of(with_mode(settings, "O5"), said) == whole).all()
         assert any(note in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [("mini", "has no word for 'green necktie'"), ("alpha", "mask.backend alpha reads a picture's own mask")],
+)
+def test_what_cannot_be_looked_for_says_why(hatted, backend, said):
+    settings, _ = hatted
+    Path(settings.data.image[0]).with_suffix(".txt").write_text("a photo of a * face wearing a green necktie")
+    asked = from_values(to_values(with_mode(settings, "O5")) | {"mask.backend": backend})
+    lines: list[str] = []
+    mask_of(asked, lines)
+    assert any("green necktie was not looked for (" in line and said in line for line in lines)
+
+
+def test_kinds_of_what_the_segmenter_knows_are_found(hatted):
+    picture = draw(hatted[1]).image
+    for kinds in (("hat", "cap", "beanie"), ("glasses", "sunglasses")):
+        masks = {MiniSegmenter().find(picture, f"a red {kind}")[0].mask.tobytes() for kind in kinds}
+        assert len(masks) == 1
+
+
+def test_places_are_looked_for_in_the_picture_not_in_the_mask_beside_it(hatted, capsys):
+    """A mask that lies beside a picture, or its alpha channel, is the subject's, and no thing's of a phrase."""
+    image, mask = (Path(hatted[0].data.image[0]), Path(hatted[0].data.image[0].replace(".png", "_mask.png")))
+    words = ["check", "--image", str(image), "--class_word", "face", "--preset", "mini+plain", "--places"]
+    assert captions(words) == 0
+    beside = capsys.readouterr().out
+    cut = Image.open(image).convert("RGBA")
+    cut.putalpha(Image.open(mask))
+    cut.save(image)
+    mask.unlink()
+    assert captions(words) == 0
+    for said in (beside, capsys.readouterr().out):
+        assert re.search(r"wearing a red top hat.*it lies inside the subject's mask", said)
+        assert "its mask is the subject's" not in said
 
 
 def test_a_mask_of_the_hat_itself_is_not_emptied(hatted):

@@ -48,7 +48,7 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, description, mask file or model folder, as far as can be seen without
     a model."""
-    from singleinsert.data.captions import CAPTION_SUFFIX, read_caption, with_concept
+    from singleinsert.data.captions import CAPTION_SUFFIXES, read_caption, with_concept
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks.files import check_mask, read_mask
     from singleinsert.models.presence import check_source
@@ -62,7 +62,7 @@ def check_inputs(job: Job) -> list[Problem]:
         sizes: dict[str, tuple[int, int]] = {}
         for key, path in input_paths(job.settings):
             kind, place = key.split("/")
-            if kind == "image" and path.suffix.lower() != CAPTION_SUFFIX:
+            if kind == "image" and path.suffix.lower() not in CAPTION_SUFFIXES:
                 sizes[place] = load_picture(path).image.size
                 described = data.can_be_described and job.settings.caption.mode != "off" and not data.description
                 if described and (text := read_caption(path)) is not None:

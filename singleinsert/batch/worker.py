@@ -19,7 +19,7 @@ from singleinsert.claims import this_host
 from singleinsert.cli import low_vram
 from singleinsert.config import Settings, keys_declared
 from singleinsert.config.load import to_values
-from singleinsert.data.captions import CAPTION_SUFFIX
+from singleinsert.data.captions import CAPTION_SUFFIXES
 from singleinsert.data.folders import MASK_END
 from singleinsert.errors import ConfigError, InputError, ModelError, SingleInsertError, first_line
 from singleinsert.training.watch import SilentWatch
@@ -297,7 +297,7 @@ def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> S
         path.write_bytes(content)
         if kind == "set":
             paths["mask"] = {0: str(path.parent)}
-        elif kind == "mask" or (kind == "image" and path.suffix != CAPTION_SUFFIX):
+        elif kind == "mask" or (kind == "image" and path.suffix not in CAPTION_SUFFIXES):
             paths.setdefault(kind, {})[int(place)] = str(path)
     copied: dict[str, Any] = {kind: tuple(found[place] for place in sorted(found)) for kind, found in paths.items()}
     return replace(settings, data=replace(settings.data, **copied))

@@ -8,7 +8,7 @@ from collections import Counter
 from singleinsert.captions import words
 from singleinsert.captions.ask import clean_sentence, is_refusal, without_thoughts
 from singleinsert.captions.form import says_something
-from singleinsert.captions.instruction import MAX_WORDS, beginning
+from singleinsert.captions.instruction import MAX_WORDS, beginning, is_style, with_article
 from singleinsert.captions.phrases import split_caption
 from singleinsert.data.captions import CONCEPT, class_pattern, with_concept
 from singleinsert.errors import InputError
@@ -67,16 +67,20 @@ def _with_subject(sentence: str, class_word: str) -> tuple[str, list[str]]:
     if class_pattern(class_word).search(sentence):
         return with_concept(sentence, class_word), []
     start = re.match(
-        r"(?:an? )?(?:photo|picture|image|painting|drawing|portrait|close-up|photograph) of ", sentence, re.I
-    )
+        r"(?:an? )?(?:photo|picture|image|painting|drawing|portrait|close-up|photograph)"
+        r"(?: in the style of(?: [\w'-]+){1,2}?)? of ", sentence, re.I,
+    )  # fmt: skip
     rest = sentence[start.end() if start else 0 :]
+    if is_style(class_word):  # everything that is to be seen is said, and none of it is the concept
+        caption = f"{beginning(class_word).removesuffix(class_word)}{CONCEPT} of {rest[:1].lower()}{rest[1:]}"
+        return caption, [f"does not name the {class_word}: what it shows is said behind it"]
     listed = re.match(
         r"(?:(?:an?|the|one|this) )((?:[\w'-]+,? )*?[\w'-]+)(?=[,.;]| (?:" + _ENDS + r")\b|$)", rest, re.I
     )
     if listed is None:
         raise UnusableError(f"does not name the {class_word}: {sentence[:80]!r}")
     before, _, noun = listed[1].rpartition(" ")
-    article = "" if start else f"{beginning(class_word).rsplit(' ', 1)[0].rsplit(' ', 1)[0]} "
+    article = "" if start else beginning(class_word).removesuffix(with_article(class_word))
     caption = f"{sentence[: start.end()] if start else article}a {before} {CONCEPT}{rest[listed.end() :]}"
     return " ".join(caption.split()), [f"calls the {class_word} {noun!r}: is it the same thing?"]
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from singleinsert.errors import ConfigError, ModelError
+from singleinsert.errors import ConfigError, ModelError, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +66,40 @@ def load_ask(spec: str, device: torch.device | str = "cpu") -> Ask:
     raise ConfigError(f"{spec!r} names no vision-language model: write {KINDS}")
 
 
+@contextmanager
+def asked_once(spec: str) -> Iterator[Callable[[], Ask]]:
+    """What gives the model of ``spec``: loaded when it is first wanted, on the best device, and freed at the end."""
+    kept: list[Ask] = []
+
+    def load() -> Ask:
+        if not kept:
+            kept.append(load_ask(spec, best_device("auto")))
+        return kept[0]
+
+    try:
+        yield load
+    finally:
+        for ask in kept:
+            ask.close()
+
+
+def best_device(name: str) -> str:
+    """The device of a name; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: no such device.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as problem:
+        raise ConfigError(f"--device {name} cannot be used: {first_line(problem)}") from problem
+    return name
+
+
 def shrink(picture: Image.Image) -> Image.Image:
     """A copy in RGB whose longer side has :data:`LARGEST_SIDE` pixels at most."""
     copy = picture.convert("RGB")
@@ -82,6 +118,8 @@ _PREAMBLE = re.compile(
     r"|^(?:the|this) (?:image|picture|photo|photograph|scene) (?:shows|depicts|features|displays|contains|is of)\s+",
     re.IGNORECASE,
 )
+_BULLET = re.compile(r"^(?:[-*]|\d{1,2}[.)])\s+")
+_FENCE = re.compile(r"^\s*```\w*\s*$", re.MULTILINE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]?\s+(?=[A-Z\"'(\[])|\n")
 _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|no|vs|approx|e\.g|i\.e)\.$", re.IGNORECASE)
 _ASCII = str.maketrans({
@@ -111,14 +149,23 @@ def is_refusal(answer: str) -> bool:
 
 def clean_sentence(answer: str) -> str:
     """The first sentence of an answer as one line of plain text: no preamble, quotes, markup or final full stop."""
-    text = without_thoughts(answer).translate(_ASCII)
+    text = _unwrapped(_FENCE.sub("", without_thoughts(answer)).strip()).translate(_ASCII)
     text = re.sub(r"[*_`#]+(?=\w)|(?<=[\w.,!:])[*_`#]+", "", text).strip()
     before = None
     while before != text:
-        before, text = text, _PREAMBLE.sub("", text.strip().strip('"').strip())
+        before, text = text, _PREAMBLE.sub("", _BULLET.sub("", text.strip().strip('"').strip()))
     sentence = _first_sentence(text)
     sentence = unicodedata.normalize("NFKD", sentence).encode("ascii", "ignore").decode()
     return " ".join(sentence.replace('"', "").split()).rstrip(" .!,;:")
+
+
+def _unwrapped(text: str) -> str:
+    """The one text in a JSON object, which some models answer with; any other answer as it is."""
+    try:
+        values = list(json.loads(text).values())
+    except (ValueError, AttributeError):
+        return text
+    return values[0] if len(values) == 1 and isinstance(values[0], str) else text
 
 
 def _first_sentence(text: str) -> str:

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from singleinsert.atomic import check_folder_to_write, write_atomically
-from singleinsert.captions.ask import Ask, load_ask
-from singleinsert.captions.critic import criticize, forgotten, remarks_on
+from singleinsert.captions.ask import Ask, RefusedError, best_device, load_ask
+from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.files import refuse_existing, write_caption
 from singleinsert.captions.form import Room, room_of
-from singleinsert.captions.further import Further, best_device
+from singleinsert.captions.further import Further
 from singleinsert.captions.phrases import split_caption
 from singleinsert.captions.verdicts import judge
 from singleinsert.config import Settings
@@ -69,7 +69,7 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
         for path in paths:
             try:
                 lines = _check_one(path, word, room, ask, further)
-            except InputError as problem:
+            except (InputError, RefusedError) as problem:
                 if args.image:
                     raise
                 failed, lines = failed + 1, [f"{path.name}: FAILED, {problem}"]
@@ -101,8 +101,8 @@ def _checked(
     lines += [f"  note: it {remark}" for remark in (remarks_on(letters, ask) if ask else ())]
     if further.looks_for_places and not any(places):
         lines.append("  note: --places: the mask backend finds none of its things, or cannot look for them")
-    if ask is not None and (things := forgotten(ask, picture.image, caption, word)):
-        lines.append(f"  note: it does not name, says the model: {', '.join(things)}")
+    if ask is not None:
+        lines += [f"  note: it {remark}" for remark in forgotten_remarks(ask, picture.image, caption, word)]
     return lines
 
 

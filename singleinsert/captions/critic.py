@@ -11,6 +11,7 @@ from singleinsert.captions.ask import Ask, clean_sentence, is_refusal, without_t
 from singleinsert.captions.phrases import Phrase
 from singleinsert.captions.verdicts import SAID
 from singleinsert.data.captions import CONCEPT
+from singleinsert.errors import SingleInsertError
 
 QUESTION = (
     'Picture of a {class_word}. Phrase: "{phrase}". Is it about (A) the {class_word}\'s own lasting appearance, '
@@ -37,6 +38,16 @@ def remarks_on(letters: Sequence[str | None], ask: Ask) -> list[str]:
     if not unread:
         return []
     return [f"was judged by the words alone in {unread} of its {len(letters)} phrases: the model's answers say nothing"]
+
+
+def forgotten_remarks(ask: Ask, picture: Image.Image, caption: str, class_word: str) -> list[str]:
+    """What a person should know of what a caption leaves out; where the model does not say, that: the caption is
+    there already, and is not lost for it."""
+    try:
+        things = forgotten(ask, picture, caption, class_word)
+    except SingleInsertError as problem:
+        return [f"was not compared with all that is to be seen: {problem}"]
+    return [f"does not name, says the model: {', '.join(things)}"] if things else []
 
 
 def forgotten(ask: Ask, picture: Image.Image, caption: str, class_word: str) -> list[str]:

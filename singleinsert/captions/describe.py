@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from singleinsert.captions.answers import UnusableError, caption_from_answer
-from singleinsert.captions.ask import Ask, RefusedError, load_ask
-from singleinsert.captions.critic import criticize, forgotten, remarks_on
+from singleinsert.captions.ask import Ask, RefusedError, asked_once
+from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
 from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, says_something
 from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
@@ -85,8 +83,8 @@ def describe(
     settings: CaptionSettings,
     *,
     room: Room,
-    device: torch.device | str = "cpu",
     ask: Ask | None = None,
+    load: Callable[[], Ask] | None = None,
     say: Callable[[str], object] = print,
 ) -> Description | None:
     """The picture's description; None where none is there, none was asked for and ``settings.mode`` needs none.
@@ -97,7 +95,8 @@ def describe(
     Args:
         settings: the [caption] section.
         room: what the text encoder reads.
-        ask: a model that is open, in place of ``settings.describe``; without it, one is opened and freed here.
+        ask: a model that is open, in place of ``settings.describe``.
+        load: gives the model of ``settings.describe``, and its caller frees it; without both, that is done here.
         say: told where a picture is sent.
 
     Raises:
@@ -121,7 +120,7 @@ def describe(
                 f"{caption_file(picture.path).name}, or say who does: --describe or --scene_words"
             )
         return None
-    return compose(picture, class_word, settings, room, device=device, ask=ask, say=say)
+    return compose(picture, class_word, settings, room, ask=ask, load=load, say=say)
 
 
 def compose(
@@ -130,8 +129,8 @@ def compose(
     settings: CaptionSettings,
     room: Room,
     *,
-    device: torch.device | str = "cpu",
     ask: Ask | None = None,
+    load: Callable[[], Ask] | None = None,
     say: Callable[[str], object] = print,
 ) -> Description:
     """As :func:`describe`, by the words or the model alone, whatever file is beside the picture."""
@@ -139,13 +138,10 @@ def compose(
     if ask is None and spec.startswith(WORDS):
         return of_user(caption_of_words(spec.removeprefix(WORDS), class_word), class_word, "the words given", room)
     text = instruction(class_word, settings.instruction)
-    model = ask or load_ask(spec, device)
-    try:
+    with asked_once(spec) as own:
+        model = ask or (load or own)()
         tell_where(model, picture.path, say)
         return by_model(model, picture, class_word, text, room)
-    finally:
-        if ask is None:
-            model.close()
 
 
 def tell_where(ask: Ask, path: Path, say: Callable[[str], object]) -> None:
@@ -196,8 +192,7 @@ def by_model(ask: Ask, picture: Picture, class_word: str, text: str, room: Room)
         raise _unusable(ask, picture, f"says nothing beside the {class_word}")
     if aspects := missing_aspects(split_caption(caption, class_word), class_word):
         notes.append(f"does not say: {', '.join(aspects)}")
-    if things := forgotten(ask, picture.image, caption, class_word):
-        notes.append(f"does not name, says the model: {', '.join(things)}")
+    notes += forgotten_remarks(ask, picture.image, caption, class_word)
     if ask.captions_only:
         notes.append("is by a model that cannot be instructed: look whether it tells of the subject")
     warnings = (*notes, *form_warnings(caption, class_word, room))

@@ -94,6 +94,7 @@ class Endpoint:
         self.is_local = host == "localhost" or host == "::1" or host.startswith("127.")
         self._tries, self._sleep, self._timeout = tries, sleep, first_timeout
         self._fields: dict[str, Any] = {"temperature": 0, "max_tokens": MAX_TOKENS}
+        self._refused: set[str] = set()
         handlers = [urllib.request.ProxyHandler({})] if self.is_local else []
         self._open = urllib.request.build_opener(_NoRedirects, *handlers).open
 
@@ -167,8 +168,10 @@ class Endpoint:
             return False
         name = min(sent, key=said.index)
         value = self._fields.pop(name)
-        if name in _RENAMED and _RENAMED[name] in said:
-            self._fields[_RENAMED[name]] = value
+        self._refused.add(name)
+        # a server may name both, as in "max_tokens or max_completion_tokens is too large"
+        if (other := _RENAMED.get(name)) and other in said and other not in self._refused:
+            self._fields[other] = value
         return True
 
     def _raise_limit(self) -> bool:
@@ -202,7 +205,10 @@ class Endpoint:
             raise TryAgainError(f"cannot be reached ({reason or type(problem).__name__})") from problem
 
     def _http_problem(self, problem: urllib.error.HTTPError) -> Exception:
-        said = _message(problem.read().decode("utf-8", "replace"))
+        try:
+            said = _message(problem.read().decode("utf-8", "replace"))
+        except (http.client.HTTPException, OSError) as broken:
+            said = f"its words broke off ({type(broken).__name__})"
         if _BLIND.search(said):
             return EndpointError(
                 f"{self.name}: HTTP {problem.code}: {said}: the model served there takes no pictures: serve a vision "

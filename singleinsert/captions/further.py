@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-from PIL import Image
-
+from singleinsert.captions.ask import best_device
 from singleinsert.captions.geometry import Placement, place_phrases
 from singleinsert.captions.phrases import Phrase
 from singleinsert.captions.rho import Rho, frozen_errors, phrase_rhos
+from singleinsert.captions.tied import find_in
 from singleinsert.config import Settings
 from singleinsert.data.pictures import Picture, crop_to_square
-from singleinsert.errors import ConfigError, InputError, first_line
 from singleinsert.masks import Backends, find_mask
 from singleinsert.models.bundled import place_of_model
 from singleinsert.models.family import Family
@@ -48,14 +46,7 @@ class Further:
             return [None] * len(phrases)
         backends = self._backends
         subject = find_mask(picture, word, file=self._args.mask, backends=backends).mask
-
-        def find(thing: str) -> Image.Image | None:
-            try:
-                return find_mask(picture, thing, backends=backends).mask
-            except InputError:
-                return None  # not found, or a word that the backend has not
-
-        return place_phrases(phrases, subject, find)
+        return place_phrases(phrases, subject, find_in(picture, backends))
 
     def __enter__(self) -> Further:
         return self
@@ -71,18 +62,3 @@ def _base_model(settings: Settings, device: str) -> Family:
         place_of_model(model.pretrained_model_name_or_path), revision=model.revision or None,
         variant=model.variant or None, device=best_device(device), prediction_type=model.prediction_type,
     )  # fmt: skip
-
-
-def best_device(name: str) -> str:
-    """The device of a name; "auto" is a GPU where there is one.
-
-    Raises:
-        ConfigError: no such device.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError) as problem:
-        raise ConfigError(f"--device {name} cannot be used: {first_line(problem)}") from problem
-    return name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +17,8 @@ from singleinsert.data.pictures import solid
 from singleinsert.errors import InputError
 
 Find = Callable[[str], Image.Image | None]
-"""A thing's name -> its mask (mode "L", the picture's size), or None where it is not found."""
+"""A thing's name -> its mask (mode "L", the picture's size), or None where it is not found. InputError where it cannot
+be looked for: a word that the backend has not."""
 
 COVERS, INSIDE, TIED_COVER, BESIDE = 0.8, 0.6, 0.5, 0.3
 
@@ -66,7 +68,10 @@ def place_phrases(phrases: Sequence[Phrase], subject: Image.Image, find: Find) -
     """For each phrase where its thing lies; None for states and light, and where the thing was not found."""
     found: list[Placement | None] = []
     for phrase in phrases:
-        mask = find(thing_of(phrase.text)) if phrase.role in ("worn", "thing", "unsure", "subject") else None
+        mask = None
+        if phrase.role in ("worn", "thing", "unsure", "subject"):
+            with suppress(InputError):
+                mask = find(thing_of(phrase.text))
         usable = mask is not None and solid(mask).getbbox() is not None
         found.append(place(mask, subject) if mask is not None and usable else None)
     return found

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from singleinsert.atomic import write_text
-from singleinsert.captions.ask import Ask, load_ask, shrink
+from singleinsert.captions.ask import Ask, best_device, load_ask, shrink
 from singleinsert.captions.commands import class_word
 from singleinsert.captions.critic import criticize
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.form import Room, room_of
-from singleinsert.captions.further import best_device
 from singleinsert.captions.phrases import without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config import Settings

@@ -68,7 +68,7 @@ def cut_tied(found: MaskResult, text: str, class_word: str, settings: MaskSettin
     with Backends(
         settings.backend, threshold=settings.threshold, detector=settings.detector, segmenter=settings.segmenter
     ) as backends:
-        parts, notes = tied_parts(found, split_caption(text, class_word), _find_in(found.picture, backends))
+        parts, notes = tied_parts(found, split_caption(text, class_word), find_in(found.picture, backends))
     if not parts:
         return replace(found, notes=(*found.notes, *notes, "caption.mode O5: nothing was found to cut out"))
     mask = cut_away(found.mask, list(parts.values()))
@@ -86,10 +86,13 @@ def tied_parts(
     for phrase in phrases:
         if phrase.role not in SOUGHT:
             continue
-        name = thing_of(phrase.text)
-        mask = find(name)
+        name, why = thing_of(phrase.text), "was not found"
+        try:
+            mask = find(name)
+        except InputError as problem:
+            mask, why = None, f"was not looked for ({problem})"
         if mask is None or solid(mask).getbbox() is None:
-            notes += [f"{name} was not found: it stays in the mask"] if phrase.role == "worn" else []
+            notes += [f"{name} {why}: it stays in the mask"] if phrase.role == "worn" else []
             continue
         kind = place(mask, found.mask).kind
         if kind == "tied" or (kind == "unclear" and phrase.role == "worn"):
@@ -97,12 +100,11 @@ def tied_parts(
     return parts, tuple(notes)
 
 
-def _find_in(picture: Picture, backends: Backends) -> Find:
+def find_in(picture: Picture, backends: Backends) -> Find:
+    """Looks for things in the picture itself: a mask beside it, or its alpha channel, is the subject's alone."""
+
     def find(thing: str) -> Image.Image | None:
-        try:
-            found = backends.get(thing, pointed=False, notes=[]).find(picture.image, thing)
-        except InputError:
-            return None  # a word that the backend has not
+        found = backends.get(thing, pointed=False, notes=[]).find(picture.image, thing)
         return union([candidate.mask for candidate in found]) if found else None
 
     return find

@@ -1,4 +1,4 @@
-"""Caption files: ``photo.txt`` beside ``photo.jpg``, or a row of ``metadata.jsonl``; what stands for the concept."""
+"""Captions: ``photo.txt`` or ``photo.caption`` by a photo, or a row of ``metadata.jsonl``; what means the concept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 from singleinsert.errors import InputError
 
 CONCEPT = "{concept}"
-CAPTION_SUFFIX = ".txt"
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""What is written, and kohya's own."""
 METADATA = "metadata.jsonl"
 """The image-folder layout of the datasets library: {"file_name": "photo.jpg", "text": "..."} a line."""
 
@@ -19,14 +20,22 @@ _STANDS_FOR_CONCEPT = re.compile(r"\{concept\}|\{placeholder\}|\[trigger\]|(?<![
 
 
 def caption_file(picture: str | Path) -> Path:
-    """Where the caption of a picture is: ``photo.txt`` beside ``photo.jpg``."""
-    return Path(picture).with_suffix(CAPTION_SUFFIX)
+    """Where the caption of a picture is: ``photo.txt`` beside ``photo.jpg``, or ``photo.caption`` if it is there.
+
+    Raises:
+        InputError: both are there.
+    """
+    files = [Path(picture).with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+    found = [file for file in files if file.is_file()]
+    if len(found) > 1:
+        raise InputError(f"{found[0]} and {found[1].name} are both captions of {Path(picture).name}: delete one")
+    return found[0] if found else files[0]
 
 
 def read_caption(path: str | Path) -> str | None:
     """The caption of the picture at ``path``, in which ``{concept}`` stands for the concept; None where it has none.
 
-    Its ``.txt`` goes before its row in ``metadata.jsonl``. Of a file the first line that is not empty counts.
+    Its file goes before its row in ``metadata.jsonl``. Of a file the first line that is not empty counts.
 
     Raises:
         InputError: a file that is no text or holds no caption.

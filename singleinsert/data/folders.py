@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singleinsert.data.captions import METADATA
+from singleinsert.data.captions import CAPTION_SUFFIXES, METADATA
 from singleinsert.data.opening import HEIF_SUFFIXES, INSTALL_HEIF, heif_is_read, is_picture
 from singleinsert.errors import InputError, first_line
 
@@ -36,7 +36,7 @@ SET_OF_MASKS = "masks.toml"
 NO_CONCEPTS = {"_mask_overlay": "a picture of a mask, to look at", "-condlabel": "OneTrainer's conditioning picture"}
 """Ends of names beside a picture's that are made from it."""
 
-CAPTION_SUFFIXES = (".txt", ".caption", ".json", ".toml", ".csv", ".npz")
+TEXT_SUFFIXES = (*CAPTION_SUFFIXES, ".json", ".toml", ".csv", ".npz")
 """Texts and notes about pictures, which nobody takes for pictures."""
 UNSEEN = ("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r")
 """Written by file managers; they are passed over without a word, as are names that begin with a dot."""
@@ -141,7 +141,7 @@ def _entries(folder: Path) -> list[Path]:
 
 def _is_text(path: Path) -> bool:
     """Is it words for pictures, by its name?"""
-    return path.suffix.lower() in CAPTION_SUFFIXES or path.name == METADATA
+    return path.suffix.lower() in TEXT_SUFFIXES or path.name == METADATA
 
 
 def _no_picture(path: Path) -> str:

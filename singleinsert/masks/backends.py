@@ -95,8 +95,10 @@ class Backends:
             notes: gets a sentence where "auto" has to do without the grounded models.
 
         Raises:
-            InputError: "auto" has nothing that could find these words.
+            InputError: "auto" has nothing that could find these words, and "alpha" finds none.
         """
+        if self.name == "alpha":
+            raise InputError(f"mask.backend alpha reads a picture's own mask, and cannot look for {words!r}")
         name = self._automatic(words, pointed, notes) if self.name == "auto" else self.name
         if name not in self._open:
             self._open[name] = BACKENDS[name](self._request)

@@ -125,6 +125,10 @@ def segmenter_folder(name: str) -> Path:
     return FOLDER.parents[1] / SCENES / FOLDER.name if name == SCENES else Path(name) if name else FOLDER
 
 
+KINDS_OF = {"cap": "hat", "beanie": "hat", "sunglasses": "glasses"}
+"""What captions of the drawn world call a thing -> what the segmenter has learnt to call all its kinds."""
+
+
 class MiniSegmenter:
     """Finds what the drawn world has words for, in drawn pictures."""
 
@@ -142,7 +146,8 @@ class MiniSegmenter:
         Raises:
             InputError: no word of `prompt` is known.
         """
-        known = [w for w in prompt.lower().replace(".", " ").split() if w in self._net.words]
+        listed = (KINDS_OF.get(word, word) for word in prompt.lower().replace(".", " ").split())
+        known = [word for word in listed if word in self._net.words]
         if not known:
             raise InputError(
                 f"the miniature's segmenter has no word for {prompt!r}, only {', '.join(self._net.words)}: "

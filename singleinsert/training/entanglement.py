@@ -188,7 +188,8 @@ def advise(learnt: Collection[str], *, described: bool, masked: bool) -> str:
     if "background" in learnt and masked:
         todo.append("look whether the mask holds more than the subject")
     if phrases:
-        todo.append("cut what is named out of the mask (--set mask.subtract=...)")
+        if masked:
+            todo.append("cut what is named out of the mask (--set mask.subtract=...)")
         if not described:
             todo.append("name it in a description")
     todo.append("train fewer steps")

@@ -72,9 +72,10 @@ class Looked:
         )
         return f"{self.short} ({cost}). {self.advice or 'Nothing seems entangled'}"
 
-    def numbers(self) -> dict[str, dict[str, Any]]:
-        """For files, by concept."""
-        return {each.name: each.numbers() for each in self.found}
+    def numbers(self, with_phrases: bool = True) -> dict[str, dict[str, Any]]:
+        """For files, by concept; ``with_phrases``: of a description, which tell what a picture shows."""
+        found = self.found if with_phrases else [replace(each, phrases={}) for each in self.found]
+        return {each.name: each.numbers() for each in found}
 
 
 def look_after(run: Run, loop: Loop, material: Material) -> Looked | None:

@@ -10,14 +10,15 @@ from typing import Any
 
 from PIL import Image, ImageChops
 
+from singleinsert.captions.ask import Ask, asked_once
 from singleinsert.captions.describe import describe, of_user
 from singleinsert.captions.form import room_of
 from singleinsert.captions.tied import whole_picture, without_tied
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.captions import caption_file, read_caption, with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
-from singleinsert.data.folders import list_folder, picture_paths
+from singleinsert.data.folders import list_folder, mask_of, picture_paths, same_name
 from singleinsert.data.pictures import (
     Picture,
     crop_to_square,
@@ -71,16 +72,18 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
     """
     data = settings.data
     paths = picture_paths(data.image)
+    _refuse_shared_files(paths)
     for line in left_out_lines(data.image):
         say(line)
     handles = find_handles(settings)
     subjects = [handle for handle in handles if handle.name != BACKGROUND]
     found: list[MaskResult] = []
     given: list[TrainingPicture] = []
-    for number in range(len(paths)):
-        picture, masks = prepare_picture(paths, number, subjects, settings, say)
-        given.append(picture)
-        found += masks
+    with asked_once(settings.caption.describe.strip()) as load:
+        for number in range(len(paths)):
+            picture, masks = prepare_picture(paths, number, subjects, settings, say, load)
+            given.append(picture)
+            found += masks
     pictures, shown = given, list[Shown]()
     if not one_subject_in_each(given):
         pictures, shown = expand_scene(settings, given)
@@ -92,9 +95,13 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
 
 
 def prepare_picture(
-    paths: Sequence[Path], number: int, handles: Sequence[Handle], settings: Settings, say: Callable[[str], None]
-) -> tuple[TrainingPicture, list[MaskResult]]:
-    """The ``number``-th picture's square with its subjects, and their masks; of the whole picture nothing is kept."""
+    paths: Sequence[Path], number: int, handles: Sequence[Handle], settings: Settings, say: Callable[[str], None],
+    load: Callable[[], Ask] | None = None,
+) -> tuple[TrainingPicture, list[MaskResult]]:  # fmt: skip
+    """The ``number``-th picture's square with its subjects, and their masks; of the whole picture nothing is kept.
+
+    ``load`` gives the model of ``caption.describe``, which is the same for all pictures.
+    """
     count = len(handles)
     picture = load_picture(paths[number], SEVERAL_MASKS[0] + SEVERAL_MASKS[1] * count if count > 1 else 0)
     masks = find_masks_of(picture, handles, settings, number, len(paths))
@@ -103,7 +110,7 @@ def prepare_picture(
             say(line)
     text = ""
     if settings.data.can_be_described:
-        text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say)
+        text = describe_picture(picture, handles[0].class_word, settings, number, len(paths), say, load)
         masks = {name: without_tied(result, text, settings, say) for name, result in masks.items()}
     elif read_caption(picture.path):
         say(f"note: the description of {picture.path.name} is not used: only a single concept can have one")
@@ -115,6 +122,16 @@ def prepare_picture(
 SEVERAL_MASKS = (9, 2)
 """Bytes for each pixel of a picture of several concepts: it and a mask that is being read; each mask as it was found
 and cut apart from the others."""
+
+
+def _refuse_shared_files(paths: Sequence[Path]) -> None:
+    """InputError where two pictures would share a mask or a caption, which go by the name without its suffix."""
+    stems: dict[Path, Path] = {}
+    for path in paths:
+        other = stems.setdefault(path.with_name(same_name(path.stem)), path)
+        if other != path and (caption_file(path).is_file() or mask_of(path)):
+            shared = caption_file(path) if caption_file(path).is_file() else mask_of(path)
+            raise InputError(f"{other} and {path.name} would share {shared.name if shared else ''}: rename one of them")
 
 
 def left_out_lines(given: Sequence[str]) -> list[str]:
@@ -234,8 +251,9 @@ def cut_out(
 
 
 def describe_picture(
-    picture: Picture, class_word: str, settings: Settings, number: int, pictures: int, say: Callable[[str], None]
-) -> str:
+    picture: Picture, class_word: str, settings: Settings, number: int, pictures: int, say: Callable[[str], None],
+    load: Callable[[], Ask] | None = None,
+) -> str:  # fmt: skip
     """What the picture shows besides its one subject, "{concept}" in the subject's place; "" where nobody says it.
 
     The settings' own text goes before a file beside the picture, and that before a model or words.
@@ -254,7 +272,7 @@ def describe_picture(
             say(f"note: {caption.describe.strip()} is not asked: data.description says it")
         found = of_user(with_concept(given[number], class_word), class_word, "data.description", room)
     else:
-        described = describe(picture, class_word, caption, room=room, say=say)
+        described = describe(picture, class_word, caption, room=room, load=load, say=say)
         if described is None:
             return ""
         found = described

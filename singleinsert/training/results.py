@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from singleinsert.artifact import Artifact, BaseInfo, TrainedConcept
+from singleinsert.captions.describe import WORDS
 from singleinsert.config import Settings, to_toml
 from singleinsert.config.load import to_values
 from singleinsert.data.subject import BACKGROUND, Handle
@@ -32,6 +33,7 @@ from singleinsert.training.stages import Stage
 def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | None = None) -> Artifact:
     """What was learnt, on the CPU in float32; ``looked``: what seems entangled in it."""
     settings, model = run.settings, run.model
+    kept = settings if settings.caption.keep else without_words(settings)
     last = {row["stage"]: {k: v for k, v in row.items() if k not in ("stage", "step")} for row in loop.losses.rows}
     shares = {subject.handle: subject.share for subject in material.given[0].subjects}
     metadata = {
@@ -40,14 +42,14 @@ def build_artifact(run: Run, loop: Loop, material: Material, looked: Looked | No
         "seed": settings.run.seed,
         "steps": {stage.name: stage.steps for stage in run.stages},
         "learning_rate": {stage.name: stage.settings.learning_rate for stage in run.stages},
-        "settings": resolved(settings),
+        "settings": resolved(kept),
         "mask_share": sum(shares.values()) if len(shares) > 1 else next(iter(shares.values())),
         "losses": last,
     }
     if settings.caption.keep and any(described := [picture.description for picture in material.given]):
         metadata["descriptions"] = described
     if looked is not None:
-        metadata["entanglement"] = looked.numbers()
+        metadata["entanglement"] = looked.numbers(with_phrases=settings.caption.keep)
     # a relative path means nothing elsewhere, or worse: a hub id
     base = BaseInfo(model.name, model.model_name, model.schedule.prediction_type, absolute_source(model.source))
     update = loop.adapters.state()
@@ -169,6 +171,13 @@ def _samples(run: Run, stage: str, step: int, sampler: Sampler) -> list[Image.Im
 def resolved(settings: Settings) -> str:
     """The settings as TOML that can be fed back: what the run went on from is no part of it."""
     return to_toml(replace(settings, run=replace(settings.run, resume_from_checkpoint="")))
+
+
+def without_words(settings: Settings) -> Settings:
+    """The settings without what the pictures are described by: for a file that is given away."""
+    spec = settings.caption.describe
+    data, caption = replace(settings.data, description=()), settings.caption
+    return replace(settings, data=data, caption=replace(caption, describe="" if spec.startswith(WORDS) else spec))
 
 
 def flatten(settings: Settings) -> dict[str, Any]:

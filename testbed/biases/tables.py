@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from singleinsert.evaluate.bootstrap import Interval, bootstrap, paired, pareto_front
+from singleinsert.evaluate.bootstrap import FEWEST, Interval, bootstrap, paired, pareto_front
 
 from .measures import CLASS_WORD, DRAWN, Means
 from .references import BIASES, SCENES
@@ -73,7 +74,9 @@ def markdown(rows: Rows, order: Sequence[str], labels: Mapping[str, str], bias: 
 
 
 def _shown(found: Interval | None) -> str:
-    return "" if found is None else f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"
+    if found is None:
+        return ""
+    return f"{found.mean:.2f}" + (f" ({found.low:.2f} to {found.high:.2f})" if found.is_told else "")
 
 
 # the choice of a mode
@@ -98,13 +101,16 @@ def choose_mode(rows: Rows, base: str = "off") -> Choice:
     concepts = shared(rows, [base, *modes], DECIDING) if modes and rows.get(base) else []
     if not concepts:
         return Choice("", ("nothing to choose from",))
+    counts = Counter(map(bias_of, concepts))
+    if few := [f"{counts[bias]} of {bias}" for bias in DECIDING if counts[bias] < FEWEST]:
+        return Choice("", (f"too few references to choose by: {', '.join(few)}",))
     lines, fit = [], {}
     plain = float(np.mean(values(rows, base, concepts, "U")))
     for mode in modes:
         lost = {}
         for measure in ("identity", "O"):
             found = difference(rows, mode, base, concepts, measure)
-            lost[measure] = found is not None and found.high < 0
+            lost[measure] = found is not None and found.side < 0
         rate = float(np.mean(values(rows, mode, concepts, "U")))
         worse = [measure for measure, is_lost in lost.items() if is_lost]
         if not worse:
@@ -119,7 +125,7 @@ def choose_mode(rows: Rows, base: str = "off") -> Choice:
 
 
 def _beyond(found: Interval | None) -> bool:
-    return found is not None and (found.low > 0 or found.high < 0)
+    return found is not None and found.side != 0
 
 
 # claims
@@ -175,6 +181,8 @@ def verdict(rows: Rows, claim: Claim, concepts: Sequence[str]) -> tuple[Interval
     found = difference(rows, claim.of, claim.against, concepts, claim.measure)
     if found is None:
         return None, "not measured"
+    if not found.is_told:
+        return found, "too few to say"
     as_claimed = (found.mean > 0) == claim.up
     if not _beyond(found):
         return found, f"not beyond chance ({'as' if as_claimed else 'against the'} claimed)"
@@ -187,7 +195,7 @@ def claims_table(rows: Rows, part: str, biases: Sequence[str]) -> str:
     for claim in CLAIMS.get(part, ()):
         concepts = shared(rows, [claim.of, claim.against], biases) if {claim.of, claim.against} <= rows.keys() else []
         found, said = verdict(rows, claim, concepts)
-        shown = "" if found is None else f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+        shown = "" if found is None else found.signed
         arrow = "\u2191" if claim.up else "\u2193"
         lines.append(f"| {claim.says} | {claim.where} | {claim.measure} {arrow} | {shown} | {said} |")
     return "\n".join(lines)
