@@ -1,6 +1,7 @@
 """Break-A-Scene's attention losses by hand, the reader in training, and pictures made out of a scene."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tinymodels import CONCEPT_WIDTH, hashed
 from singleinsert.adapters.base import NO_ADAPTERS
 from singleinsert.concepts import build_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
+from singleinsert.data.pictures import area_resample
 from singleinsert.data.subject import BACKGROUND, Frame, Handle, Subject, TrainingPicture
 from singleinsert.errors import InputError
 from singleinsert.losses import Attention, BreakAScene, Views
@@ -178,13 +180,26 @@ def test_the_attention_loss_keeps_its_gradient_under_gradient_checkpointing(make
 
 
 def test_masks_are_the_union_of_the_named_subjects():
-    a, b = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    a[..., :2], b[..., 1:3] = 0.75, 0.5
-    picture = EncodedPicture(LatentDistribution(a, a), {"cat": a, "cup": b}, FRAME, {"cat": a, "cup": b})
+    fine = {"cat": torch.zeros(1, 1, 8, 8), "cup": torch.zeros(1, 1, 8, 8)}
+    fine["cat"][..., :3], fine["cup"][..., 3:5] = 1, 1  # they meet within a latent pixel of two
+    a, b = (area_resample(each, (4, 4)) for each in fine.values())
+    picture = EncodedPicture(LatentDistribution(a, a), {"cat": a, "cup": b}, FRAME, fine)
     assert torch.equal(masks_of([picture], [CAT, CAT]), a)  # one for all samples
     found = masks_of([picture], [CAT, BOTH])
     assert found.shape == (2, 1, 4, 4) and torch.equal(found[:1], a)
-    assert found[1, 0, 0].tolist() == [0.75, 1.0, 0.5, 0.0]  # shares of a latent pixel add up, to 1 at most
+    assert a[0, 0, 0].tolist() == [1, 0.5, 0, 0] and b[0, 0, 0].tolist() == [0, 0.5, 0.5, 0]
+    assert found[1, 0, 0].tolist() == [1, 1, 0.5, 0]  # shares of a latent pixel add up
+
+
+def test_the_union_of_masks_that_overlap_is_no_larger_than_they_are():
+    """data.overlap "keep": two masks of the same half of a latent pixel cover that half, not all of it."""
+    half = torch.zeros(1, 1, 8, 8)
+    half[..., :3] = 1
+    small = area_resample(half, (4, 4))
+    picture = EncodedPicture(
+        LatentDistribution(small, small), {"cat": small, "cup": small}, FRAME, {"cat": half, "cup": half.clone()}
+    )
+    assert torch.equal(masks_of([picture], [BOTH]), small) and small[0, 0, 0].tolist() == [1, 0.5, 0, 0]
 
 
 # union sampling
@@ -252,6 +267,16 @@ def test_a_collection_keeps_its_subjects_where_they_are_on_one_colour():
         for subject in part.subjects:
             if subject.handle in COLOURS:
                 assert {tuple(p) for p in pixels[np.asarray(subject.mask) == 255]} == {COLOURS[subject.handle]}
+
+
+def test_a_subject_as_high_as_the_picture_keeps_its_shape():
+    picture = scene_picture()
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (20, 2, 40, 62))  # 20 x 60 of 64
+    tall = replace(picture, subjects=(replace(picture.subjects[0], mask=mask), picture.subjects[1]))
+    boxes = [s.mask.getbbox() for part in make_mixes(tall, 60, random.Random(1)) for s in part.subjects[:1]]
+    whole = [(right - left, bottom - top) for left, top, right, bottom in boxes if bottom - top >= 60]
+    assert whole and all(abs(height / width - 3) < 0.2 for width, height in whole)
 
 
 def test_mixes_move_subjects_and_keep_exact_visible_masks():

@@ -131,6 +131,14 @@ def test_what_is_no_coco_file_is_told(tmp_path, capsys, text, message):
     assert message in error and "\n" not in error and not (tmp_path / "out").exists()
 
 
+def test_a_picture_of_another_size_than_its_outlines_is_told(tmp_path, capsys):
+    """A copy that was made smaller: its middle square would be half black, and every mask beside its thing."""
+    file, pictures = write_coco(tmp_path)
+    Image.new("RGB", (80, 50)).save(pictures / "000000000004.jpg")
+    assert main(["coco", "--annotations", str(file), "--images", str(pictures), "--out", str(tmp_path / "out")]) == 2
+    assert "000000000004.jpg is 80x50, its outlines are of 160x100" in capsys.readouterr().err
+
+
 def test_a_missing_picture_is_told_before_anything_is_written(tmp_path, capsys):
     file, pictures = write_coco(tmp_path)
     (pictures / "000000000004.jpg").unlink()

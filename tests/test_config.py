@@ -158,7 +158,7 @@ def test_files_that_are_no_settings(tmp_path):
         ({"stage1.trains": []}, "stage1.trains is empty"),
         (
             {"stage1.foreground_weight": 0, "stage1.background_weight": 0.0},
-            "stage1: all three loss weights are 0",
+            "stage1: foreground_weight, background_weight, semantic_weight are all 0",
         ),
         ({"run.output_name": "a/b"}, "must be a file name"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import time
@@ -12,10 +13,12 @@ import pytest
 from photos import astronaut_face, iou, write_photo
 from PIL import Image
 
+from singleinsert.config import load_settings
 from singleinsert.data.pictures import load_picture
 from singleinsert.masks.__main__ import main
 from singleinsert.masks.batch import class_words, list_pictures
 from singleinsert.masks.collection import load_masks
+from singleinsert.training.prepare import find_material
 from testbed.dataset import held_out_scenes
 from testbed.world.scene import draw
 
@@ -79,7 +82,7 @@ def test_a_mask_that_is_there_stays(tmp_path, capsys):
         (["find", "--image", "{photo}", "--class_word", "face"], "no face was found in"),
         (["find", "--image", "{photo}", "--class_word", "face", "--threshold", "2"], "mask.threshold is 2.0"),
         (["find", "--image", "{photo}", "--class_word", "face", "--backend", "sam"], "mask.backend is 'sam'"),
-        (["find", "--image", "{photo}", "--class_word", "a", "--class_word", "a"], "two masks are named a"),
+        (["find", "--image", "{photo}", "--class_word", "a=b", "--class_word", "a=c"], "two masks are named a"),
         (["find", "--image", "{photo}", "--class_word", "cat", "--preset", "fase"], "did you mean face"),
         (["batch", "--images", "nowhere", "--class_word", "face"], "folder of pictures not found: nowhere"),
         (["batch", "--images", "{folder}"], "no class word for chelsea.png"),
@@ -99,17 +102,35 @@ def test_several_named_masks(drawings, tmp_path, capsys):
     word = picture.stem.split("-")[1]
     command = [
         "find", "--image", str(picture), "--output_dir", str(tmp_path), "--backend", "mini",
-        "--class_word", word, "--class_word", f"again={word}",
+        "--class_word", word, "--class_word", f"my-{word}={word}|hat",
     ]  # fmt: skip
     assert main(command) == 0
-    assert f"{word} and again overlap by 100% of the smaller one" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert f"{word} and my-{word} overlap by 100% of the smaller one" in said.out
+    # what to do next can be done: the preset for several, and the names by which training finds the masks
+    learn = shlex.split(next(line for line in said.err.splitlines() if line.startswith("next: ")))
+    assert learn[learn.index("--preset") + 1] == "scene" and f"data.handles={word},my-{word}" in learn
+    values = {"data.image": str(picture), "data.mask": str(tmp_path / f"{picture.stem}_masks"), "data.overlap": "keep",
+              "data.class_word": [word, word], "data.handles": [word, f"my-{word}"]}  # fmt: skip
+    material = find_material(load_settings("scene", None, values), str)
+    assert material.given[0].handles == (word, f"my_{word}")
     folder = tmp_path / f"{picture.stem}_masks"
     found = load_masks(folder)
-    assert [each.name for each in found.masks] == [word, "again"] and found.picture == picture.name
+    assert [each.name for each in found.masks] == [word, f"my-{word}"] and found.picture == picture.name
     assert (folder / "overlay.png").exists()
     assert main(command) == 2, "what may have been edited is not replaced"
     assert main([*command, "--overwrite", "--disjoint"]) == 2
-    assert f"mask again without {word} is empty" in capsys.readouterr().err
+    assert f"mask my-{word} without {word} is empty" in capsys.readouterr().err
+
+
+def test_two_of_one_class_are_two_of_them_or_one_line(drawings, tmp_path, capsys):
+    picture = next(p for p in drawings.iterdir() if not p.stem.endswith("face"))
+    word = picture.stem.split("-")[1]
+    command = ["find", "--image", str(picture), "--output_dir", str(tmp_path), "--backend", "mini"]
+    assert main([*command, "--class_word", word, "--class_word", word]) == 2
+    assert f"2 concepts are {word}, and in {picture} 1 was found" in capsys.readouterr().err
+    assert main([*command, "--class_word", word, "--class_word", "hat", "--box", "1,2,30,40"]) == 2
+    assert f"mask.box is for a single concept, and there are 2 ({word}, hat)" in capsys.readouterr().err
 
 
 def test_a_folder_of_pictures(drawings, tmp_path, capsys):

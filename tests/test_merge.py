@@ -16,6 +16,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.locate import load_concept
 from singleinsert.merge.__main__ import main
 from singleinsert.merge.closed_form import TEXT_LAYERS, gate_matrices, merge_concepts, merged_layers
+from singleinsert.merge.contexts import of_concepts
 from singleinsert.models.loading import load_base_model
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -143,6 +144,15 @@ def test_each_concepts_words_are_changed_as_its_own_lora_changes_them(here, tiny
     _, guarded = merge_concepts(model, apart, "pair", general_weight=10.0, ridge=1e-6)
     assert set(kept.concepts) == {"annxy", "bobxy"} and max(kept.concepts.values()) < 0.6
     assert guarded.others < 0.5 * kept.others < 1 and min(guarded.concepts.values()) > max(kept.concepts.values())
+
+
+def test_a_concept_without_its_class_word_is_read_as_prompts_write_it(here, tiny_sd):
+    """Trained by preset scene-paper: no prompt has the class word behind it, so that no text of the merge has."""
+    model, artifact = load_base_model(tiny_sd), load_concept("annxy")
+    bare = replace(artifact, concepts=(replace(artifact.concept, metadata={"alone": True}),))
+    named = replace(artifact, concepts=(replace(artifact.concept, class_word=""),))
+    moments = [of_concepts(model, each, ["a photo of {concept}"]) for each in (artifact, bare, named)]
+    assert torch.equal(moments[1], moments[2]) and not torch.allclose(moments[0], moments[1])
 
 
 def test_weights_scale_what_a_concept_brings(here, tiny_sd):

@@ -5,17 +5,21 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from runs import small_settings
+from runs import Said, small_settings
 
 import train_singleinsert
 from singleinsert.config import load_settings
 from singleinsert.data.subject import BACKGROUND, BACKGROUND_HANDLE, name_handles
 from singleinsert.errors import InputError
+from singleinsert.masks.collection import MaskSet, NamedMask, save_masks
+from singleinsert.models.bundled import MINI_SD
 from singleinsert.models.loading import load_base_model
 from singleinsert.placeholders import with_class_words
 from singleinsert.training.encode import make_concepts
 from singleinsert.training.handles import find_handles, sample_prompts
 from singleinsert.training.prepare import find_material
+from singleinsert.training.prompting import without_placeholder
+from singleinsert.training.run import train
 
 FACE = Path(__file__).parents[1] / "examples" / "face.png"
 SIZE = (64, 64)
@@ -23,6 +27,8 @@ MASKS = {
     "left": (4, 4, 30, 60), "right": (34, 4, 60, 60), "inner": (10, 10, 24, 50), "empty": (0, 0, 0, 0),
     "west": (0, 0, 32, 64), "east": (32, 0, *SIZE),
 }  # fmt: skip
+
+WORDS = {"photo": {"face": "left", "cup": "right"}, "other": {"face": "right", "cup": "left"}}
 
 
 @pytest.fixture
@@ -39,6 +45,7 @@ def here(tmp_path, monkeypatch):
 
 PAIR = "--class_word face --class_word cup "
 BOTH = PAIR + "--mask left.png --mask right.png "
+NOTHING = "".join(f"--set stage1.{name}_weight=0 " for name in ("foreground", "background", "semantic", "attention"))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +81,26 @@ BOTH = PAIR + "--mask left.png --mask right.png "
         (BOTH + "--set scene.phrase={class_word}", "does not hold {placeholder}: no concept is named"),
         (BOTH + "--set scene.prompt=snow", "scene.prompt 'snow' does not hold {concepts}: no concept is named"),
         (
+            PAIR + "--set mask.box=1,2,30,40",
+            "mask.box is for a single concept, and there are 2 (face, cup): leave it out",
+        ),
+        ("--class_word face --class_word face --set mask.merge=true", "mask.merge is for a single concept"),
+        (
+            "--class_word face --class_word face",
+            "2 concepts are face, and in photo.png 1 was found: give a mask for each",
+        ),
+        (
+            BOTH + "--image photo.png",
+            "2 masks for 2 class words in 2 pictures: give a folder of masks for each picture",
+        ),
+        (BOTH + "--set scene.collection=8 --set scene.flip=true", "scene.flip has no effect with scene.collection"),
+        (BOTH + "--set scene.mixes=0 --set scene.collection=1", "none of its pictures shows"),
+        (BOTH + NOTHING, "stage1: foreground_weight, background_weight, semantic_weight, attention_weight are all 0"),
+        (
+            "--class_word face --mask left.png --preset paper --set stage1.masked=false",
+            "stage1.masked has no effect with stage1.objective singleinsert",
+        ),
+        (
             "--class_word a --class_word b --class_word c --class_word d --class_word e --class_word f --class_word g "
             "--class_word h --learn_background",
             "9 concepts of one picture: at most 8 can be told apart",
@@ -94,6 +121,43 @@ def test_a_description_beside_the_picture_of_several_concepts_is_said_to_be_unus
     said: list[str] = []
     find_material(load_settings("scene", None, words), said.append)
     assert any("note: the description of photo.png is not used" in line for line in said), said
+
+
+def test_an_alpha_channel_is_not_every_concepts_mask(here):
+    """Of a photo that was cut out: the masks are looked for in it, as they are without transparency."""
+    photo = Image.open("photo.png").convert("RGBA")
+    photo.putalpha(Image.open("west.png"))
+    photo.save("cut.png")
+    values = {
+        "data.image": "cut.png",
+        "data.class_word": ["face", "hair"],
+        "data.overlap": "keep",
+        "mask.backend": "mini",
+    }
+    material = find_material(load_settings("scene", None, values), str)
+    face, hair = (subject.mask.tobytes() for subject in material.given[0].subjects)
+    assert face != hair and not any("alpha" in result.source for result in material.found)
+
+
+def test_each_of_several_pictures_has_its_own_set_of_masks(here):
+    """A scene seen twice; a set that was made for another picture, or one for all, is no set of this one."""
+    Image.open("photo.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("other.png")
+    for name in ("photo", "other"):
+        masks = tuple(NamedMask(word, word, Image.open(f"{file}.png")) for word, file in WORDS[name].items())
+        save_masks(MaskSet(f"{name}.png", SIZE, masks), Path(f"{name}_masks"))
+    values = {"data.image": ["photo.png", "other.png"], "data.class_word": ["face", "cup"]}
+
+    def boxes(*folders):
+        settings = load_settings("scene", None, values | {"data.mask": folders, "data.resolution": 64})
+        return [[s.mask.getbbox() for s in picture.subjects] for picture in find_material(settings, str).given]
+
+    assert boxes("photo_masks", "other_masks") == [[MASKS["left"], MASKS["right"]], [MASKS["right"], MASKS["left"]]]
+    with pytest.raises(InputError, match="1 folder of masks for 2 pictures"):
+        boxes("photo_masks")
+    with pytest.raises(InputError, match=r"other_masks holds the masks of other\.png, not of photo\.png"):
+        boxes("other_masks", "photo_masks")
+    with pytest.raises(InputError, match="and others that are none"):
+        boxes("photo_masks", "left.png")
 
 
 def test_names_in_sample_prompts():
@@ -118,6 +182,37 @@ def test_concepts_are_named_as_they_were_trained(preset, alone):
     assert drawn == ("<cat> on <background>" if alone else "<cat> cat on <background>")
     words = {handle.placeholder: handle.class_word for handle in handles}
     assert with_class_words(drawn, words) == "cat on background"
+
+
+@pytest.mark.parametrize(
+    ("phrase", "alone", "frozen"),
+    [
+        ("a {placeholder} {class_word}", False, "a cat"), ("{placeholder}", True, "a cat"),
+        ("a {concept}", False, "a cat"), ("a {placeholder}", True, "a cat"),
+        ("my {placeholder} of glass", True, "my cat of glass"),
+    ],
+)  # fmt: skip
+def test_one_rule_says_whether_a_phrase_has_the_class_word(phrase, alone, frozen):
+    own = {"data.class_word": ["cat", "mug"], "data.image": "a.png", "scene.phrase": phrase}
+    handles = find_handles(load_settings("scene", None, own))
+    assert [handle.alone for handle in handles] == [alone, alone]
+    assert without_placeholder(phrase, "cat") == frozen
+
+
+def test_the_sheets_heat_maps_are_of_the_photo_not_of_a_collage(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "singleinsert.training.results.handle_maps",
+        lambda model, book, concepts, prompt, picture, *rest: seen.append((prompt, picture)) or {},
+    )
+    scene = {"data__class_word": ("face", "cup"), "data__mask": ("left.png", "right.png"), "scene__collection": 4}
+    scene |= {"concept__type": "vector", "data__resolution": 64, "stage1__steps": 1, "stage2__steps": 0}
+    settings = small_settings(here, MINI_SD, **scene)
+    train(replace(settings, data=replace(settings.data, image=("photo.png",))), watch=Said())
+    ((prompt, picture),) = seen
+    assert prompt.handles == ("face", "cup") and {*picture.fine_masks} == {"face", "cup"}
+    left = picture.fine_masks["face"][0, 0]  # at its place in the photo, on its left side
+    assert left[:, : left.shape[1] // 2].sum() > 0 == left[:, left.shape[1] // 2 :].sum()
 
 
 @pytest.mark.parametrize("made", ["mixes", "collection"])

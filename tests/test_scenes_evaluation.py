@@ -23,6 +23,8 @@ from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.scene_prompts import powerset_prompts, with_class_words, worded
 from singleinsert.evaluate.scene_scoring import SceneScorer
+from singleinsert.evaluate.study.answers import AnswerFile
+from singleinsert.evaluate.study.page import Study
 from singleinsert.evaluate.table import agreement, mixing_matrix, sizes, summarise
 from singleinsert.losses import BreakAScene, FullImage, Views
 from singleinsert.metrics.scenes import choose_segments, counts_right, leaks, margin, match
@@ -409,3 +411,27 @@ def test_the_research_page_and_a_study_take_them(done, tmp_path, monkeypatch):
     assert agreement(rated, "prompt") == (0, 1, [("together", "apart")]) and agreement(rated, "identity") is None
     items = make_items(Results.load(done / "out"), RATING, methods=[], seed="", rater="me", count=0)
     assert {item.text for item in items} >= {"a photo of a face and a cat in the snow", "a cat"}
+    # people are asked about what a prompt names, and shown that alone of the scene
+    study = Study(RATING, items, AnswerFile(tmp_path / "me.csv", RATING, "me"), done / "out", lambda key: None)
+    shown = {}
+    for item, screen in zip(items, study.state()["screens"], strict=True):
+        assert screen["questions"]["identity"] == f"Does it show the same {item.class_word} as the reference?"
+        shown[item.class_word] = np.asarray(study.reference(item))
+    assert set(shown) == {"face", "cat", "face and cat"}
+    white = {words: (picture == 255).all(-1) for words, picture in shown.items()}
+    assert (white["face and cat"] == (white["face"] & white["cat"])).all()
+    assert 0 < (~white["cat"]).sum() < (~white["face and cat"]).sum() < white["cat"].size
+
+
+def test_a_preset_is_joined_to_those_that_rows_stand_on(done, capsys):
+    """Its first name stands for the rows' own; what it does not say of them is no silent no."""
+    rows = {method.name: method for method in load_methods("scenes").methods}
+    assert rows["singleinsert"].preset_of_runs("scene+sdxl") == "paper+sdxl"
+    assert rows["scene"].preset_of_runs("scene") == "scene"
+    words = scene_arguments(done, "--rows", "scene,ti-m", "--preset", "mini")
+    words[words.index("--methods") + 1] = "scenes"
+    assert main(words) == 2
+    assert "--preset mini: every row of scenes stands on a preset of its own (scene, scene-p" in capsys.readouterr().err
+    words = scene_arguments(done, "--prompts", "auto", "--rows", "apart", "--output_dir", str(done / "auto"))
+    assert main(words) == 2
+    assert "--prompts auto goes by a single concept's class word: of scenes" in capsys.readouterr().err

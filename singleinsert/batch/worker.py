@@ -296,7 +296,7 @@ def with_inputs(settings: Settings, inputs: dict[str, bytes], folder: Path) -> S
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         if kind == "set":
-            paths["mask"] = {0: str(path.parent)}
+            paths.setdefault("mask", {})[int(place)] = str(path.parent)
         elif kind == "mask" or (kind == "image" and path.suffix not in CAPTION_SUFFIXES):
             paths.setdefault(kind, {})[int(place)] = str(path)
     copied: dict[str, Any] = {kind: tuple(found[place] for place in sorted(found)) for kind, found in paths.items()}

@@ -45,9 +45,10 @@ class DataSettings:
         path=True,
     )  # fmt: skip
     mask: tuple[str, ...] = setting(
-        (), "mask file of the picture's size, white is the subject, one for each picture or for each class word, or a "
-        "folder of masks by the pictures' names; empty: NAME_mask.png beside the picture, otherwise its alpha channel, "
-        "otherwise the mask is found", free=True, several=True, path=True,
+        (), "mask file of the picture's size, white is the subject: one for each picture, or of one picture for each "
+        "class word; or a folder of masks by the pictures' names, or, of several concepts, a folder of named masks for "
+        "each picture; empty: NAME_mask.png beside the picture, else its alpha channel, else the mask is found",
+        free=True, several=True, path=True,
     )  # fmt: skip
     class_word: tuple[str, ...] = setting(
         (), "class of the subject, such as face or cat; several words are several concepts of the picture, with an "

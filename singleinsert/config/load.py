@@ -375,6 +375,9 @@ def check_together(settings: Settings) -> None:
         raise ConfigError(f"{' and '.join(f'{name}.steps' for name in STAGES)} are both 0: there is nothing to train")
     for name, stage in settings.stages.items():
         _check_stage(name, stage)
+    scene = settings.scene
+    if scene.collection and (more := [key for key in ("flip", "mixes") if getattr(scene, key)]):
+        raise ConfigError(f"scene.{more[0]} has no effect with scene.collection: leave one of them out")
     check_templates(settings)
     if Path(run.output_name).name != run.output_name or "\\" in run.output_name:
         raise ConfigError(f"run.output_name {run.output_name!r} must be a file name: the folder is run.output_dir")
@@ -383,9 +386,10 @@ def check_together(settings: Settings) -> None:
 def _check_stage(name: str, stage: StageSettings) -> None:
     if not stage.trains:
         raise ConfigError(f"{name}.trains is empty: set {name}.steps to 0 to leave the stage out")
-    weights = ("foreground_weight", "background_weight", "semantic_weight")
-    if stage.objective == "singleinsert" and not any(getattr(stage, weight) for weight in weights):
-        raise ConfigError(f"{name}: all three loss weights are 0, there is nothing to learn")
+    weights = ["foreground_weight", "background_weight", "semantic_weight"]
+    weights += ["attention_weight"] if stage.objective == "break_a_scene" else []
+    if stage.objective != "full_image" and not any(getattr(stage, weight) for weight in weights):
+        raise ConfigError(f"{name}: {', '.join(weights)} are all 0, there is nothing to learn")
 
 
 def require(settings: Settings, **flags: str) -> None:

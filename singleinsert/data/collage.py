@@ -77,8 +77,9 @@ def _moved(
     cut, own = image.crop(box), mask.crop(box)
     best: tuple[float, Image.Image, Image.Image] | None = None
     for _ in range(TRIES):
-        scale = rng.uniform(*SCALES)
-        width, height = (min(round(side * scale), full) for side, full in zip(cut.size, image.size, strict=True))
+        fitting = min(full / side for side, full in zip(cut.size, image.size, strict=True))
+        scale = min(rng.uniform(*SCALES), fitting)  # one for both sides: a shape that is squeezed would be learnt
+        width, height = (round(side * scale) for side in cut.size)
         if min(width, height) < 1:
             continue
         x, y = rng.randint(0, image.width - width), rng.randint(0, image.height - height)

@@ -90,6 +90,11 @@ class Handle:
 BACKGROUND_HANDLE = Handle(BACKGROUND, BACKGROUND, f"<{BACKGROUND}>")
 
 
+def plain_name(name: str) -> str:
+    """A name in which prompts can call a concept: "coffee_cup" for "coffee cup"."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name)
+
+
 def name_handles(class_words: Sequence[str], names: Sequence[str], placeholder: str) -> tuple[Handle, ...]:
     """The concepts of a run, in the order of their class words.
 
@@ -105,5 +110,5 @@ def name_handles(class_words: Sequence[str], names: Sequence[str], placeholder: 
         f"{word}{class_words[: i + 1].count(word)}" if class_words.count(word) > 1 else word
         for i, word in enumerate(class_words)
     ]
-    plain = ["".join(letter if letter.isalnum() else "_" for letter in name) for name in wanted]
+    plain = map(plain_name, wanted)
     return tuple(Handle(n, word, f"<{n}>") for n, word in zip(plain, class_words, strict=True))

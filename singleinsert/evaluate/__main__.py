@@ -161,7 +161,8 @@ def evaluate(args: argparse.Namespace) -> None:
     methods = load_methods(args.methods)
     if args.rows:
         methods = methods.only(_names(args.rows))
-    protocol = load_protocol(args.preset, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
+    goes_with = SCENE_PRESET if args.command == SCENES else args.preset
+    protocol = load_protocol(goes_with, args.protocol, **{f.name: getattr(args, f.name) for f in fields(Protocol)})
     from singleinsert.evaluate.plan import left_out, make_plan
     from singleinsert.evaluate.scene_scoring import SceneScorer
     from singleinsert.evaluate.scoring import Scorer

@@ -38,10 +38,14 @@ FINE = 4
 
 @dataclass(frozen=True)
 class CocoScene:
-    """A picture's middle square, and the boolean mask (side, side) of each class in it, the largest first."""
+    """A picture's middle square, and the boolean mask (side, side) of each class in it, the largest first.
+
+    ``size``: (width, height) of the whole picture, by its annotation.
+    """
 
     file: str
     number: int
+    size: tuple[int, int]
     box: tuple[int, int, int, int]
     masks: Mapping[str, np.ndarray]
 
@@ -64,8 +68,13 @@ def build_set(annotations: Path, images: Path, out: Path, count: int = SCENES) -
     lines, rows = [], ["# Break-A-Scene's set of scenes from COCO: square pictures and their masks."]
     for scene in scenes:
         name = f"coco{scene.number:012d}"
-        picture = open_picture(images / scene.file).convert("RGB").crop(scene.box)
-        files = {f"{name}.png": picture}
+        picture = open_picture(images / scene.file).convert("RGB")
+        if picture.size != scene.size:
+            (w, h), (aw, ah) = picture.size, scene.size
+            raise InputError(
+                f"{images / scene.file} is {w}x{h}, its outlines are of {aw}x{ah}: take the pictures as COCO has them"
+            )
+        files = {f"{name}.png": picture.crop(scene.box)}
         for k, mask in enumerate(scene.masks.values()):
             files[f"{name}_{k}_mask.png"] = Image.fromarray(mask.astype(np.uint8) * 255)
         for file, image in files.items():
@@ -121,7 +130,9 @@ def _scene(image: Mapping[str, Any], rows: Iterable[Mapping[str, Any]], names: M
     if len(masks) < 2:
         return None
     largest = sorted(masks, key=lambda word: -int(masks[word].sum()))[:MOST_CONCEPTS]
-    return CocoScene(str(image["file_name"]), int(image["id"]), box, {word: masks[word] for word in largest})
+    return CocoScene(
+        str(image["file_name"]), int(image["id"]), (width, height), box, {word: masks[word] for word in largest}
+    )
 
 
 def choose(scenes: Iterable[CocoScene], count: int) -> list[CocoScene]:

@@ -101,6 +101,12 @@ class Method:
     def full_label(self) -> str:
         return f"{self.group}: {self.label}" if self.group else self.label
 
+    def preset_of_runs(self, preset: str) -> str:
+        """The preset of its runs under ``--preset``: :attr:`base` stands in the place of the first that is named there
+        ("scene-paper+sdxl" for "scene+sdxl")."""
+        first, *more = presets_in(preset)
+        return "+".join([self.base or first, *more])
+
     def applied(self, base: Settings, preset: str) -> Settings:
         """``base`` with what the method changes. ConfigError where that does not go together."""
         changes = dict(self.settings)

@@ -15,13 +15,13 @@ from singleinsert.batch.jobs import Job, read_jobs
 from singleinsert.batch.jobs import left_out as jobs_left_out
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.config.load import nearest
+from singleinsert.config.load import nearest, presets_in
 from singleinsert.data.subject import Handle, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import key_of
 from singleinsert.evaluate.methods import Method, MethodSet
-from singleinsert.evaluate.prompt_lists import EditPrompt, load_prompts, prompts_for
+from singleinsert.evaluate.prompt_lists import AUTO, BESIDE, EditPrompt, load_prompts, prompts_for
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.scene_prompts import powerset_prompts, worded
 from singleinsert.inference.pipeline import Picture
@@ -142,10 +142,16 @@ def make_plan(
     methods = methods.with_preset(preset)
     if not methods.methods:
         raise ConfigError(f"no method of {methods.name} can be had with preset {preset}")
+    own = {method.base for method in methods.methods}
+    if "" not in own and (first := presets_in(preset)[0]) not in own:
+        raise ConfigError(
+            f"--preset {first}: every row of {methods.name} stands on a preset of its own ({', '.join(sorted(own))}); "
+            f"what others are to be joined to them is said as --preset {min(own)}+NAME"
+        )
     source = _source(protocol.concepts, folder)
     jobs = {  # by the preset that a method changes
         base: _chosen(_jobs(source, folder, base, config_file, flags), only, protocol.concept_limit)
-        for base in dict.fromkeys(method.base or preset for method in methods.methods)
+        for base in dict.fromkeys(method.preset_of_runs(preset) for method in methods.methods)
     }
     concepts = tuple(
         _concept({base: each[i] for base, each in jobs.items()}, methods.methods, protocol, preset)
@@ -160,12 +166,13 @@ def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protoc
     """One concept under every method. ``jobs``: it by preset."""
     settings, negatives = {}, {}
     for method in methods:
-        if method.masked and STYLES.intersection(jobs[method.base or preset].settings.data.class_word):
+        base = method.preset_of_runs(preset)
+        job = jobs[base]
+        if method.masked and STYLES.intersection(job.settings.data.class_word):
             continue
-        job = jobs[method.base or preset]
-        if method.base and job.preset != method.base:
+        if method.base and job.preset != base:
             raise ConfigError(f"{job.where} names a preset, but method {method.name} stands on {method.base}")
-        settings[method.name] = method.applied(job.settings, method.base or preset)
+        settings[method.name] = method.applied(job.settings, base)
         if method.merged:
             _check_mergeable(method.name, settings[method.name])
         if text := method.negative_prompt(settings[method.name]):
@@ -175,6 +182,11 @@ def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protoc
     first = next(iter(settings.values()))
     _check_comparable(next(iter(jobs.values())).name, settings.values())
     if len(first.data.class_word) > 1:
+        if protocol.prompts in (AUTO, BESIDE):
+            raise ConfigError(
+                f"--prompts {protocol.prompts} goes by a single concept's class word: of scenes it is a list's name, "
+                "such as scene, or a file"
+            )
         formats = load_prompts(protocol.prompts).prompts[: protocol.prompt_limit or None]
         prompts = powerset_prompts(formats, handles_of(first), first.scene.joiner)
     else:

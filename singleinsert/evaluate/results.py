@@ -19,6 +19,11 @@ NAME = "results.json"
 FIRST = ("method", "concept", "class_word", "prompt", "seed")
 
 
+def mask_of_reference(picture: str, handle: str) -> str:
+    """Where the mask of a scene's concept lies, from the file of its training picture."""
+    return f"{picture.removesuffix('.png')}_{handle}_mask.png"
+
+
 @dataclass(frozen=True)
 class Sample:
     """One picture. ``values``: by column; a column that could not be measured for it is left out.

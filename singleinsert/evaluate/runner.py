@@ -25,7 +25,7 @@ from singleinsert.evaluate import protocol as protocols
 from singleinsert.evaluate.cache import Cache, first_stage_key, key_of
 from singleinsert.evaluate.plan import ConceptPlan, Plan, runs_of
 from singleinsert.evaluate.prompt_lists import EditPrompt
-from singleinsert.evaluate.results import Results, Sample
+from singleinsert.evaluate.results import Results, Sample, mask_of_reference
 from singleinsert.evaluate.scoring import Scorer
 from singleinsert.evaluate.studio import Studio
 from singleinsert.merge.closed_form import merge_concepts
@@ -192,6 +192,9 @@ class Runner:
         """For the report."""
         path = self.folder / REFERENCES / f"{concept.name}.png"
         write_atomically(path, lambda target: reference.image.save(target, "PNG"))
+        for subject in reference.subjects if concept.is_scene else ():
+            place = self.folder / mask_of_reference(f"{REFERENCES}/{path.name}", subject.handle)
+            write_atomically(place, lambda target, mask=subject.mask: mask.save(target, "PNG"))  # type: ignore[misc]
 
     def _runs(self, concept: ConceptPlan, shown: TrainingPicture, work: Path) -> dict[str, list[Settings]]:
         """Method -> the runs that it needs: one, or one for each concept, on pictures and masks written to ``work``."""

@@ -50,16 +50,19 @@ def _find_several(
     picture: Any, words: list[str], folder: Path, args: argparse.Namespace, options: dict[str, Any]
 ) -> int:
     from singleinsert.atomic import write_atomically
+    from singleinsert.data.subject import name_handles, plain_name
     from singleinsert.masks.collection import INDEX, find_masks, save_masks
     from singleinsert.masks.files import share_of
 
-    named: dict[str, str] = {}
-    for word in words:
-        name, _, text = word.rpartition("=")
-        name = name or text.split("|")[0].strip().replace(" ", "_")
-        if name in named:
-            raise InputError(f"two masks are named {name}: write NAME=WORD")
-        named[name] = text
+    texts = [word.rpartition("=")[2] for word in words]
+    class_words = [text.split("|")[0].strip() for text in texts]
+    told = [word.rpartition("=")[0] for word in words]
+    unnamed = [word for word, name in zip(class_words, told, strict=True) if not name]
+    by_class = iter([plain_name(h.name) for h in name_handles(unnamed, (), "")] if unnamed else [])
+    names = [name or next(by_class) for name in told]
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two masks are named {double}: write NAME=WORD")
+    named = dict(zip(names, texts, strict=True))
     target = folder / f"{picture.path.stem}_masks"
     refuse_existing(target / INDEX, args.overwrite)
     masks = find_masks(picture, named, **options)
@@ -72,8 +75,10 @@ def _find_several(
     save_masks(masks, target)
     write_atomically(target / "overlay.png", masks.sheet(picture).save)
     print(target)
-    learn: Command = ("train", "--image", picture.path, "--mask", target)
-    print_next((*learn, *(word for name in named for word in ("--class_word", named[name].split("|")[0]))))
+    learn: list[str | Path] = ["train", *(("--preset", "scene") if len(words) > 1 else ())]
+    learn += ["--image", picture.path, "--mask", target]
+    learn += [part for word in class_words for part in ("--class_word", word)]
+    print_next((*learn, *(("--set", f"data.handles={','.join(names)}") if any(told) else ())))
     return 0
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from PIL import Image, ImageChops
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.data.folders import SET_OF_MASKS
 from singleinsert.data.pictures import Picture, solid
-from singleinsert.errors import InputError, shown
+from singleinsert.data.subject import plain_name
+from singleinsert.errors import ConfigError, InputError, shown
 from singleinsert.masks.backends import Backends
+from singleinsert.masks.candidates import GIVE_A_MASK
 from singleinsert.masks.cleanup import cut_away, union
 from singleinsert.masks.files import check_mask, read_mask, share_of
-from singleinsert.masks.find import find_mask
+from singleinsert.masks.find import FewerFoundError, MaskResult, find_mask
 from singleinsert.masks.overlay import captioned, contact_sheet, overlay
 from singleinsert.reading import read_toml
 
@@ -75,9 +77,10 @@ class MaskSet:
             raise InputError(f"two masks are named {double}: give each its own name")
 
     def __getitem__(self, name: str) -> NamedMask:
-        """The mask of that name; InputError with the names there are."""
+        """The mask of that name, as handles write it too ("my_cat" for "my-cat"); InputError with the names there
+        are."""
         for each in self.masks:
-            if each.name == name:
+            if name in (each.name, plain_name(each.name)):
                 return each
         raise InputError(f"no mask {name!r}, only {', '.join(each.name for each in self.masks)}")
 
@@ -181,25 +184,67 @@ def _text(index: Path, table: Mapping[str, Any], key: str, default: str | None =
 
 
 def find_masks(picture: Picture, words: Mapping[str, str], **options: Any) -> MaskSet:
-    """One mask per name, all with one backend, which is opened once and freed.
+    """One mask per name, as :func:`find_each` finds them.
+
+    Args:
+        words: mask name -> class word (or "class word|part to cut away|...").
+    """
+    texts = [[part.strip() for part in text.split("|")] for text in words.values()]
+    results = find_each(picture, [word for word, *_ in texts], parts=[parts for _, *parts in texts], **options)
+    found = zip(words, texts, results, strict=True)
+    masks = tuple(NamedMask(name, word, result.mask, result.source) for name, (word, *_), result in found)
+    return MaskSet(picture.path.name, picture.image.size, masks)
+
+
+def find_each(
+    picture: Picture, words: Sequence[str], *, files: Sequence[str | Path] = (), parts: Sequence[Sequence[str]] = (),
+    **options: Any,
+) -> list[MaskResult]:  # fmt: skip
+    """A mask for each of several things, all by one backend, which is opened once and freed.
+
+    Of what is asked for twice the first has the best candidate, the second the next best. A mask beside the picture
+    and its alpha channel are passed over: they would be everything's at once.
 
     Args:
         picture: as `load_picture` gives it.
-        words: mask name -> class word (or "class word|part to cut away|...").
-        options: as of `find_mask`, except `file`, `beside`, `box`, `points` and `backends`.
+        files: a mask file for each word, where they are known.
+        parts: what to cut away from each, besides `subtract`.
+        options: the [mask] section, as of `find_mask`.
 
     Raises:
-        InputError: one of them was not found.
+        ConfigError: an option that points at one thing. InputError: one of them was not found.
     """
-    opening = {key: options.pop(key) for key in ("threshold", "detector", "segmenter", "device") if key in options}
-    found = []
+    refuse_pointing(words, options)
+    opaque = replace(picture, alpha=None)
+    opening = {key: options[key] for key in ("threshold", "detector", "segmenter", "device") if key in options}
+    asked = [(word, *(parts[i] if parts else ())) for i, word in enumerate(words)]
+    results = []
     with Backends(options.pop("backend", "auto"), **opening) as backends:
-        for name, text in words.items():
-            word, *parts = [part.strip() for part in text.split("|")]
-            cut = (*options.get("subtract", ()), *parts)
-            result = find_mask(picture, word, **{**options, "subtract": cut, "beside": False, "backends": backends})
-            found.append(NamedMask(name, word, result.mask, result.source))
-    return MaskSet(picture.path.name, picture.image.size, tuple(found))
+        for i, (word, *cut) in enumerate(asked):
+            own = options | {"subtract": (*options.get("subtract", ()), *cut)}
+            if not files and asked.count(asked[i]) > 1:  # two cats: the best, and the next best
+                own["mask_index"] = asked[:i].count(asked[i])
+            file = files[i] if files else None
+            try:
+                results.append(find_mask(opaque, word, file=file, beside=False, **own, backends=backends))
+            except FewerFoundError as problem:
+                raise InputError(
+                    f"{asked.count(asked[i])} concepts are {word}, and in {picture.path} {problem.found} "
+                    f"{'was' if problem.found == 1 else 'were'} found: {GIVE_A_MASK}"
+                ) from problem
+    return [replace(result, picture=picture) for result in results]
+
+
+def refuse_pointing(words: Sequence[str], options: Mapping[str, Any]) -> None:
+    """ConfigError where an option that points at one thing would be taken for each of several."""
+    told = [name for name in ("box", "points", "prompt") if options.get(name)]
+    told += ["mask_index"] if options.get("mask_index", -1) >= 0 else []
+    told += ["merge"] if options.get("merge") and len(set(words)) < len(words) else []
+    if told and len(words) > 1:
+        raise ConfigError(
+            f"mask.{told[0]} is for a single concept, and there are {len(words)} ({', '.join(words)}): leave it "
+            "out, or give a mask for each"
+        )
 
 
 def disjoint(masks: dict[str, Image.Image]) -> dict[str, Image.Image]:

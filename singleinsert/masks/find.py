@@ -31,6 +31,14 @@ from singleinsert.masks.overlay import overlay, shown_size
 from singleinsert.names import LONGEST_FILE_NAME
 
 
+class FewerFoundError(InputError):
+    """There is no candidate of the wanted number. ``found``: how many there are."""
+
+    def __init__(self, text: str, found: int) -> None:
+        super().__init__(text)
+        self.found = found
+
+
 @dataclass(frozen=True)
 class MaskResult:
     """A mask that can train, and how it came about.
@@ -204,7 +212,9 @@ def _choose(masks: Sequence[Image.Image], words: str, index: int, merge: bool, n
     if merge:
         return tuple(range(len(masks)))
     if index >= len(masks):
-        raise InputError(f"--mask_index {index}: {words} was found {len(masks)} time(s), the index goes from 0 on")
+        raise FewerFoundError(
+            f"--mask_index {index}: {words} was found {len(masks)} time(s), the index goes from 0 on", len(masks)
+        )
     if index >= 0:
         return (index,)
     chosen = next((i for i, mask in enumerate(masks) if _can_train(mask)), 0)

@@ -32,8 +32,8 @@ SLOT = "\ue000"
 
 
 def of_concepts(model: Family, artifact: Artifact, templates: Sequence[str]) -> Tensor:
-    """G (d, d) float64: the mean of t t^T over the features t of the artifact's concepts and the class words behind
-    them, in every template.
+    """G (d, d) float64: the mean of t t^T over the features t of the artifact's concepts and, where prompts have them,
+    the class words behind them, in every template.
 
     Raises:
         InputError: a concept's text cannot be read, such as an embedding of another width.
@@ -42,7 +42,8 @@ def of_concepts(model: Family, artifact: Artifact, templates: Sequence[str]) -> 
     for concept in artifact.concepts:
         vectors = {SLOT: {part: tensor.to(model.text_device) for part, tensor in concept.embeddings.items()}}
         for template in templates:
-            states, own, behind = _encode(model, template, SLOT, concept.class_word, vectors, concept.num_vectors)
+            word = "" if concept.alone else concept.class_word
+            states, own, behind = _encode(model, template, SLOT, word, vectors, concept.num_vectors)
             rows.append(states[[*own, *behind]])
     return _moment(rows)
 

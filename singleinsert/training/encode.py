@@ -22,7 +22,6 @@ from singleinsert.training.prompting import (
     Variation,
     VariedPrompts,
     Words,
-    one_subject_in_each,
 )
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.step import EncodedPicture
@@ -46,7 +45,7 @@ def encode_pictures(material: Material, model: Family, resolution: int, device: 
 def make_prompting(settings: Settings, material: Material, say: Callable[[str], None]) -> Prompting:
     """How the run's method talks to the model: one concept, or random subsets of several. Says which templates it has
     no use for."""
-    data, single = settings.data, one_subject_in_each(material.pictures)
+    data, single = settings.data, not material.shown
     for name, stage in settings.stages.items():
         if (stage.prompt_places or stage.prompt_edits) and not (single and Variation.of_stage(stage).templates):
             why = f"objective {stage.objective} asks the training prompt alone" if single else "scene.prompt asks"

@@ -34,8 +34,8 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
         raise ConfigError(f"data.class_word {unseen[0]!r:.80} is empty or holds characters that cannot be seen")
     handles = name_handles(data.class_word, data.handles, data.placeholder_token)
     everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
-    if len(everything) > 1 and "{class_word}" not in settings.scene.phrase:
-        everything = tuple(replace(handle, alone=True) for handle in everything)
+    if len(everything) > 1:
+        everything = tuple(replace(h, alone=not says_class_word(settings.scene.phrase, h)) for h in everything)
     if any(handle.name.lower() == BACKGROUND for handle in handles):
         raise ConfigError(
             f"a concept called {BACKGROUND} is what --learn_background learns: give yours another name with "
@@ -64,6 +64,11 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     if len(names) > 1:
         check_triggers([settings.name + name for name in names])
     return everything
+
+
+def says_class_word(phrase: str, handle: Handle) -> bool:
+    """Does a subject's phrase say what it is one of, beside its placeholder?"""
+    return handle.class_word in fill(phrase, "", handle.class_word)
 
 
 def _refuse_descriptions(settings: Settings) -> None:

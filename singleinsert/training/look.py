@@ -211,10 +211,9 @@ def references_of(
 
 
 def as_given(material: Material, pictures: Sequence[EncodedPicture]) -> list[tuple[Image.Image, EncodedPicture]]:
-    """``pictures``, those of ``material``, without the ones that were made out of others."""
-    made = [shown.whole for shown in material.shown] or [False] * len(pictures)
-    rows = zip(material.pictures, pictures, made, strict=True)
-    return [(picture.image, encoded) for picture, encoded, is_made in rows if not is_made]
+    """``pictures``, those of ``material``, without the ones that were made out of others: collages, mirror images."""
+    rows = zip(material.pictures, pictures, strict=True)
+    return [(picture.image, encoded) for picture, encoded in rows if any(picture is each for each in material.given)]
 
 
 def drawing_of(run: Run, loop: Loop, stop: StopSignal) -> DrawLatents:

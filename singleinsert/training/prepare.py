@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageChops
 
@@ -31,12 +30,13 @@ from singleinsert.data.subject import (
     Handle,
     Subject,
     TrainingPicture,
+    plain_name,
 )
 from singleinsert.errors import InputError
 from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, share_of
 from singleinsert.masks.candidates import GIVE_A_MASK
 from singleinsert.masks.cleanup import union
-from singleinsert.masks.collection import INDEX, disjoint, load_masks
+from singleinsert.masks.collection import INDEX, disjoint, find_each, load_masks
 from singleinsert.masks.find import wants_search
 from singleinsert.training.handles import find_handles
 from singleinsert.training.prompting import Shown, one_subject_in_each
@@ -141,14 +141,17 @@ def left_out_lines(given: Sequence[str]) -> list[str]:
 
 def mask_files(settings: Settings, pictures: Sequence[Path]) -> list[tuple[str, Path]]:
     """The mask files that a run reads: "mask/PLACE" those that were named, in their order; "beside/PLACE" those that
-    lie beside the pictures; "set/0" the files of a folder of named masks.
+    lie beside the pictures; "set/PLACE" the files of a folder of named masks.
 
     Raises:
         InputError: several masks for one picture, or a folder without a picture's.
     """
     given, mask = settings.data.mask, settings.mask
-    if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
-        return [("set/0", path) for path in sorted(Path(given[0]).iterdir()) if path.is_file()]
+    if sets := _sets_of_masks(given):
+        return [
+            (f"set/{place}", path) for place, folder in enumerate(sets)
+            for path in sorted(folder.iterdir()) if path.is_file()
+        ]  # fmt: skip
     if len(settings.data.class_word) > 1:
         return [(f"mask/{place}", Path(text)) for place, text in enumerate(given)]
     search = wants_search(mask.box, mask.points, mask.mask_index, mask.merge)
@@ -177,51 +180,65 @@ FEW = 4
 def find_masks_of(
     picture: Picture, handles: Sequence[Handle], settings: Settings, number: int, pictures: int
 ) -> dict[str, MaskResult]:
-    """handle -> mask, of every concept that the picture shows.
+    """handle -> mask, of every concept.
 
     Args:
-        number: the picture's place among ``pictures``, by which ``data.mask`` may name a file for each.
+        number: the picture's place among ``pictures``, by which ``data.mask`` may name a file, or of several concepts a
+            folder of named masks, for each.
 
     Raises:
-        InputError: no mask can be found or read; with several pictures of several concepts a missing one is left out.
+        InputError: no mask can be found or read. ConfigError: a setting points at one of several concepts.
     """
     given, options = settings.data.mask, vars(settings.mask)
     if handles[0].class_word in STYLES:
         return {handles[0].name: whole_picture(picture)}
+    if sets := _sets_of_masks(given):
+        if len(sets) != pictures:
+            many = f"{len(sets)} folder{'s' * (len(sets) != 1)} of masks for {pictures} pictures"
+            raise InputError(f"{many}: give one for each, in their order")
+        return _masks_of_set(picture, handles, sets[number], among=pictures)
     if len(handles) == 1:
         file = _mask_named(given, number, pictures)
         return {handles[0].name: find_mask(picture, handles[0].class_word, file=file, **options)}
-    if len(given) == 1 and (Path(given[0]) / INDEX).is_file():
-        return _masks_of_set(picture, handles, Path(given[0]))
+    if given and pictures > 1:
+        raise InputError(
+            f"{len(given)} mask{'s' * (len(given) != 1)} for {len(handles)} class words in {pictures} pictures: give a "
+            "folder of masks for each picture, as `python -m singleinsert.masks find` writes, or none"
+        )
     if given and len(given) != len(handles):
         count = f"{len(given)} mask{'s' * (len(given) != 1)}"
         raise InputError(f"{count} for {len(handles)} class words: give one for each, in their order")
-    words = [handle.class_word for handle in handles]
-    results: dict[str, MaskResult] = {}
-    for i, handle in enumerate(handles):
-        own: dict[str, Any] = dict(options)
-        if not given and words.count(handle.class_word) > 1:  # two cats: the best, and the next best
-            own["mask_index"] = words[:i].count(handle.class_word)
-        named = given[i] if given else None  # a mask beside the picture would be all concepts' at once
-        try:
-            results[handle.name] = find_mask(picture, handle.class_word, file=named, beside=False, **own)
-        except InputError as problem:  # it speaks of a single concept's flags
-            raise InputError(str(problem).replace(GIVE_A_MASK, MASK_FOR_EACH)) from problem
-    return results
+    try:
+        found = find_each(picture, [handle.class_word for handle in handles], files=given, **options)
+    except InputError as problem:  # it speaks of a single concept's flags
+        raise InputError(str(problem).replace(GIVE_A_MASK, MASK_FOR_EACH)) from problem
+    return {handle.name: result for handle, result in zip(handles, found, strict=True)}
 
 
-def _masks_of_set(picture: Picture, handles: Sequence[Handle], folder: Path) -> dict[str, MaskResult]:
+def _sets_of_masks(given: Sequence[str]) -> list[Path]:
+    """The folders of ``data.mask``, where each holds the named masks of a picture; [] where they are something else."""
+    sets = [Path(text) for text in given if (Path(text) / INDEX).is_file()]
+    if sets and len(sets) != len(given):
+        raise InputError(f"data.mask names {sets[0]}, which is a folder of named masks, and others that are none")
+    return sets
+
+
+def _masks_of_set(picture: Picture, handles: Sequence[Handle], folder: Path, among: int) -> dict[str, MaskResult]:
     """From a folder that ``python -m singleinsert.masks`` has written, by the concepts' names."""
     masks = load_masks(folder)
     if masks.size != picture.image.size:
         (mw, mh), (w, h) = masks.size, picture.image.size
         raise InputError(f"the masks in {folder} are {mw}x{mh} but {picture.path} is {w}x{h}")
-    return {
-        handle.name: MaskResult(
-            masks[handle.name].mask, picture, (), (), f"{folder}", share_of(masks[handle.name].mask),
-            file=folder / f"{handle.name}.png",
+    if among > 1 and same_name(Path(masks.picture).stem) != same_name(picture.path.stem):
+        raise InputError(
+            f"{folder} holds the masks of {masks.picture}, not of {picture.path.name}: give the folders in their order"
         )
-        for handle in handles
+    named = {handle.name: masks[plain_name(handle.name)] for handle in handles}
+    return {
+        handle: MaskResult(
+            each.mask, picture, (), (), f"{folder}", share_of(each.mask), file=folder / f"{each.name}.png"
+        )
+        for handle, each in named.items()
     }  # fmt: skip
 
 
@@ -298,6 +315,12 @@ def expand_scene(settings: Settings, pictures: Sequence[TrainingPicture]) -> tup
             part for i, picture in enumerate(pictures)
             for part in make_collection(picture, scene.collection, random.Random(f"{seed}/collection/{i}"))
         ]  # fmt: skip
+        seen = {handle for picture in made for handle in picture.handles}
+        if unseen := [handle for picture in pictures for handle in picture.handles if handle not in seen]:
+            raise InputError(
+                f"scene.collection {scene.collection}: none of its pictures shows {unseen[0]}: raise it (64 is what "
+                "the comparison with the paper's baselines has)"
+            )
         return made, [Shown(picture.handles, whole=True) for picture in made]
     originals = [each for picture in pictures for each in ((picture, mirrored(picture)) if scene.flip else (picture,))]
     mixes = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -255,9 +256,13 @@ def _subset(order: list[int], kind: str, generator: torch.Generator) -> list[int
 
 
 def without_placeholder(phrase: str, class_word: str) -> str:
-    """A subject's phrase for the frozen model: its class word, which a phrase of the placeholder alone does not say."""
+    """A subject's phrase for the frozen model: its class word, and where the phrase does not say it, in the place of
+    the placeholder ("{placeholder}" and "a {placeholder}" -> "a cat")."""
     filled = fill(phrase, "", class_word)
-    return filled if class_word in filled else f"{filled} a {class_word}".strip()
+    if class_word in filled:
+        return filled
+    article = re.search(r"\b(?:an?|the|one|my|this)\s+(?:\{placeholder\}|\*)", phrase, re.IGNORECASE)
+    return fill(phrase, class_word if article else f"a {class_word}", class_word)
 
 
 def one_subject_in_each(pictures: Sequence[TrainingPicture]) -> bool:

@@ -22,9 +22,11 @@ from singleinsert.models.split_files import absolute_source
 from singleinsert.placeholders import split_at_placeholders
 from singleinsert.terms import BEFORE, ROLE_TITLES, STAGE_TITLES
 from singleinsert.training.attention import handle_maps
+from singleinsert.training.encode import encode_pictures
 from singleinsert.training.look import Looked
 from singleinsert.training.loop import Loop, Run
 from singleinsert.training.prepare import Material
+from singleinsert.training.prompting import Shown, UnionSampling
 from singleinsert.training.samples import Sampler, save_png
 from singleinsert.training.seeds import named_generator
 from singleinsert.training.stages import Stage
@@ -110,11 +112,16 @@ def _heats(run: Run, material: Material) -> dict[str, Tensor]:
     """Of several concepts, where each acts on the first picture, under what prompts call it; {} of one."""
     if len(material.handles) == 1:
         return {}
-    prompt = next(asked for asked in run.prompting.all_prompts() if asked.picture == 0)  # names all that it shows
+    prompting, pictures = run.prompting, run.pictures
+    if isinstance(prompting, UnionSampling) and prompting.pictures[0].whole:  # collages; the sheet shows the photo
+        prompting = replace(prompting, pictures=(Shown(material.given[0].handles),))
+        photo = replace(material, pictures=material.given[:1])
+        pictures = encode_pictures(photo, run.model, run.settings.data.resolution, run.model.device)
+    prompt = next(asked for asked in prompting.all_prompts() if asked.picture == 0)  # names all that it shows
     level = run.stages[-1].settings.attention_level
     generator = named_generator(run.settings.run.seed, "heat")
     try:
-        maps = handle_maps(run.model, run.book, run.concepts, prompt, run.pictures[0], level, generator)
+        maps = handle_maps(run.model, run.book, run.concepts, prompt, pictures[0], level, generator)
     except ConfigError as problem:  # a family whose attention cannot be read
         run.watch.line(f"no heat maps on the sheet: {problem}")
         return {}

@@ -76,7 +76,8 @@ def _refuse_without_effect(stage: Stage) -> None:
     defaults = getattr(Settings(), stage.name)
     for name in sorted(known - own):
         value = getattr(stage.settings, name)
-        if value and value != getattr(defaults, name):  # a weight of 0 asks for nothing
+        # a weight of 0 asks for nothing; false asks for something where true is the default
+        if value != getattr(defaults, name) and (value or isinstance(value, bool)):
             raise ConfigError(
                 f"{stage.name}.{name} has no effect with {stage.name}.objective {stage.settings.objective}: leave it "
                 "out"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from singleinsert.adapters.base import Adapters
+from singleinsert.data.pictures import area_resample
 from singleinsert.data.subject import Frame
 from singleinsert.losses import Objective, Views
 from singleinsert.models.condition import Condition
@@ -19,6 +21,9 @@ from singleinsert.training.draws import Draws
 from singleinsert.training.prior import PriorDraws
 from singleinsert.training.prompting import StepPrompt
 from singleinsert.training.texts import StepConditions
+
+OVERLAP = 0.02
+"""Of the sum of two masks above 1: what rounding in 8 bits makes of disjoint ones."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +40,24 @@ class EncodedPicture:
     frame: Frame
     fine_masks: Mapping[str, Tensor]
 
+    @cached_property
+    def overlaps(self) -> bool:
+        """Do subjects share more than the soft edges of disjoint masks do (``data.overlap`` "keep")?"""
+        return bool((torch.stack([*self.fine_masks.values()]).sum(0) > 1 + OVERLAP).any())
 
-def union(masks: Sequence[Tensor]) -> Tensor:
-    """Of masks (1, 1, h, w). Shares of a latent pixel that belong to different subjects add up, to 1 at most."""
-    total = masks[0]
-    for mask in masks[1:]:
-        total = (total + mask).clamp_max(1)
-    return total
+    def union(self, handles: Sequence[str]) -> Tensor:
+        """(1, 1, h, w): the share of each latent pixel that belongs to any of ``handles``.
+
+        Of disjoint masks the shares add up, to 1 at most; of masks that overlap, the union is that of the fine ones.
+        """
+        if len(handles) > 1 and self.overlaps:
+            fine = torch.stack([self.fine_masks[handle] for handle in handles]).amax(0)
+            first = self.masks[handles[0]]
+            return area_resample(fine, (first.shape[-2], first.shape[-1])).to(first)
+        total = self.masks[handles[0]]
+        for handle in handles[1:]:
+            total = (total + self.masks[handle]).clamp_max(1)
+        return total
 
 
 def latents_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt], posterior: Tensor) -> Tensor:
@@ -57,7 +73,7 @@ def latents_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt]
 def masks_of(pictures: Sequence[EncodedPicture], prompts: Sequence[StepPrompt]) -> Tensor:
     """(b, 1, h, w), or (1, 1, h, w) where all samples agree: the union of the subjects that each prompt names."""
     asked = [(prompt.picture, prompt.handles) for prompt in prompts]
-    unions = {(p, h): union([pictures[p].masks[handle] for handle in h]) for p, h in dict.fromkeys(asked)}
+    unions = {(p, h): pictures[p].union(h) for p, h in dict.fromkeys(asked)}
     return next(iter(unions.values())) if len(unions) == 1 else torch.cat([unions[each] for each in asked])
 
 

@@ -33,7 +33,7 @@ def find(drafts: Drafts, draft: Draft, number: int, told: dict[str, Any]) -> dic
     Raises:
         InputError, ModelError, MissingPackageError, ConfigError: nothing was found; one line.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks import find_mask
@@ -44,8 +44,11 @@ def find(drafts: Drafts, draft: Draft, number: int, told: dict[str, Any]) -> dic
     options = asdict(drafts.settings(draft).mask)
     options |= {"box": _numbers(told.get("box"), 4), "points": _points(told.get("points"))}
     options["mask_index"] = int(told.get("choice", -1)) if str(told.get("choice", "")).lstrip("-").isdigit() else -1
+    photo = load_picture(drafts.photo_path(draft))
+    if len(draft.subjects) > 1:
+        photo = replace(photo, alpha=None)  # it would be all subjects' at once
     with ONE_AT_A_TIME:
-        result = find_mask(load_picture(drafts.photo_path(draft)), word, beside=False, **options)
+        result = find_mask(photo, word, beside=False, **options)
     path = str(drafts.photo_path(draft))
     notes = [note.replace(path, "the photo") for note in result.notes]
     drafts.write_mask(draft, number, result.mask, result.source, notes)

@@ -14,6 +14,7 @@ from singleinsert.data.opening import open_picture
 from singleinsert.evaluate.study.answers import Answer, AnswerFile
 from singleinsert.evaluate.study.questions import CANNOT_SAY, LEFT, QUESTIONS, RATING, RIGHT, SCALE, Item
 from singleinsert.loopback import Content, NotUnderstood, fill_page
+from singleinsert.masks.cleanup import union
 
 TEMPLATE = Path(__file__).resolve().parents[2] / "assets" / "evaluation" / "study.html"
 LARGEST_SIDE = 1024
@@ -43,10 +44,18 @@ class Study:
             return None
         item = self.items[numbers[0]]
         if kind == "reference" and len(numbers) == 1:
-            return _png(open_picture(self.folder / item.reference))
+            return _png(self.reference(item))
         if kind == "picture" and len(numbers) == 2 and 0 <= numbers[1] < len(item.pictures):
             return _png(self.load(item.pictures[numbers[1]]))
         return None
+
+    def reference(self, item: Item) -> Image.Image:
+        """The training picture; of a scene what the prompt names of it, on white."""
+        picture = open_picture(self.folder / item.reference).convert("RGB")
+        if not item.masks:
+            return picture
+        mask = union([open_picture(self.folder / name).convert("L") for name in item.masks])
+        return Image.composite(picture, Image.new("RGB", picture.size, "white"), mask)
 
     def act(self, path: str) -> Callable[[Any], Mapping[str, Any]] | None:
         return self.answer if path == "answer" else None
@@ -54,7 +63,7 @@ class Study:
     def check_pictures(self) -> None:
         """InputError where a picture is gone, before anybody has begun to answer."""
         for item in self.items:
-            open_picture(self.folder / item.reference)
+            self.reference(item)
             for key in item.pictures:
                 self.load(key)
 

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from singleinsert.data.prompts import fill
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.evaluate.results import Results
+from singleinsert.evaluate.results import Results, mask_of_reference
 from singleinsert.evaluate.scene_prompts import with_class_words
 
 RATING, COMPARISON = "rate", "compare"
@@ -40,8 +40,11 @@ class Item:
 
     Attributes:
         concept, prompt, seed: which pictures, as :class:`~singleinsert.evaluate.results.Sample` has them.
+        class_word: what is asked about: of a scene, what the prompt names of it.
         methods: whose, in the order in which they stand on the screen. pictures: their keys in the cache.
         text: the prompt as people read it, the class word in the concept's place.
+        reference: the training picture. masks: of a scene, where the concepts that the prompt names are in it; nothing
+            else of it is shown, as in Break-A-Scene's study (B.3).
     """
 
     concept: str
@@ -52,6 +55,7 @@ class Item:
     reference: str
     methods: tuple[str, ...]
     pictures: tuple[str, ...]
+    masks: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -80,11 +84,13 @@ def make_items(results: Results, kind: str, *, methods: Sequence[str], seed: str
             if all((*place, method) in drawn for method in group):
                 shown = list(group)
                 random.Random(f"{seed}/{rater}/{place}/{group}").shuffle(shown)
-                text = fill(concept["prompts"][place[1]]["text"], "", concept["class_word"])
-                text = with_class_words(text, concept.get("handles", {}))
+                prompt, handles = concept["prompts"][place[1]], concept.get("handles", {})
+                text = with_class_words(fill(prompt["text"], "", concept["class_word"]), handles)
+                named = prompt.get("handles", [])
                 by_concept[place[0]].append(
-                    Item(*_of(place, concept["class_word"]), text, concept["picture"], tuple(shown),
-                         tuple(drawn[(*place, method)] for method in shown))
+                    Item(*_of(place, " and ".join(handles[name] for name in named) or concept["class_word"]), text,
+                         concept["picture"], tuple(shown), tuple(drawn[(*place, method)] for method in shown),
+                         tuple(mask_of_reference(concept["picture"], name) for name in named))
                 )  # fmt: skip
     if not by_concept:
         raise InputError(f"no prompt and seed of the results has a picture by each of {', '.join(chosen)}")
