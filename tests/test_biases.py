@@ -11,13 +11,17 @@ from PIL import Image
 from singleinsert.captions.phrases import split_caption
 from singleinsert.errors import InputError
 from singleinsert.evaluate.__main__ import main
+from singleinsert.evaluate.methods import load_methods
+from singleinsert.evaluate.plan import make_plan
 from singleinsert.evaluate.prompt_lists import load_prompts
+from singleinsert.evaluate.protocol import load_protocol
+from singleinsert.evaluate.work import make_runner
 from testbed.biases.descriptions import CASES, QUALITIES, described
 from testbed.biases.folder import write_folder
 from testbed.biases.measures import drawn, measure, wanted_scene
 from testbed.biases.references import BIASES, references
 from testbed.biases.scene_reader import SceneReader
-from testbed.biases.study import keep, load
+from testbed.biases.study import PROTOCOL, keep, load, write_references
 from testbed.biases.tables import (
     Choice,
     choose_mode,
@@ -257,3 +261,15 @@ def test_the_command_says_what_it_costs_stops_in_time_and_goes_on(tmp_path, caps
     ):
         assert main([*words, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_pictures_are_compared_with_the_same_subject_whatever_rows_are_asked_for(tmp_path):
+    """With O5 the hat is cut out of the mask that trains, and not out of the one by which pictures are measured."""
+    concepts = write_references(tmp_path / "references", "choose", range(1), ["tied"])
+    protocol = load_protocol("mini", PROTOCOL, concepts=str(concepts))
+    shown = []
+    for row in ("off", "O5"):
+        plan = make_plan(load_methods("biases-modes").only([row]), protocol, "mini+plain", None, {}, tmp_path / row)
+        runner = make_runner(plan, tmp_path / row, tmp_path / "cache")
+        shown.append(runner._training_picture(plan.concepts[0]).subjects[0])
+    assert shown[0].mask.tobytes() == shown[1].mask.tobytes()

@@ -17,7 +17,7 @@ from singleinsert.artifact import Artifact
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.batch.local import POLL, stopped_by_signals
 from singleinsert.batch.progress import duration
-from singleinsert.config import SceneSettings, Settings
+from singleinsert.config import CaptionSettings, SceneSettings, Settings
 from singleinsert.data.subject import TrainingPicture
 from singleinsert.drawing.heat import heat_picture
 from singleinsert.errors import SingleInsertError
@@ -183,8 +183,9 @@ class Runner:
         return f"{concept.name}-{key_of(self.plan.key(concept), self.model)[:10]}"
 
     def _training_picture(self, concept: ConceptPlan) -> TrainingPicture:
-        """The training square itself, with its subjects, whatever a method makes of it."""
-        plain = replace(concept.any_settings, scene=SceneSettings())
+        """The training square itself, with its subjects, whatever a method makes of it: the same for every choice of
+        rows."""
+        plain = replace(concept.any_settings, scene=SceneSettings(), caption=CaptionSettings(mode="off"))
         plain = replace(plain, data=replace(plain.data, learn_background=False))
         return find_material(plain, lambda line: None).given[0]
 
