@@ -25,6 +25,8 @@ from singleinsert.errors import InputError
         ("a coffee  cup on a table", "coffee cup", "a {concept} on a table"),
         ("5*3 and f*ck, * in the snow", "face", "5*3 and f*ck, {concept} in the snow"),
         ("a catfish beside a cat", "cat", "a catfish beside a {concept}"),
+        ("a photo of a <dog> beside a dog", "dog", "a photo of a {concept} beside a dog"),
+        ("a [Dog] dog on grass", "dog", "a {concept} on grass"),
     ],
 )
 def test_what_stands_for_the_concept(text, word, caption):

@@ -82,6 +82,8 @@ def with_concept(text: str, class_word: str) -> str:
     """
     text = with_braces(text)
     word = class_pattern(class_word)
+    if class_word:  # "<dog>" and "[dog]", as prompts of several concepts name them
+        text = re.sub(rf"[<\[]{word.pattern}[>\]]", CONCEPT, text, flags=re.IGNORECASE)
     if CONCEPT in text:
         return re.sub(rf"\{{concept\}} {word.pattern}", CONCEPT, text, flags=re.IGNORECASE)
     if not class_word or not word.search(text):
