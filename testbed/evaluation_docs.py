@@ -16,6 +16,7 @@ from PIL import Image
 from singleinsert.errors import InputError
 from singleinsert.evaluate.columns import PAPER, RATED
 from singleinsert.evaluate.report import FOLDER
+from singleinsert.evaluate.report.plots import scatter
 from singleinsert.evaluate.results import Results
 from singleinsert.evaluate.table import (
     RELATIONS,
@@ -36,8 +37,9 @@ from .kept import keep
 
 PAGES = (RESEARCH / "ablation.md", RESEARCH / "scenes.md")
 OF_SCENES = ("prompt", "identity", "looks", "margin", "mixing", "count", "leak", "found", "ESR")
-SHOWN = (("scatter", "Identity against text alignment"), ("samples-{}", "Samples by method and prompt"),
-         ("attention-{}", "Cross-attention of the concept and of its class word"))  # fmt: skip
+SCATTER = "Identity against text alignment"
+SHOWN = (("samples", "Samples by method and prompt"),
+         ("attention", "Cross-attention of the concept and of its class word"))  # fmt: skip
 
 
 def conditions(results: Results) -> str:
@@ -122,14 +124,21 @@ def block(results: Results, name: str, folder: Path) -> str:
         ("**Order**", order(results)),
     ):  # fmt: skip
         parts += [heading, text] if text else []
-    first = results.concepts[0]["name"]
-    for stem, caption in SHOWN:
-        source = folder / FOLDER / f"{stem.format(first)}.png"
+    if plot := scatter(results, summarise(results)):
+        target = IMAGES / f"ablation-{name}-scatter.png"
+        save_picture(plot.png(2), target)
+        parts.append(f"![{SCATTER}](../images/{target.name})")
+    own = [method["name"] for method in Results.load(folder).methods]
+    part = "" if len(own) == len(results.methods) else f"-{own[0]}"  # of rows that were measured at another time
+    for kind, caption in SHOWN:
+        source = folder / FOLDER / f"{kind}-{results.concepts[0]['name']}.png"
+        for old in () if part else IMAGES.glob(f"ablation-{name}-{kind}-*.png"):  # this run's has all rows
+            old.unlink()
         if source.is_file():
-            target = IMAGES / f"ablation-{name}-{stem.partition('-')[0]}.png"
             with Image.open(source) as image:
-                save_picture(image.convert("RGB"), target)
-            parts.append(f"![{caption}](../images/{target.name})")
+                save_picture(image.convert("RGB"), IMAGES / f"ablation-{name}-{kind}{part}.png")
+        shown = sorted(IMAGES.glob(f"ablation-{name}-{kind}*.png"))
+        parts += [f"![{caption}](../images/{picture.name})" for picture in shown]
     return "\n\n".join(parts)
 
 
