@@ -114,8 +114,8 @@ def order(results: Results) -> str:
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
-def block(results: Results, name: str, folder: Path) -> str:
-    """The whole block of one set of methods; copies its pictures."""
+def block(results: Results, name: str, folder: Path, own: list[str]) -> str:
+    """The whole block of one set of methods; copies the pictures of the folder, which has the rows ``own``."""
     columns = OF_SCENES if results.of_scenes else (*PAPER, "found")
     parts = [conditions(results), markdown(results, summarise(results), columns)]
     parts += scene_parts(results) if results.of_scenes else []
@@ -128,7 +128,6 @@ def block(results: Results, name: str, folder: Path) -> str:
         target = IMAGES / f"ablation-{name}-scatter.png"
         save_picture(plot.png(2), target)
         parts.append(f"![{SCATTER}](../images/{target.name})")
-    own = [method["name"] for method in Results.load(folder).methods]
     part = "" if len(own) == len(results.methods) else f"-{own[0]}"  # of rows that were measured at another time
     for kind, caption in SHOWN:
         source = folder / FOLDER / f"{kind}-{results.concepts[0]['name']}.png"
@@ -148,7 +147,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="the --output_dir of an evaluation")
     for folder in parser.parse_args().folders:
         results = Results.load(folder)
-        name = folder.resolve().name
+        name, own = folder.resolve().name, [method["name"] for method in results.methods]
         page = next((page for page in PAGES if f"<!-- {name} -->" in page.read_text()), None)
         if page is None:
             print(f"no page has a block {name}: call the folder as its block is called", file=sys.stderr)
@@ -158,7 +157,7 @@ def main() -> int:
         except InputError as problem:
             print(f"error: {problem}", file=sys.stderr)
             return 2
-        fill_block(page, name, block(results, name, folder))
+        fill_block(page, name, block(results, name, folder, own))
         print(f"{page}: {name}")
     return 0
 

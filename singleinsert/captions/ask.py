@@ -67,13 +67,16 @@ def load_ask(spec: str, device: torch.device | str = "cpu") -> Ask:
 
 
 @contextmanager
-def asked_once(spec: str) -> Iterator[Callable[[], Ask]]:
-    """What gives the model of ``spec``: loaded when it is first wanted, on the best device, and freed at the end."""
+def asked_once(spec: str, device: str = "auto") -> Iterator[Callable[[], Ask]]:
+    """What gives the model of ``spec``: loaded when it is first wanted, and freed at the end.
+
+    ``device``: as of :func:`best_device`.
+    """
     kept: list[Ask] = []
 
     def load() -> Ask:
         if not kept:
-            kept.append(load_ask(spec, best_device("auto")))
+            kept.append(load_ask(spec, best_device(device)))
         return kept[0]
 
     try:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from singleinsert.atomic import check_folder_to_write, write_atomically
-from singleinsert.captions.ask import Ask, RefusedError, best_device, load_ask
+from singleinsert.captions.ask import Ask, RefusedError, asked_once
 from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.files import refuse_existing, write_caption
@@ -135,11 +135,8 @@ def _model(settings: Settings, device: str) -> Iterator[Ask | None]:
     if not spec or spec.startswith(WORDS):
         yield None
         return
-    ask = load_ask(spec, best_device(device))
-    try:
-        yield ask
-    finally:
-        ask.close()
+    with asked_once(spec, device) as load:
+        yield load()
 
 
 def _paths(args: argparse.Namespace) -> list[Path]:

@@ -32,6 +32,11 @@ def fill(template: str, placeholder: str, class_word: str) -> str:
     return " ".join(filled.split())
 
 
+def says_class_word(phrase: str, class_word: str) -> bool:
+    """Does a subject's phrase say what it is one of, beside its placeholder?"""
+    return class_word in fill(phrase, "", class_word)
+
+
 def read_prompt_file(path: str | Path) -> list[str]:
     """One prompt a line; empty lines and lines that start with # are left out.
 

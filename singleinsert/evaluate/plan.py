@@ -25,7 +25,7 @@ from singleinsert.evaluate.prompt_lists import AUTO, BESIDE, EditPrompt, load_pr
 from singleinsert.evaluate.protocol import Protocol
 from singleinsert.evaluate.scene_prompts import powerset_prompts, worded
 from singleinsert.inference.pipeline import Picture
-from singleinsert.merge.closed_form import TEXT_LAYERS
+from singleinsert.merge.closed_form import reads_text
 from singleinsert.reading import user_path
 from singleinsert.training.run import flatten
 from singleinsert.training.stages import trained_layers
@@ -198,7 +198,7 @@ def _concept(jobs: dict[str, Job], methods: tuple[Method, ...], protocol: Protoc
 def _check_mergeable(name: str, settings: Settings) -> None:
     """ConfigError where what a merged method will have learnt cannot be merged."""
     layers = trained_layers(settings)
-    others = [*layers["text"], *(path for path in layers["denoiser"] if not f".{path}".endswith(TEXT_LAYERS))]
+    others = [*layers["text"], *(path for path in layers["denoiser"] if not reads_text(path))]
     if others or not layers["denoiser"]:
         raise ConfigError(
             f"method {name} is merged, which only keys and values of cross-attention can be, and it changes "

@@ -77,6 +77,11 @@ def merge_concepts(
     return _joined(artifacts, name, layers, scales), kept
 
 
+def reads_text(path: str) -> bool:
+    """Is it, by its path or the end of it, a layer that can be merged: keys or values of cross-attention?"""
+    return f".{path}".endswith(TEXT_LAYERS)
+
+
 def check_mergeable(artifacts: Sequence[Artifact]) -> None:
     """InputError where the artifacts cannot become one; see :func:`merge_concepts`."""
     names = [artifact.trigger(concept).lower() for artifact in artifacts for concept in artifact.concepts]
@@ -89,7 +94,7 @@ def check_mergeable(artifacts: Sequence[Artifact]) -> None:
     for artifact in artifacts:
         others = [
             f"{part}.{path}" for part, layers in artifact.lora.items() for path in layers
-            if part != UNET or not f".{path}".endswith(TEXT_LAYERS)
+            if part != UNET or not reads_text(path)
         ]  # fmt: skip
         if others:
             raise InputError(

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.data.prompts import fill
+from singleinsert.data.prompts import fill, says_class_word
 from singleinsert.data.subject import BACKGROUND, BACKGROUND_HANDLE, Handle, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.models.trigger import check_triggers
@@ -35,7 +35,9 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     handles = name_handles(data.class_word, data.handles, data.placeholder_token)
     everything = (*handles, BACKGROUND_HANDLE) if data.learn_background else handles
     if len(everything) > 1:
-        everything = tuple(replace(h, alone=not says_class_word(settings.scene.phrase, h)) for h in everything)
+        everything = tuple(
+            replace(h, alone=not says_class_word(settings.scene.phrase, h.class_word)) for h in everything
+        )
     if any(handle.name.lower() == BACKGROUND for handle in handles):
         raise ConfigError(
             f"a concept called {BACKGROUND} is what --learn_background learns: give yours another name with "
@@ -64,11 +66,6 @@ def find_handles(settings: Settings) -> tuple[Handle, ...]:
     if len(names) > 1:
         check_triggers([settings.name + name for name in names])
     return everything
-
-
-def says_class_word(phrase: str, handle: Handle) -> bool:
-    """Does a subject's phrase say what it is one of, beside its placeholder?"""
-    return handle.class_word in fill(phrase, "", handle.class_word)
 
 
 def _refuse_descriptions(settings: Settings) -> None:

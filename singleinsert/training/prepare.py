@@ -129,9 +129,10 @@ def _refuse_shared_files(paths: Sequence[Path]) -> None:
     stems: dict[Path, Path] = {}
     for path in paths:
         other = stems.setdefault(path.with_name(same_name(path.stem)), path)
-        if other != path and (caption_file(path).is_file() or mask_of(path)):
+        if other != path:
             shared = caption_file(path) if caption_file(path).is_file() else mask_of(path)
-            raise InputError(f"{other} and {path.name} would share {shared.name if shared else ''}: rename one of them")
+            if shared is not None:
+                raise InputError(f"{other} and {path.name} would share {shared.name}: rename one of them")
 
 
 def left_out_lines(given: Sequence[str]) -> list[str]:

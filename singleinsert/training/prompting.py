@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from singleinsert.config import StageSettings
-from singleinsert.data.prompts import fill
+from singleinsert.data.prompts import fill, says_class_word
 from singleinsert.data.subject import Handle, TrainingPicture
 from singleinsert.training.seeds import named_generator
 
@@ -258,9 +258,8 @@ def _subset(order: list[int], kind: str, generator: torch.Generator) -> list[int
 def without_placeholder(phrase: str, class_word: str) -> str:
     """A subject's phrase for the frozen model: its class word, and where the phrase does not say it, in the place of
     the placeholder ("{placeholder}" and "a {placeholder}" -> "a cat")."""
-    filled = fill(phrase, "", class_word)
-    if class_word in filled:
-        return filled
+    if says_class_word(phrase, class_word):
+        return fill(phrase, "", class_word)
     article = re.search(r"\b(?:an?|the|one|my|this)\s+(?:\{placeholder\}|\*)", phrase, re.IGNORECASE)
     return fill(phrase, class_word if article else f"a {class_word}", class_word)
 

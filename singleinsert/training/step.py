@@ -45,15 +45,22 @@ class EncodedPicture:
         """Do subjects share more than the soft edges of disjoint masks do (``data.overlap`` "keep")?"""
         return bool((torch.stack([*self.fine_masks.values()]).sum(0) > 1 + OVERLAP).any())
 
+    @cached_property
+    def _unions(self) -> dict[frozenset[str], Tensor]:
+        return {}
+
     def union(self, handles: Sequence[str]) -> Tensor:
         """(1, 1, h, w): the share of each latent pixel that belongs to any of ``handles``.
 
         Of disjoint masks the shares add up, to 1 at most; of masks that overlap, the union is that of the fine ones.
         """
         if len(handles) > 1 and self.overlaps:
-            fine = torch.stack([self.fine_masks[handle] for handle in handles]).amax(0)
-            first = self.masks[handles[0]]
-            return area_resample(fine, (first.shape[-2], first.shape[-1])).to(first)
+            named = frozenset(handles)
+            if named not in self._unions:  # made once: it comes from main memory
+                fine = torch.stack([self.fine_masks[handle] for handle in handles]).amax(0)
+                first = self.masks[handles[0]]
+                self._unions[named] = area_resample(fine, (first.shape[-2], first.shape[-1])).to(first)
+            return self._unions[named]
         total = self.masks[handles[0]]
         for handle in handles[1:]:
             total = (total + self.masks[handle]).clamp_max(1)
