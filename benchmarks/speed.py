@@ -231,10 +231,12 @@ def measured_flops_per_second(device: torch.device) -> float:
 ALONE = ("--authors_steps", "0")
 ROWS: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {
     "SD 1.5, 512 px": ((), {}),
+    "SD 1.5, CUDA graphs, TF32": (("--set", "run.cuda_graphs=true", "--set", "run.allow_tf32=true"), {}),
+    "SD 1.5, CUDA graphs": (("--set", "run.cuda_graphs=true"), {}),
+    "SD 1.5, TF32": (("--set", "run.allow_tf32=true"), {}),
     "SD 1.5, compiled blocks": (("--set", "run.compile=true", *ALONE), {}),
     "SD 1.5, compiled blocks, CUDA graphs": (("--set", "run.compile=true", *ALONE), {"TORCHINDUCTOR_CUDAGRAPHS": "1"}),
     "SDXL, 1024 px": (("--family", "sdxl", "--preset", "sdxl", *ALONE), {}),
-    "SD 1.5, TF32": (("--set", "run.allow_tf32=true"), {}),
     "SD 1.5, 4 GB settings": (("--low_vram", *ALONE), {}),
     "SD 1.5, 6 GB settings": (("--micro_batch_size", "1", *ALONE), {}),
     "SD 1.5, channels last": (("--set", "run.channels_last=true", *ALONE), {}),

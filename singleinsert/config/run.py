@@ -61,6 +61,10 @@ class RunSettings:
         False, "torch.compile for the denoiser's transformer blocks; the start takes a minute or more", free=True,
         loaded=True,
     )  # fmt: skip
+    cuda_graphs: bool = setting(
+        False, "replay a step's passes as CUDA graphs: for cards that are faster than the host tells them what to do; "
+        "takes the memory of further passes", free=True,
+    )  # fmt: skip
     allow_tf32: bool = setting(
         False, "round factors to TF32 where a GPU computes in float32: faster, less exact", free=True, loaded=True
     )

@@ -26,15 +26,19 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
+def layers_of(encoder: nn.Module) -> list[nn.Module]:
+    """The layers of an encoder, in order: the blocks that it has several of."""
+    blocks = blocks_of(encoder)
+    kinds = [type(block) for block in blocks]
+    return [block for block in blocks if kinds.count(type(block)) > 1]
+
+
 def pieces_of_layers(encoder: nn.Module) -> list[nn.Module]:
     """Attention, MLP and norms of each layer of a text encoder; not its lookup, which some models call a block too.
 
     Not the layers themselves: transformers recomputes a layer in the backward pass without its hooks.
     """
-    blocks = blocks_of(encoder)
-    kinds = [type(block) for block in blocks]
-    layers = [block for block in blocks if kinds.count(type(block)) > 1]
-    return [piece for layer in layers for piece in layer.children()]
+    return [piece for layer in layers_of(encoder) for piece in layer.children()]
 
 
 def quantize_blocks(model: nn.Module, kind: str) -> None:

@@ -19,6 +19,7 @@ from singleinsert.terms import BEFORE, WEIGHT_ROLES
 from singleinsert.training.accelerator import sum_gradients
 from singleinsert.training.checkpoint import has_adapters, save_checkpoint
 from singleinsert.training.files import RunFiles
+from singleinsert.training.graphs import build_graphs, passes_of
 from singleinsert.training.memory import MicroBatch
 from singleinsert.training.prior import Prior
 from singleinsert.training.progress import LossLog, RunBar, TimeLeft
@@ -93,6 +94,7 @@ class Loop:
         self.step: int = state["step"] if state else 0
         size, watch = run.settings.run.micro_batch_size, run.watch
         self.micro_batch = MicroBatch(size, run.accelerator.device, watch.line, watch.out_of_memory)
+        self.graphs = build_graphs(run.settings, run.accelerator.device, watch.line)
         self.finished_early = False
         self.source = SampleSource(run)
         self.bank = self.source.bank
@@ -111,7 +113,7 @@ class Loop:
         stages = self.run.stages
         time_left = TimeLeft({s.name: s.steps for s in stages}, {s.name: step_cost(s) for s in stages})
         bar = RunBar(time_left, self.global_step, self.run.accelerator.is_local_main_process)
-        with StopSignal() as stop, bar:
+        with StopSignal() as stop, bar, self.graphs:
             while self.stage_index < len(self.run.stages):
                 self._run_stage(self.run.stages[self.stage_index], stop, bar)
                 self.stage_index, self.step = self.stage_index + 1, 0
@@ -177,9 +179,10 @@ class Loop:
         sums = None
         while sums is None:
             try:
-                sums = self._accumulate_gradients(stage)
+                with self.graphs.open():
+                    sums = self._accumulate_gradients(stage)
             except RuntimeError as error:
-                if not self.micro_batch.halve(error):
+                if not self.graphs.give_up(error) and not self.micro_batch.halve(error):
                     raise
                 self.optimizer.zero_grad(set_to_none=True)  # and the step begins again, on the same draws
         learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -263,6 +266,7 @@ class Loop:
         self.optimizer = build_optimizer(trainables.values(), stage, self.run.settings.run.use_8bit_adam)
         self.lr_scheduler = build_lr_scheduler(self.optimizer, stage)
         self._constant = None if stage.trains & {"concept", "text"} else ConstantConditions()
+        self.graphs.begin(passes_of(stage, self.run.model, self.run.concepts))
         if restored:
             self._restore(restored)
 
@@ -288,6 +292,7 @@ class Loop:
 
     def _release(self) -> None:
         """Drop the stage's optimiser before memory is wanted for samples or the next stage's."""
+        self.graphs.end()
         self.optimizer = self.lr_scheduler = None
 
     # state

@@ -45,6 +45,7 @@ def stages_of(settings: Settings) -> list[Stage]:
     """
     stages = [Stage(name, part, _objective(part)) for name, part in settings.stages.items()]
     _check_frozen_weights(settings)
+    _check_graphs(settings)
     adapted = False
     for stage in stages:
         _refuse_without_effect(stage)
@@ -122,6 +123,22 @@ def _check_frozen_weights(settings: Settings) -> None:
                 f"run.{name} saves nothing without gradient_checkpointing: every block's copy would wait for its "
                 "backward pass"
             )
+
+
+def _check_graphs(settings: Settings) -> None:
+    """ConfigError for what cannot be recorded as a CUDA graph."""
+    run, adapter = settings.run, settings.adapter.type
+    if not run.cuda_graphs:
+        return
+    others = {
+        "gradient_checkpointing": run.gradient_checkpointing, "offload": run.offload, "compile": run.compile,
+        "quantize": run.quantize != "no", "blocks_to_swap": run.blocks_to_swap,
+        "swap_text_encoders": run.swap_text_encoders,
+    }  # fmt: skip
+    if asked := [name for name, there in others.items() if there]:
+        raise ConfigError(f"run.cuda_graphs and run.{asked[0]} do not go together: leave one out")
+    if settings.trains_weights and adapter != "lora":
+        raise ConfigError(f"run.cuda_graphs goes with adapter.type lora alone: {adapter} makes weights anew")
 
 
 def wants_bank(settings: Settings, stages: Sequence[Stage]) -> bool:
