@@ -432,6 +432,11 @@ def test_a_preset_is_joined_to_those_that_rows_stand_on(done, capsys):
     words[words.index("--methods") + 1] = "scenes"
     assert main(words) == 2
     assert "--preset mini: every row of scenes stands on a preset of its own (scene, scene-p" in capsys.readouterr().err
+    # rows that all stand on other presets than the command's own are no reason to refuse it
+    words = scene_arguments(done, "--rows", "singleinsert", "--dry_run", "--json")
+    words[words.index("--methods") + 1] = "scenes"
+    capsys.readouterr()
+    assert main(words) == 0 and "scene" in capsys.readouterr().out
     words = scene_arguments(done, "--prompts", "auto", "--rows", "apart", "--output_dir", str(done / "auto"))
     assert main(words) == 2
     assert "--prompts auto goes by a single concept's class word: of scenes" in capsys.readouterr().err

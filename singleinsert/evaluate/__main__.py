@@ -159,6 +159,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from singleinsert.evaluate.protocol import Protocol, load_protocol
 
     methods = load_methods(args.methods)
+    methods.check_preset(args.preset)  # of all rows: those that are asked for may all stand on others
     if args.rows:
         methods = methods.only(_names(args.rows))
     goes_with = SCENE_PRESET if args.command == SCENES else args.preset

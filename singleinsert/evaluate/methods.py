@@ -169,6 +169,15 @@ class MethodSet:
         """Without those that cannot be had with ``preset``."""
         return self.only([m.name for m in self.methods if not {*m.not_with} & {*presets_in(preset)}])
 
+    def check_preset(self, preset: str) -> None:
+        """ConfigError where every row of the whole set stands on a preset of its own, and ``preset`` is none of them."""
+        own = list(dict.fromkeys(method.base for method in self.methods))
+        if "" not in own and (first := presets_in(preset)[0]) not in own:
+            raise ConfigError(
+                f"--preset {first}: every row of {self.name} stands on a preset of its own ({', '.join(own)}); "
+                f"what others are to be joined to them is said as --preset {own[0]}+NAME"
+            )
+
     def only(self, names: Collection[str]) -> MethodSet:
         """The methods of these names, and the claims about them. ConfigError for a name that is none."""
         for name in names:

@@ -15,7 +15,7 @@ from singleinsert.batch.jobs import Job, read_jobs
 from singleinsert.batch.jobs import left_out as jobs_left_out
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.config.load import nearest, presets_in
+from singleinsert.config.load import nearest
 from singleinsert.data.subject import Handle, name_handles
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.evaluate import protocol as protocols
@@ -142,12 +142,6 @@ def make_plan(
     methods = methods.with_preset(preset)
     if not methods.methods:
         raise ConfigError(f"no method of {methods.name} can be had with preset {preset}")
-    own = {method.base for method in methods.methods}
-    if "" not in own and (first := presets_in(preset)[0]) not in own:
-        raise ConfigError(
-            f"--preset {first}: every row of {methods.name} stands on a preset of its own ({', '.join(sorted(own))}); "
-            f"what others are to be joined to them is said as --preset {min(own)}+NAME"
-        )
     source = _source(protocol.concepts, folder)
     jobs = {  # by the preset that a method changes
         base: _chosen(_jobs(source, folder, base, config_file, flags), only, protocol.concept_limit)
