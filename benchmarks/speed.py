@@ -206,12 +206,16 @@ def report(settings: Settings, ours: dict[str, Any], authors: dict[str, Any]) ->
     return found
 
 
-def share_of_floor(settings: Settings, family: str, seconds: float, flops_per_second: float) -> float:
-    """Of the time a run took, how much a card would need that did nothing but the run's FLOPs at that speed."""
+def share_of_floor(settings: Settings, family: str, seconds: float, flops_per_second: float) -> float | None:
+    """Of the time a run took, how much a card would need that did nothing but the run's FLOPs at that speed; None where
+    the run has other steps or samples than those that are counted."""
     from cost import at, on_a_card, run_flops, run_tflop
 
     preset = "sdxl" if family == "sdxl" else None
     counted = at(on_a_card(preset, teacher_bank=settings.run.teacher_bank), settings.data.resolution)
+    sizes = [{name: (s.steps, s.batch_size) for name, s in each.stages.items()} for each in (settings, counted)]
+    if sizes[0] != sizes[1]:
+        return None
     return run_tflop(counted, run_flops(counted, family))["run"] * 1e12 / flops_per_second / seconds
 
 
@@ -308,8 +312,10 @@ def run(args: argparse.Namespace) -> None:
         if is_random and torch.cuda.is_available():
             speed = measured_flops_per_second(torch.device("cuda"))
             share = share_of_floor(settings, args.family, found["training_seconds"], speed)
-            found |= {"flops_per_second": speed, "share_of_floor": share}
-            print(f"{share:.0%} of the compute floor, at {speed / 1e12:.0f} TFLOP/s of large bf16 products")
+            found["flops_per_second"] = speed
+            if share is not None:
+                found["share_of_floor"] = share
+                print(f"{share:.0%} of the compute floor, at {speed / 1e12:.0f} TFLOP/s of large bf16 products")
         if args.json:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -90,18 +90,18 @@ def same(a, b):
     [
         pytest.param({}, id="whole batches, one prompt after the other"),
         pytest.param({"run__micro_batch_size": 1}, id="gradients of several micro-batches add up"),
-        pytest.param({"run__mixed_precision": "bf16", "run__micro_batch_size": 2}, id="bf16"),
+        pytest.param({"run__mixed_precision": "bf16"}, id="bf16"),
         pytest.param({"stage2__trains": ["denoiser"]}, id="prompts encoded once a stage"),
         pytest.param({"concept__type": "vector"}, id="no image encoder"),
     ],
 )
 def test_a_run_by_replayed_passes_is_the_same_to_the_bit(tiny_sd, tmp_path, monkeypatch, changes):
-    steps = {"stage1__steps": 5, "stage2__steps": 5, "stage1__batch_size": 3, "stage2__batch_size": 3, **changes}
+    steps = {"stage1__batch_size": 2, "stage2__batch_size": 2, **changes}
     record = Recorder()
     artifact, lines = trained_with(monkeypatch, record, small_settings(tmp_path / "graphs", tiny_sd, **steps))
     eager = train(small_settings(tmp_path / "eager", tiny_sd, **steps), watch=QUIET).artifact
     same(artifact, eager)
-    assert lines == [] and record.recorded and record.forward > 2 * record.recorded and record.backward
+    assert lines == [] and record.recorded and record.forward >= 2 * record.recorded and record.backward
 
 
 def test_what_is_seen_once_stays_eager_and_a_failed_recording_is_said(tiny_sd, tmp_path, monkeypatch):

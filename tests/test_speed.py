@@ -56,3 +56,14 @@ def test_the_rows_are_of_flags_that_there_are_and_of_models_that_can_be_made():
         index = json.loads((source / "model_index.json").read_text())
         unet = speed.meta_part(source, index, "unet")
         assert sum(p.numel() for p in unet.parameters()) > 8e8 and next(unet.parameters()).is_meta
+
+
+def test_a_share_of_the_floor_is_told_of_the_counted_run_alone(monkeypatch):
+    import cost
+
+    monkeypatch.setattr(cost, "run_flops", lambda settings, family: {})
+    monkeypatch.setattr(cost, "run_tflop", lambda settings, flops: {"run": 3456.0})
+    whole = speed.load_settings(None, None, {"data.class_word": "face"})
+    assert speed.share_of_floor(whole, "sd1", seconds=44.0, flops_per_second=785.45e12) == pytest.approx(0.1, rel=1e-3)
+    short = speed.load_settings(None, None, {"data.class_word": "face", "stage1.steps": 3})
+    assert speed.share_of_floor(short, "sd1", seconds=4.0, flops_per_second=785e12) is None

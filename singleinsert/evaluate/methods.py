@@ -170,7 +170,7 @@ class MethodSet:
         return self.only([m.name for m in self.methods if not {*m.not_with} & {*presets_in(preset)}])
 
     def check_preset(self, preset: str) -> None:
-        """ConfigError where every row of the whole set stands on a preset of its own, and ``preset`` is none of them."""
+        """ConfigError where every row of the whole set stands on a preset of its own, none of them ``preset``."""
         own = list(dict.fromkeys(method.base for method in self.methods))
         if "" not in own and (first := presets_in(preset)[0]) not in own:
             raise ConfigError(

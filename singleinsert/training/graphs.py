@@ -153,14 +153,23 @@ class _Pass:
         if self._pool is None and torch.cuda.is_available():
             self._pool = torch.cuda.graph_pool_handle()  # one for all shapes, of which one is between its two passes
 
+        last: list[Any] = []
+
         def function(*given: Tensor) -> Any:
             found = iter(given)
             args, kwargs = pytree.tree_unflatten([next(found) if isinstance(x, Tensor) else x for x in leaves], shape)
-            return self._eager(*args, **kwargs)
+            last[:] = [self._eager(*args, **kwargs)]
+            return last[0]
 
         own = tuple(t.detach().clone().requires_grad_(t.requires_grad) for t in tensors)
         assert self._graphs.record is not None
-        return self._graphs.record(function, (*own, *trained), self._pool), trained
+        replay = self._graphs.record(function, (*own, *trained), self._pool)
+        for output in pytree.tree_leaves(last):
+            # else the recorded autograd graph lives on, and with it nodes that send every later gradient of a parameter
+            # through the stream of the recording
+            if output.grad_fn is not None and not output._is_view():
+                output.detach_()
+        return replay, trained
 
     def _copied(self, output: Tensor) -> Tensor:
         if output.requires_grad:
