@@ -163,8 +163,8 @@ CLAIMS: Mapping[str, tuple[Claim, ...]] = {
         Claim("GPT-4 above BLIP-2", "E.4", "SA", "gpt4", "blip2"),
         Claim("GPT-4 above LLaVA", "E.4", "NSD", "gpt4", "llava"),
         Claim("GPT-4 above BLIP-2", "E.4", "NSD", "gpt4", "blip2"),
-        Claim("the same, judged", "", "U", "gpt4", "llava", False),
-        Claim("the same, judged", "", "U", "gpt4", "blip2", False),
+        Claim("the same, judged: against LLaVA", "", "U", "gpt4", "llava", False),
+        Claim("the same, judged: against BLIP-2", "", "U", "gpt4", "blip2", False),
     ),
     "methods": tuple(
         Claim(f"{name} with SID: {what}", "Fig. 8, 9", measure, f"{name}-sid", name, up)
