@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,16 @@ NAMED = 3
 def same_name(name: str) -> str:
     """One spelling for all cases of a name, and for both ways of writing its accents (macOS takes them apart)."""
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def of_one_name(pictures: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Pairs (the first, a later one) of pictures in one folder whose mask or caption would be the same file: both go by
+    the name without its suffix."""
+    firsts: dict[Path, Path] = {}
+    for path in pictures:
+        first = firsts.setdefault(path.with_name(same_name(path.stem)), path)
+        if first != path:
+            yield first, path
 
 
 @dataclass(frozen=True)

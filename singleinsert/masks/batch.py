@@ -11,7 +11,7 @@ from PIL import Image
 
 from singleinsert.atomic import write_atomically, write_text
 from singleinsert.config import Settings
-from singleinsert.data.folders import FOLDER_END, find_in, list_folder, mask_of, same_name, some
+from singleinsert.data.folders import FOLDER_END, find_in, list_folder, mask_of, of_one_name, some
 from singleinsert.data.opening import open_picture
 from singleinsert.data.pictures import load_picture
 from singleinsert.errors import ConfigError, InputError, MissingPackageError, ModelError, first_line, shown
@@ -70,11 +70,8 @@ def list_pictures(folder: Path) -> tuple[list[Path], list[str]]:
         left_out.append(f"{folder}: left out: {names}: folders in it are not looked into")
     if not listing.pictures:
         raise InputError(f"{folder} holds no pictures" + "".join(f" ({line})" for line in left_out[:1]))
-    stems: dict[str, Path] = {}
-    for path in listing.pictures:
-        other = stems.setdefault(same_name(path.stem), path)
-        if other != path:
-            raise InputError(f"{other.name} and {path.name} in {folder} would share one mask: rename one")
+    for first, other in of_one_name(listing.pictures):
+        raise InputError(f"{first.name} and {other.name} in {folder} would share one mask: rename one")
     return list(listing.pictures), left_out
 
 

@@ -17,7 +17,7 @@ from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
 from singleinsert.data.captions import caption_file, read_caption, with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
-from singleinsert.data.folders import list_folder, mask_of, picture_paths, same_name
+from singleinsert.data.folders import list_folder, mask_of, of_one_name, picture_paths, same_name
 from singleinsert.data.pictures import (
     Picture,
     crop_to_square,
@@ -125,14 +125,11 @@ and cut apart from the others."""
 
 
 def _refuse_shared_files(paths: Sequence[Path]) -> None:
-    """InputError where two pictures would share a mask or a caption, which go by the name without its suffix."""
-    stems: dict[Path, Path] = {}
-    for path in paths:
-        other = stems.setdefault(path.with_name(same_name(path.stem)), path)
-        if other != path:
-            shared = caption_file(path) if caption_file(path).is_file() else mask_of(path)
-            if shared is not None:
-                raise InputError(f"{other} and {path.name} would share {shared.name}: rename one of them")
+    """InputError where two pictures would share a mask or a caption that is there."""
+    for first, other in of_one_name(paths):
+        shared = caption_file(other) if caption_file(other).is_file() else mask_of(other)
+        if shared is not None:
+            raise InputError(f"{first} and {other.name} would share {shared.name}: rename one of them")
 
 
 def left_out_lines(given: Sequence[str]) -> list[str]:
