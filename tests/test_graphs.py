@@ -91,8 +91,10 @@ def same(a, b):
         pytest.param({}, id="whole batches, one prompt after the other"),
         pytest.param({"run__micro_batch_size": 1}, id="gradients of several micro-batches add up"),
         pytest.param({"run__mixed_precision": "bf16"}, id="bf16"),
-        pytest.param({"stage2__trains": ["denoiser"]}, id="prompts encoded once a stage"),
-        pytest.param({"concept__type": "vector"}, id="no image encoder"),
+        pytest.param(
+            {"stage2__trains": ["denoiser"], "concept__type": "vector"},
+            id="prompts encoded once a stage, no image encoder",
+        ),
     ],
 )
 def test_a_run_by_replayed_passes_is_the_same_to_the_bit(tiny_sd, tmp_path, monkeypatch, changes):
