@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singleinsert.config import Settings
+from singleinsert.errors import InputError
 from singleinsert.imports import importing
 from singleinsert.training.watch import Watch
 
@@ -72,22 +73,30 @@ def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
     """Write the masks that a run of ``settings`` would train with where it looks for them, and pictures of them.
 
     One concept's lie beside its pictures. Those of several concepts of a picture are a folder NAME_masks beside it, a
-    set of named masks, for ``--mask``.
+    set of named masks. Those that lie there already are taken, and stay as they are.
 
     Returns:
         what was written.
+
+    Raises:
+        InputError: as of a run; or other masks than those that are named lie there.
     """
     from singleinsert.atomic import write_atomically
-    from singleinsert.data.folders import picture_paths
+    from singleinsert.data.folders import picture_paths, set_beside
     from singleinsert.masks import write_beside
-    from singleinsert.masks.collection import MaskSet, NamedMask, save_masks
+    from singleinsert.masks.collection import INDEX, MaskSet, NamedMask, save_masks
     from singleinsert.masks.find import refuse_second
     from singleinsert.training.prepare import find_material
 
+    several = len(settings.data.class_word) > 1
+    named_folders = [Path(text).resolve() for text in settings.data.mask]
     for path in picture_paths(settings.data.image):
         refuse_second(path)
+        folder = set_beside(path)
+        if several and named_folders and (folder / INDEX).is_file() and folder.resolve() not in named_folders:
+            raise InputError(f"{folder} holds masks of {path.name} already: move it away, or leave --mask out")
     material = find_material(settings, say)
-    if len(settings.data.class_word) == 1:
+    if not several:
         return [path for result in material.found for path in write_beside(result)]
     named = [handle for handle in material.handles if handle.class_word in settings.data.class_word]
     written: list[Path] = []
@@ -95,10 +104,9 @@ def write_masks(settings: Settings, say: Callable[[str], None]) -> list[Path]:
         results = material.found[start : start + len(named)]
         picture = results[0].picture
         masks = tuple(NamedMask(h.name, h.class_word, r.mask, r.source) for h, r in zip(named, results, strict=True))
-        found, folder = MaskSet(picture.path.name, masks[0].mask.size, masks), picture.path.with_name(
-            f"{picture.path.stem}_masks"
-        )  # fmt: skip
-        save_masks(found, folder)
+        found, folder = MaskSet(picture.path.name, masks[0].mask.size, masks), set_beside(picture.path)
+        if not (folder / INDEX).is_file():  # else they are what was taken, perhaps edited
+            save_masks(found, folder)
         write_atomically(folder / "overlay.png", found.sheet(picture).save)
         written += [folder, folder / "overlay.png"]
     return written

@@ -17,7 +17,7 @@ from singleinsert.models.loading import load_base_model
 from singleinsert.placeholders import with_class_words
 from singleinsert.training.encode import make_concepts
 from singleinsert.training.handles import find_handles, sample_prompts
-from singleinsert.training.prepare import find_material
+from singleinsert.training.prepare import find_material, mask_files
 from singleinsert.training.prompting import without_placeholder
 from singleinsert.training.run import train
 
@@ -137,6 +137,29 @@ def test_an_alpha_channel_is_not_every_concepts_mask(here):
     material = find_material(load_settings("scene", None, values), str)
     face, hair = (subject.mask.tobytes() for subject in material.given[0].subjects)
     assert face != hair and not any("alpha" in result.source for result in material.found)
+
+
+def test_the_masks_beside_a_picture_are_taken_and_stay_as_they_were_edited(here, capsys):
+    """As one concept's mask is: --mask_only writes the folder once, and what is painted there counts from then on."""
+    words = "--image photo.png --class_word face --class_word cup --mask_only".split()
+    assert train_singleinsert.main([*words, "--mask", "left.png", "--mask", "right.png"]) == 0
+    edited = Path("photo_masks/cup.png")
+    Image.open("east.png").save(edited, comment="painted")
+    painted = edited.read_bytes()
+    assert train_singleinsert.main(words) == 0 and edited.read_bytes() == painted
+    assert "from photo_masks" in capsys.readouterr().out
+    settings = load_settings(None, None, {"data.image": "photo.png", "data.class_word": ["face", "cup"]})
+    subjects = find_material(settings, str).given[0].subjects
+    assert [subject.mask.getbbox() for subject in subjects] == [MASKS["left"], MASKS["east"]]
+    assert [path.name for _, path in mask_files(settings, [Path("photo.png")])] == [
+        "cup.png", "face.png", "masks.toml", "overlay.png",
+    ]  # fmt: skip
+    assert train_singleinsert.main([*words, "--mask", "left.png", "--mask", "right.png"]) == 2
+    assert "photo_masks holds masks of photo.png already: move it away, or leave --mask out" in capsys.readouterr().err
+    assert edited.read_bytes() == painted
+    other = [word.replace("cup", "dog") for word in words]
+    assert train_singleinsert.main(other) == 2
+    assert "photo_masks: no mask 'dog', only face, cup: add it, name other masks with --mask" in capsys.readouterr().err
 
 
 def test_each_of_several_pictures_has_its_own_set_of_masks(here):

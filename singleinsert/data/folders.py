@@ -196,6 +196,12 @@ def mask_of(picture: str | Path) -> Path | None:
     return only_mask(picture, masks_for(picture.parent))
 
 
+def set_beside(picture: Path) -> Path:
+    """Where the named masks of a picture of several things are written, and looked for: the folder called like it, with
+    _masks at its end."""
+    return picture.with_name(picture.stem + FOLDER_END)
+
+
 def masks_for(folder: Path) -> dict[str, list[Path]]:
     """The masks of all pictures of a folder, by :func:`same_name` of the picture's stem."""
     found: dict[str, list[Path]] = defaultdict(list)

@@ -50,6 +50,7 @@ def _find_several(
     picture: Any, words: list[str], folder: Path, args: argparse.Namespace, options: dict[str, Any]
 ) -> int:
     from singleinsert.atomic import write_atomically
+    from singleinsert.data.folders import set_beside
     from singleinsert.data.subject import name_handles, plain_name
     from singleinsert.masks.collection import INDEX, find_masks, save_masks
     from singleinsert.masks.files import share_of
@@ -63,7 +64,7 @@ def _find_several(
     if double := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two masks are named {double}: write NAME=WORD")
     named = dict(zip(names, texts, strict=True))
-    target = folder / f"{picture.path.stem}_masks"
+    target = folder / set_beside(picture.path).name
     refuse_existing(target / INDEX, args.overwrite)
     masks = find_masks(picture, named, **options)
     if args.disjoint:

@@ -17,7 +17,7 @@ from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
 from singleinsert.data.captions import caption_file, read_caption, with_concept
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
-from singleinsert.data.folders import list_folder, mask_of, of_one_name, picture_paths, same_name
+from singleinsert.data.folders import list_folder, mask_of, of_one_name, picture_paths, same_name, set_beside
 from singleinsert.data.pictures import (
     Picture,
     crop_to_square,
@@ -36,7 +36,7 @@ from singleinsert.errors import InputError
 from singleinsert.masks import MaskResult, check_mask, find_mask, mask_file, share_of
 from singleinsert.masks.candidates import GIVE_A_MASK
 from singleinsert.masks.cleanup import union
-from singleinsert.masks.collection import INDEX, disjoint, find_each, load_masks
+from singleinsert.masks.collection import INDEX, disjoint, find_each, load_masks, refuse_pointing
 from singleinsert.masks.find import wants_search
 from singleinsert.training.handles import find_handles
 from singleinsert.training.prompting import Shown, one_subject_in_each
@@ -145,7 +145,8 @@ def mask_files(settings: Settings, pictures: Sequence[Path]) -> list[tuple[str, 
         InputError: several masks for one picture, or a folder without a picture's.
     """
     given, mask = settings.data.mask, settings.mask
-    if sets := _sets_of_masks(given):
+    beside = [folder for picture in pictures if (folder := _set_beside(settings, picture))]
+    if sets := _sets_of_masks(given) or beside:
         return [
             (f"set/{place}", path) for place, folder in enumerate(sets)
             for path in sorted(folder.iterdir()) if path.is_file()
@@ -190,6 +191,10 @@ def find_masks_of(
     given, options = settings.data.mask, vars(settings.mask)
     if handles[0].class_word in STYLES:
         return {handles[0].name: whole_picture(picture)}
+    words = [handle.class_word for handle in handles]
+    refuse_pointing(words, options)
+    if beside := _set_beside(settings, picture.path):
+        return _masks_of_set(picture, handles, beside, among=1)
     if sets := _sets_of_masks(given):
         if len(sets) != pictures:
             many = f"{len(sets)} folder{'s' * (len(sets) != 1)} of masks for {pictures} pictures"
@@ -207,7 +212,7 @@ def find_masks_of(
         count = f"{len(given)} mask{'s' * (len(given) != 1)}"
         raise InputError(f"{count} for {len(handles)} class words: give one for each, in their order")
     try:
-        found = find_each(picture, [handle.class_word for handle in handles], files=given, **options)
+        found = find_each(picture, words, files=given, **options)
     except InputError as problem:  # it speaks of a single concept's flags
         raise InputError(str(problem).replace(GIVE_A_MASK, MASK_FOR_EACH)) from problem
     return {handle.name: result for handle, result in zip(handles, found, strict=True)}
@@ -221,6 +226,13 @@ def _sets_of_masks(given: Sequence[str]) -> list[Path]:
     return sets
 
 
+def _set_beside(settings: Settings, picture: Path) -> Path | None:
+    """The folder of named masks beside a picture, which several concepts take where no mask is named."""
+    folder = set_beside(picture)
+    wanted = len(settings.data.class_word) > 1 and not settings.data.mask
+    return folder if wanted and (folder / INDEX).is_file() else None
+
+
 def _masks_of_set(picture: Picture, handles: Sequence[Handle], folder: Path, among: int) -> dict[str, MaskResult]:
     """From a folder that ``python -m singleinsert.masks`` has written, by the concepts' names."""
     masks = load_masks(folder)
@@ -231,7 +243,12 @@ def _masks_of_set(picture: Picture, handles: Sequence[Handle], folder: Path, amo
         raise InputError(
             f"{folder} holds the masks of {masks.picture}, not of {picture.path.name}: give the folders in their order"
         )
-    named = {handle.name: masks[plain_name(handle.name)] for handle in handles}
+    try:
+        named = {handle.name: masks[plain_name(handle.name)] for handle in handles}
+    except InputError as problem:
+        raise InputError(
+            f"{folder}: {problem}: add it, name other masks with --mask, or move the folder away"
+        ) from None
     return {
         handle: MaskResult(
             each.mask, picture, (), (), f"{folder}", share_of(each.mask), file=folder / f"{each.name}.png"
