@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from tinyconcepts import make_concept, with_embedding
 
-from singleinsert.artifact import Artifact, BaseInfo
+from singleinsert.artifact import UNKNOWN, Artifact, BaseInfo
 from singleinsert.export import export
 from singleinsert.export.__main__ import main as export_main
-from singleinsert.inference.setup import recorded_base
+from singleinsert.inference.setup import notes_of_bases, recorded_base
 from singleinsert.models.bundled import MINI_SD
 
 ROOT = Path(__file__).parents[1]
@@ -172,6 +172,7 @@ SNOW = ["--prompt", "* face"]
         (SNOW, "no --concept and no base model"),
         (["--concept", "output/hat", *SNOW], "does not say where its base model"),
         (["--concept", "anna", "--prompt", "{ann}"], "did you mean anna?"),
+        (["--concept", "anna", "--prompt", "{anna"], "{ in the prompt '{anna' stands alone: a concept is written {a"),
         (["--concept", "anna", "--pretrained_model_name_or_path", "./nowhere", *SNOW], "no model folder ./nowhere"),
         (["--concept", "wide_artifact.safetensors", *SNOW], "vectors of width 48"),
         (["--concept", "anna", "--prompt_file", "none.txt"], "prompt file not found"),
@@ -201,6 +202,19 @@ def test_offloading_needs_a_gpu(here, capsys, monkeypatch):
 def test_exported_files_of_the_bundled_model_need_no_word_on_where_it_is():
     nowhere = BaseInfo("sd1", "mini-sd", "epsilon", "")
     assert recorded_base([Artifact.of_one_concept("anna", "*", "face", torch.zeros(1, 4), {}, nowhere)]) == MINI_SD
+
+
+def test_concepts_of_two_models_are_said():
+    mini, other, unknown = (BaseInfo("sd1", name, "epsilon", "") for name in ("mini-sd", "mini-scenes", UNKNOWN))
+    anna, ben, cat = (
+        Artifact.of_one_concept(name, "*", "face", torch.zeros(1, 4), {}, base)
+        for name, base in (("anna", mini), ("ben", other), ("cat", unknown))
+    )
+    assert notes_of_bases([anna, cat]) == notes_of_bases([anna]) == notes_of_bases([]) == []
+    assert notes_of_bases([anna, ben]) == [
+        "ben was trained on mini-scenes, and what draws is mini-sd, the model of anna: "
+        "--pretrained_model_name_or_path chooses"
+    ]
 
 
 def test_a_model_that_has_moved(here, capsys, tiny_sd):

@@ -162,6 +162,16 @@ def test_the_masks_beside_a_picture_are_taken_and_stay_as_they_were_edited(here,
     assert "photo_masks: no mask 'dog', only face, cup: add it, name other masks with --mask" in capsys.readouterr().err
 
 
+def test_a_handle_that_prompts_write_otherwise_is_said(here):
+    lines = []
+    values = {"data.image": "photo.png", "data.class_word": ["face", "cup"], "data.mask": ["left.png", "right.png"]}
+    settings = load_settings(None, None, values | {"data.handles": ["the face", "cup"]})
+    assert find_material(settings, lines.append).handles[0].name == "the_face"
+    assert [line for line in lines if "called" in line] == [
+        "note: the concept 'the face' is called {the_face} in prompts"
+    ]
+
+
 def test_each_of_several_pictures_has_its_own_set_of_masks(here):
     """A scene seen twice; a set that was made for another picture, or one for all, is no set of this one."""
     Image.open("photo.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save("other.png")

@@ -123,10 +123,13 @@ def lora_tags(concepts: Sequence[ConceptName]) -> list[str]:
 def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> None:
     found = re.search(r"\{[^{}]*\}|<[A-Za-z][^<>]*>", text)
     if not found:
+        if concepts and (brace := re.search(r"[{}]", text)):
+            names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts)
+            raise InputError(f"{brace[0]} in the prompt {prompt!r} stands alone: a concept is written {names}")
         return
     if found[0].lower().startswith("<lora:"):
         raise InputError(f"{found[0]} in the prompt {prompt!r} is a WebUI's: name the LoRA by --concept NAME:WEIGHT")
-    known = [*FILLED_IN, *(c.handle or c.name for c in concepts)] if concepts else []
+    known = [*(c.handle or c.name for c in concepts), *FILLED_IN] if concepts else []
     hint = nearest(found[0][1:-1], known) if known else "; pass --concept to load one"
     raise InputError(f"{found[0]} in the prompt {prompt!r} names no loaded concept{hint}")
 
@@ -188,7 +191,9 @@ def warn_of_prompt(prompt: str, concepts: Sequence[ConceptName]) -> None:
     """Say on stderr that a prompt names no concept, which may be meant, for comparison; or which of several it means by
     words that are any concept's."""
     if not names_a_concept(resolve(prompt, concepts)):
-        print(f"note: the prompt {prompt!r} names no concept: write * or {{concept}} where it belongs", file=sys.stderr)
+        names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts)
+        how = names if len(concepts) > 1 else "* or {concept}"
+        print(f"note: the prompt {prompt!r} names no concept: write {how} where it belongs", file=sys.stderr)
     elif len(concepts) > 1 and re.search(rf"\{{(?:concept|placeholder|class_word)\}}|{whole_word(STAR)}", prompt):
         names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts[1:])
         print(f"note: in {prompt!r} the first of {len(concepts)} concepts is meant, {concepts[0].name}: write {names} "

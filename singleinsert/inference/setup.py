@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from singleinsert.artifact import Artifact
+from singleinsert.artifact import UNKNOWN, Artifact
 from singleinsert.data.prompts import NOVEL_VIEWS
 from singleinsert.dtypes import DTYPES
 from singleinsert.errors import InputError, first_line
@@ -49,6 +50,8 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     if args.offload != "none" and device == "cpu":
         raise InputError(f"--offload {args.offload} moves parts to a GPU when they are needed, and there is none")
     given = args.pretrained_model_name_or_path
+    for line in [] if given else notes_of_bases(concepts):
+        print(f"note: {line}", file=sys.stderr)
     prediction_type = "auto" if given or not concepts else concepts[0].base.prediction_type
     model = load_base_model(
         place_of_model(given) if given else recorded_base(concepts),
@@ -64,6 +67,16 @@ def load_base(args: Namespace, concepts: Sequence[Artifact]) -> Family:
     if args.enable_attention_slicing:
         model.denoiser.set_attention_slice("auto")
     return model
+
+
+def notes_of_bases(concepts: Sequence[Artifact]) -> list[str]:
+    """Concepts that were trained on another model than the first, whose model draws, a line each."""
+    return [
+        f"{concept.name} was trained on {concept.base.name}, and what draws is {concepts[0].base.name}, the model of "
+        f"{concepts[0].name}: --pretrained_model_name_or_path chooses"
+        for concept in concepts[1:]
+        if len({concept.base.name, concepts[0].base.name} - {UNKNOWN}) > 1
+    ]
 
 
 def recorded_base(concepts: Sequence[Artifact]) -> str | Path:

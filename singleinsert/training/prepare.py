@@ -77,6 +77,9 @@ def find_material(settings: Settings, say: Callable[[str], None]) -> Material:
         say(line)
     handles = find_handles(settings)
     subjects = [handle for handle in handles if handle.name != BACKGROUND]
+    for name, handle in zip(settings.data.handles, subjects, strict=False):
+        if len(subjects) > 1 and name != handle.name:
+            say(f"note: the concept {name!r} is called {{{handle.name}}} in prompts")
     found: list[MaskResult] = []
     given: list[TrainingPicture] = []
     with asked_once(settings.caption.describe.strip()) as load:
