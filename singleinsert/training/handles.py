@@ -85,7 +85,8 @@ def _refuse_descriptions(settings: Settings) -> None:
 
 def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[str]:
     """The prompts of a run's samples. Of several concepts ``{name}`` is one of them, and ``{concept}`` stands for each
-    alone, for every pair, and for all together.
+    alone, for every pair, and for all together; beside other words ("{concept} in the snow") for all but the learnt
+    background, which would contradict a place.
 
     Raises:
         InputError: a name in {} or <> that is no concept of the run.
@@ -104,7 +105,8 @@ def sample_prompts(templates: Sequence[str], handles: Sequence[Handle]) -> list[
         elif template.strip() == "{concept}":
             prompts += ["a photo of " + " and ".join(phrases[name] for name in group) for group in groups]
         else:
-            prompts.append(template.replace("{concept}", " and ".join(phrases[name] for name in names)))
+            subjects = [words for name, words in phrases.items() if name != BACKGROUND]
+            prompts.append(template.replace("{concept}", " and ".join(subjects)))
     return prompts
 
 
