@@ -281,6 +281,16 @@ def test_what_is_not_asked_or_not_read_is_said(picture):
     ]
 
 
+def test_a_caption_that_names_no_subject_is_named_by_its_place(picture):
+    file, rows = picture.path.with_suffix(".txt"), picture.path.parent / METADATA
+    rows.write_text('{"file_name": "me.png", "text": "a red hat"}')
+    with pytest.raises(InputError, match=rf"^{rows}, me.png: 'a red hat' says neither face nor .*: write \* where"):
+        by(None, picture)
+    file.write_text("a green hat")
+    with pytest.raises(InputError, match=rf"^caption file {file}: 'a green hat' says neither face nor"):
+        by(None, picture)
+
+
 def test_words_alone(picture):
     found = by(None, picture, describe="words: red hat,  beach ,")
     assert found.text == "a photo of a {concept}, red hat, beach" and found.source == "the words given"

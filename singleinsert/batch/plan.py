@@ -48,7 +48,8 @@ def conflicts(jobs: Sequence[Job], records: Mapping[str, dict[str, Any] | None],
 def check_inputs(job: Job) -> list[Problem]:
     """What is wrong with a job's stages, picture, description, mask file or model folder, as far as can be seen without
     a model."""
-    from singleinsert.data.captions import CAPTION_SUFFIXES, read_caption, with_concept
+    from singleinsert.captions.files import read_description
+    from singleinsert.data.captions import CAPTION_SUFFIXES
     from singleinsert.data.pictures import load_picture
     from singleinsert.masks.files import check_mask, read_mask
     from singleinsert.models.presence import check_source
@@ -65,8 +66,8 @@ def check_inputs(job: Job) -> list[Problem]:
             if kind == "image" and path.suffix.lower() not in CAPTION_SUFFIXES:
                 sizes[place] = load_picture(path).image.size
                 described = data.can_be_described and job.settings.caption.mode != "off" and not data.description
-                if described and (text := read_caption(path)) is not None:
-                    with_concept(text, data.class_word[0])
+                if described:
+                    read_description(path, data.class_word[0])
             elif kind in ("mask", "beside"):
                 check_mask(read_mask(path, sizes[place if len(data.class_word) == 1 else "0"]), f"mask {path}")
 

@@ -13,13 +13,13 @@ from singleinsert.atomic import check_folder_to_write, write_atomically
 from singleinsert.captions.ask import Ask, RefusedError, asked_once
 from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
-from singleinsert.captions.files import refuse_existing, write_caption
+from singleinsert.captions.files import read_description, refuse_existing, write_caption
 from singleinsert.captions.form import Room, room_of
 from singleinsert.captions.further import Further
 from singleinsert.captions.phrases import split_caption
 from singleinsert.captions.verdicts import judge
 from singleinsert.config import Settings
-from singleinsert.data.captions import read_caption, with_concept
+from singleinsert.data.captions import read_caption
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks.batch import list_pictures
@@ -79,12 +79,12 @@ def check(args: argparse.Namespace, settings: Settings) -> int:
 
 
 def _check_one(path: Path, word: str, room: Room, ask: Ask | None, further: Further) -> list[str]:
-    text = read_caption(path)
-    if text is None:
+    caption = read_description(path, word)
+    if caption is None:
         raise InputError(f"{path} has no caption: `python -m singleinsert.captions write` makes one")
     if ask is not None:
         tell_where(ask, path, print)
-    return _checked(load_picture(path), with_concept(text, word), word, room, ask, further)
+    return _checked(load_picture(path), caption, word, room, ask, further)
 
 
 def _checked(

@@ -9,6 +9,7 @@ from pathlib import Path
 from singleinsert.captions.answers import UnusableError, caption_from_answer
 from singleinsert.captions.ask import Ask, RefusedError, asked_once
 from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
+from singleinsert.captions.files import read_description
 from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, says_something
 from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
@@ -20,8 +21,6 @@ from singleinsert.data.captions import (
     caption_file,
     caption_lines,
     one_line,
-    read_caption,
-    with_concept,
 )
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError, SingleInsertError
@@ -103,14 +102,14 @@ def describe(
         CaptionError: the model gave nothing that can be used, or the mode needs what nobody writes.
         ConfigError, ModelError, InputError: as they say.
     """
-    if (text := read_caption(picture.path)) is not None:
+    if (text := read_description(picture.path, class_word)) is not None:
         file = caption_file(picture.path)
         source = file.name if file.is_file() else METADATA
         if spec := settings.describe.strip():
             say(f"note: {spec} is not asked: {source} has the description")
         if file.is_file() and (more := len(caption_lines(file)) - 1):
             say(f"note: the first line of {source} is the description, {more} more of it are not read")
-        return of_user(with_concept(text, class_word), class_word, source, room)
+        return of_user(text, class_word, source, room)
     if ask is None and not settings.describe.strip():
         if (picture.path.parent / METADATA).is_file():
             say(f"note: {METADATA} has no text for {picture.path.name}, which is learnt without a description")

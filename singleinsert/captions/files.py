@@ -1,12 +1,40 @@
-"""Captions onto the disk: beside the picture, or into its folder's metadata.jsonl. What is there is never lost."""
+"""Captions from and onto the disk: beside the picture, or in its folder's metadata.jsonl. None is ever lost."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from singleinsert.atomic import write_text
-from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_caption, read_metadata
+from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_caption, read_metadata, with_concept
 from singleinsert.errors import InputError
+
+
+def read_description(picture: Path, class_word: str) -> str | None:
+    """The picture's own caption, as :func:`checked_caption` gives it; None where it has none.
+
+    Raises:
+        InputError: what is there cannot be read or is no caption; names the file.
+    """
+    text = read_caption(picture)
+    return None if text is None else checked_caption(text, class_word, place_of_caption(picture))
+
+
+def place_of_caption(picture: Path) -> str:
+    """Where :func:`singleinsert.data.captions.read_caption` reads the picture's caption, for messages."""
+    file = caption_file(picture)
+    return f"caption file {file}" if file.is_file() else f"{picture.parent / METADATA}, {picture.name}"
+
+
+def checked_caption(text: str, class_word: str, source: str) -> str:
+    """A caption that a user gave, with ``{concept}`` in it and otherwise unchanged.
+
+    Args:
+        source: where it is from, for messages.
+
+    Raises:
+        InputError: nothing in it stands for the concept.
+    """
+    return with_concept(text, class_word, source)
 
 
 def refuse_existing(picture: Path, metadata: bool, overwrite: bool) -> None:

@@ -14,11 +14,12 @@ from singleinsert.captions.ask import Ask, best_device, load_ask, shrink
 from singleinsert.captions.commands import class_word
 from singleinsert.captions.critic import criticize
 from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
+from singleinsert.captions.files import checked_caption
 from singleinsert.captions.form import Room, room_of
 from singleinsert.captions.phrases import without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
 from singleinsert.config import Settings
-from singleinsert.data.captions import CONCEPT, caption_file, caption_lines, read_caption, with_concept
+from singleinsert.data.captions import CONCEPT, caption_file, caption_lines, read_caption
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import InputError
 from singleinsert.loopback import Content, LoopbackServer, NotUnderstood, fill_page
@@ -50,7 +51,7 @@ class Session:
         """The text as it would be saved; its phrases, their verdicts, the text without each; remarks on the whole.
 
         Raises:
-            InputError: nothing in it stands for the concept.
+            InputError: nothing in it stands for the concept, or it is a refusal.
         """
         caption = self._caption(text)
         found = of_user(caption, self.word, self.file.name, self.room)
@@ -89,7 +90,7 @@ class Session:
     def _caption(self, text: str) -> str:
         if len(text) > LONGEST_CAPTION:
             raise InputError(f"a caption of {len(text)} letters: one sentence is meant")
-        return with_concept(text, self.word)
+        return checked_caption(text, self.word, "the caption")
 
     def _letter(self, verdict: Verdict) -> str | None:
         """What the model says of a phrase; asked once for each text of one."""

@@ -70,12 +70,15 @@ def one_line(text: str) -> str:
     return " ".join(text.encode("utf-8", "replace").decode("utf-8").split())
 
 
-def with_concept(text: str, class_word: str) -> str:
+def with_concept(text: str, class_word: str, source: str = "the caption") -> str:
     """A caption with ``{concept}`` in it, which stands for placeholder and class word ("* face") together.
 
     with_concept("a photo of a * face", "face") and with_concept("a photo of a face", "face") are both
     "a photo of a {concept}": the class word after a placeholder is part of it, and where there is no placeholder the
     first class word becomes one.
+
+    Args:
+        source: where the text is from, for the message.
 
     Raises:
         InputError: neither a placeholder nor the class word is in it.
@@ -88,8 +91,8 @@ def with_concept(text: str, class_word: str) -> str:
         return re.sub(rf"\{{concept\}} {word.pattern}", CONCEPT, text, flags=re.IGNORECASE)
     if not class_word or not word.search(text):
         raise InputError(
-            f"caption {text[:80]!r} says neither {class_word or 'a class word'} nor * nor {{concept}}: "
-            "nothing in it stands for the concept"
+            f"{source}: {text[:80]!r} says neither {class_word or 'a class word'} nor * nor {{concept}}, so nothing in "
+            'it stands for the concept: write * where it is named, as in "a photo of a *, red hat, beach"'
         )
     return word.sub(CONCEPT, text, count=1)
 

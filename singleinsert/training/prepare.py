@@ -11,11 +11,12 @@ from PIL import Image, ImageChops
 
 from singleinsert.captions.ask import Ask, asked_once
 from singleinsert.captions.describe import describe, of_user
+from singleinsert.captions.files import checked_caption
 from singleinsert.captions.form import room_of
 from singleinsert.captions.tied import whole_picture, without_tied
 from singleinsert.captions.words import STYLES
 from singleinsert.config import Settings
-from singleinsert.data.captions import caption_file, read_caption, with_concept
+from singleinsert.data.captions import caption_file, read_caption
 from singleinsert.data.collage import make_collection, make_mixes, mirrored
 from singleinsert.data.folders import list_folder, mask_of, of_one_name, picture_paths, same_name, set_beside
 from singleinsert.data.pictures import (
@@ -305,7 +306,9 @@ def describe_picture(
     if given:
         if caption.describe.strip():
             say(f"note: {caption.describe.strip()} is not asked: data.description says it")
-        found = of_user(with_concept(given[number], class_word), class_word, "data.description", room)
+        found = of_user(
+            checked_caption(given[number], class_word, "data.description"), class_word, "data.description", room
+        )
     else:
         described = describe(picture, class_word, caption, room=room, load=load, say=say)
         if described is None:
