@@ -132,6 +132,10 @@ def test_check_without_a_caption_is_one_line(photo, capsys):
     assert run("check", "--images", photo.parent, "--class_word", "face") == 1
     out = capsys.readouterr().out
     assert "b.png: FAILED" in out and "keep  in snow" in out
+    photo.with_suffix(".txt").write_text("I'm sorry, but I can't describe the face in this picture.")
+    assert run("check", "--image", photo, "--class_word", "face") == 2
+    out, error = capsys.readouterr()
+    assert "is a refusal and no caption" in error and "keep" not in out
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from singleinsert.config import CaptionSettings, load_settings
 from singleinsert.data.captions import CONCEPT, METADATA
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError
-from singleinsert.training.prepare import find_material
+from singleinsert.training.prepare import describe_picture, find_material
 from singleinsert.training.run import train
 from testbed.world.features import EDITS
 from testbed.world.scene import Instance, Scene, draw
@@ -289,6 +289,31 @@ def test_a_caption_that_names_no_subject_is_named_by_its_place(picture):
     file.write_text("a green hat")
     with pytest.raises(InputError, match=rf"^caption file {file}: 'a green hat' says neither face nor"):
         by(None, picture)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I'm sorry, but I can't describe the face in this picture.", "Unfortunately, I cannot describe this * face",
+     "Sorry, a face", "I\u2019m not able to describe the face."],
+)  # fmt: skip
+def test_a_refusal_that_was_saved_as_a_caption_is_an_error(picture, text):
+    picture.path.with_suffix(".txt").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"me\.txt: .* is a refusal and no caption: write what is to be seen") as error:
+        by(None, picture)
+    assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="data.description: .* is a refusal"):
+        settings = load_settings("mini+plain", None, {"data.description": [text]})
+        describe_picture(picture, "face", settings, 0, 1, str)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a sorry looking {concept} that can't fly", "a very sorry, wet {concept} on a road", "a {concept} against my sofa",
+     "a {concept} with a sign that says \"I'm sorry\"", "a {concept} that cannot be seen from here"],
+)  # fmt: skip
+def test_a_caption_that_only_sounds_like_a_refusal_is_taken(picture, text):
+    picture.path.with_suffix(".txt").write_text(text)
+    assert by(None, picture).text == text
 
 
 def test_words_alone(picture):

@@ -131,8 +131,9 @@ _ASCII = str.maketrans({
 })  # fmt: skip
 
 _REFUSALS = re.compile(
-    r"\b(?:i(?:'m| am) sorry|sorry,|i (?:can ?not|can't|am unable|'m unable|am not able|'m not able|won't|will not)\b|"
-    r"as an ai\b|unable to (?:assist|help|describe|identify)|can(?:no|')t (?:assist|help) with|against my|"
+    r"\b(?:i(?:'m| am) (?:sorry|unable|not able)|(?<![a-z] )sorry,|i (?:can ?not|can't|won't|will not)\b|"
+    r"as an ai\b|unable to (?:assist|help|describe|identify)|can(?:no|')t (?:assist|help) with|"
+    r"against my (?:policy|policies|guidelines|rules|programming|principles)|"
     r"i (?:do not|don't) (?:see|have access))",
     re.IGNORECASE,
 )
@@ -145,9 +146,13 @@ def without_thoughts(answer: str) -> str:
     return text.rpartition("</think>")[2].strip()
 
 
-def is_refusal(answer: str) -> bool:
+_QUOTED = re.compile(r"(?<=\w )\"[^\"]*\"")
+"""Words in the picture, of which a text tells: a sign that says "I can't"."""
+
+
+def is_refusal(text: str) -> bool:
     """Whether a model declines, in its first words: "I'm sorry, but I can't help with that"."""
-    return bool(_REFUSALS.search(" ".join(answer.translate(_ASCII).split())[:120]))
+    return bool(_REFUSALS.search(_QUOTED.sub("", " ".join(text.translate(_ASCII).split()))[:120]))
 
 
 def clean_sentence(answer: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from singleinsert.atomic import write_text
+from singleinsert.captions.ask import is_refusal
 from singleinsert.data.captions import METADATA, caption_file, metadata_text, read_caption, read_metadata, with_concept
-from singleinsert.errors import InputError
+from singleinsert.errors import InputError, shown
 
 
 def read_description(picture: Path, class_word: str) -> str | None:
@@ -32,8 +33,13 @@ def checked_caption(text: str, class_word: str, source: str) -> str:
         source: where it is from, for messages.
 
     Raises:
-        InputError: nothing in it stands for the concept.
+        InputError: a model's refusal, which some tool has saved as the caption, or nothing stands for the concept.
     """
+    if is_refusal(text):
+        raise InputError(
+            f"{source}: {shown(text)} is a refusal and no caption: write what is to be seen beside the subject, or "
+            "delete it"
+        )
     return with_concept(text, class_word, source)
 
 
