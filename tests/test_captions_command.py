@@ -113,6 +113,18 @@ def test_a_folder_into_metadata(tmp_path, capsys):
     assert Image.open(sheet).height > Image.open(FACE).height
 
 
+def test_show_goes_on_past_an_unreadable_caption(photo, capsys):
+    shutil.copy(photo, photo.with_name("z.png"))
+    photo.with_suffix(".txt").write_bytes(b"\xff\xfe\x00")
+    photo.with_name("z.txt").write_text("a * face in snow")
+    sheet = photo.with_name("sheet") / "all.png"
+    assert run("show", "--images", photo.parent, "--sheet", sheet) == 1 and sheet.exists()
+    out = capsys.readouterr().out
+    assert f"me.png: FAILED, caption file {photo.with_suffix('.txt')} cannot be read" in out
+    assert "z.png: a {concept} face in snow" in out
+    assert run("show", "--image", photo) == 2 and "cannot be read" in capsys.readouterr().err
+
+
 def test_check_shows_and_changes_nothing(photo, capsys):
     text = "a photo of an old * face wearing a green cap in the snow"
     photo.with_suffix(".txt").write_text(text)

@@ -19,7 +19,7 @@ from singleinsert.cli import run_script
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code: 0; 1 where some pictures of a folder got no caption; 2 with one line on stderr."""
+    """Exit code: 0; 1 where some pictures of a folder have no caption that can be used; 2 with one line on stderr."""
     codes: list[int] = []
 
     def run(args: argparse.Namespace) -> None:

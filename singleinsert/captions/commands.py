@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -64,18 +64,25 @@ def _write_one(path: Path, word: str, settings: Settings, args: argparse.Namespa
 def check(args: argparse.Namespace, settings: Settings) -> int:
     """Every phrase of captions that are there, with all that was asked for; nothing is written."""
     word, room = class_word(settings), room_of(settings)
-    paths, failed = _paths(args), 0
+    paths = _paths(args)
     with _model(settings, args.device) as ask, Further(args, settings) as further:
-        for path in paths:
-            try:
-                lines = _check_one(path, word, room, ask, further)
-            except (InputError, RefusedError) as problem:
-                if args.image:
-                    raise
-                failed, lines = failed + 1, [f"{path.name}: FAILED, {problem}"]
-            print("\n".join(lines), flush=True)
+        failed = _print_each(paths, args, lambda path: _check_one(path, word, room, ask, further))
     print(f"next: `{_edit_command(args)}` to change one; training takes it from there")
     return 1 if failed else 0
+
+
+def _print_each(paths: Sequence[Path], args: argparse.Namespace, lines_of: Callable[[Path], list[str]]) -> int:
+    """Prints the lines of each picture; how many of a folder failed, which a line says of each."""
+    failed = 0
+    for path in paths:
+        try:
+            lines = lines_of(path)
+        except (InputError, RefusedError) as problem:
+            if args.image:
+                raise
+            failed, lines = failed + 1, [f"{path.name}: FAILED, {problem}"]
+        print("\n".join(lines), flush=True)
+    return failed
 
 
 def _check_one(path: Path, word: str, room: Room, ask: Ask | None, further: Further) -> list[str]:
@@ -107,18 +114,22 @@ def _checked(
 
 
 def show(args: argparse.Namespace, settings: Settings) -> int:
-    """Prints the captions of pictures; with --sheet also one picture of all."""
-    rows: list[tuple[Path, str]] = []
-    for path in _paths(args):
-        rows.append((path, read_caption(path) or "(no caption)"))
-        print(f"{path.name}: {rows[-1][1]}")
+    """Prints the captions of pictures; with --sheet also one picture of all; 1 where one of a folder is unreadable."""
+    paths, captions = _paths(args), dict[Path, str]()
+
+    def show_one(path: Path) -> list[str]:
+        captions[path] = read_caption(path) or "(no caption)"
+        return [f"{path.name}: {captions[path]}"]
+
+    failed = _print_each(paths, args, show_one)
     if args.sheet:
         from singleinsert.drawing.grid import make_grid
 
-        sheet = make_grid([[load_picture(path).image] for path, _ in rows], [f"{p.name}: {text}" for p, text in rows])
+        labels = [f"{path.name}: {captions.get(path, '(unreadable)')}" for path in paths]
+        sheet = make_grid([[load_picture(path).image] for path in paths], labels)
         write_atomically(Path(args.sheet), sheet.save)
         print(args.sheet)
-    return 0
+    return 1 if failed else 0
 
 
 def class_word(settings: Settings) -> str:
