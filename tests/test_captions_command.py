@@ -125,6 +125,15 @@ def test_show_goes_on_past_an_unreadable_caption(photo, capsys):
     assert run("show", "--image", photo) == 2 and "cannot be read" in capsys.readouterr().err
 
 
+def test_lines_that_are_not_read_are_said(photo, capsys):
+    for lines, said in (("", None), ("\nx\n", "1 more line of it is not read"), ("\nx\n\ny", "2 more lines of it are")):
+        photo.with_suffix(".txt").write_text("a * face in snow" + lines)
+        for command in (("check", *OF_FACE), ("show",)):
+            assert run(command[0], "--image", photo, *command[1:]) == 0
+            out = capsys.readouterr().out
+            assert f"note: the first line of me.txt is the description, {said}" in out if said else "note" not in out
+
+
 def test_check_shows_and_changes_nothing(photo, capsys):
     text = "a photo of an old * face wearing a green cap in the snow"
     photo.with_suffix(".txt").write_text(text)

@@ -276,7 +276,7 @@ def test_what_is_not_asked_or_not_read_is_said(picture):
     assert describe(picture, "face", CaptionSettings(), room=ROOM, say=said.append) is None
     assert said == [
         "note: words: red hat is not asked: me.txt has the description",
-        "note: the first line of me.txt is the description, 1 more of it are not read",
+        "note: the first line of me.txt is the description, 1 more line of it is not read",
         "note: metadata.jsonl has no text for me.png, which is learnt without a description",
     ]
 

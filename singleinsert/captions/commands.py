@@ -19,7 +19,7 @@ from singleinsert.captions.further import Further
 from singleinsert.captions.phrases import split_caption
 from singleinsert.captions.verdicts import judge
 from singleinsert.config import Settings
-from singleinsert.data.captions import read_caption
+from singleinsert.data.captions import read_caption, unread_lines
 from singleinsert.data.pictures import Picture, load_picture
 from singleinsert.errors import ConfigError, InputError
 from singleinsert.masks.batch import list_pictures
@@ -91,7 +91,11 @@ def _check_one(path: Path, word: str, room: Room, ask: Ask | None, further: Furt
         raise InputError(f"{path} has no caption: `python -m singleinsert.captions write` makes one")
     if ask is not None:
         tell_where(ask, path, print)
-    return _checked(load_picture(path), caption, word, room, ask, further)
+    return [*_checked(load_picture(path), caption, word, room, ask, further), *_unread(path)]
+
+
+def _unread(path: Path) -> list[str]:
+    return [f"  note: {more}"] if (more := unread_lines(path)) else []
 
 
 def _checked(
@@ -119,7 +123,7 @@ def show(args: argparse.Namespace, settings: Settings) -> int:
 
     def show_one(path: Path) -> list[str]:
         captions[path] = read_caption(path) or "(no caption)"
-        return [f"{path.name}: {captions[path]}"]
+        return [f"{path.name}: {captions[path]}", *_unread(path)]
 
     failed = _print_each(paths, args, show_one)
     if args.sheet:

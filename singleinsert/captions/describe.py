@@ -19,8 +19,8 @@ from singleinsert.data.captions import (
     CONCEPT,
     METADATA,
     caption_file,
-    caption_lines,
     one_line,
+    unread_lines,
 )
 from singleinsert.data.pictures import Picture
 from singleinsert.errors import ConfigError, InputError, SingleInsertError
@@ -107,8 +107,8 @@ def describe(
         source = file.name if file.is_file() else METADATA
         if spec := settings.describe.strip():
             say(f"note: {spec} is not asked: {source} has the description")
-        if file.is_file() and (more := len(caption_lines(file)) - 1):
-            say(f"note: the first line of {source} is the description, {more} more of it are not read")
+        if more := unread_lines(picture.path):
+            say(f"note: {more}")
         return of_user(text, class_word, source, room)
     if ask is None and not settings.describe.strip():
         if (picture.path.parent / METADATA).is_file():

@@ -60,6 +60,17 @@ def caption_lines(file: Path) -> list[str]:
     return [line for line in map(str.strip, _read_text(file).splitlines()) if line]
 
 
+def unread_lines(picture: str | Path) -> str:
+    """A sentence on the lines of the picture's caption file that are not read; "" where it has one line or no file."""
+    file = caption_file(picture)
+    more = len(caption_lines(file)) - 1 if file.is_file() else 0
+    if more < 1:
+        return ""
+    return f"the first line of {file.name} is the description, {more} more {'lines' if more > 1 else 'line'} of it " + (
+        "are not read" if more > 1 else "is not read"
+    )
+
+
 def with_braces(text: str) -> str:
     """``*``, ``[trigger]`` and ``{placeholder}`` become ``{concept}``; spaces and line breaks become one space each."""
     return _STANDS_FOR_CONCEPT.sub(CONCEPT, one_line(text))
