@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from tinyvlms import write_llava, write_qwen_vl, write_smolvlm
 
 from singleinsert.captions.__main__ import main
 from singleinsert.captions.arguments import build_parser
+from singleinsert.captions.form import _tokenizer
 
 ROOT = Path(__file__).parents[1]
 FACE = ROOT / "examples" / "face.png"
@@ -132,6 +134,21 @@ def test_lines_that_are_not_read_are_said(photo, capsys):
             assert run(command[0], "--image", photo, *command[1:]) == 0
             out = capsys.readouterr().out
             assert f"note: the first line of me.txt is the description, {said}" in out if said else "note" not in out
+
+
+def test_of_a_caption_that_is_too_long_what_is_not_read_is_said_once(photo, capsys, monkeypatch):
+    from transformers import tokenization_utils_base
+
+    monkeypatch.setattr(tokenization_utils_base.logger, "warning", pytest.fail)
+    _tokenizer.cache_clear()  # it warns once
+    photo.with_suffix(".txt").write_text("a * face " + ", ".join(f"wearing a red hat{n}" for n in range(60)))
+    assert run("check", "--image", photo, "--preset", "mini") == 0
+    out = capsys.readouterr().out
+    kept = out.count("  keep  ")
+    assert 5 < kept < 12 and len(set(re.findall(r"(\d+) (?:of 46 )?tokens", out))) == 1
+    assert (
+        f"the concept's 2 vectors, of which the text encoder reads 46: the end is cut off, and {60 - kept} of 60" in out
+    )
 
 
 def test_check_shows_and_changes_nothing(photo, capsys):

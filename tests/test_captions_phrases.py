@@ -122,7 +122,7 @@ def test_a_long_caption_loses_its_end_and_says_so():
         ("a {concept} in snow, on a beach with a", "ends with 'a': was it cut off?"),
         ("a {concept} auf der Stra\u00dfe", "plain letters"),
         ("a young {concept}", "says nothing beside the face"),
-        ("a {concept}" + " in snow" * 60, "has 123 tokens, of which the text encoder reads 75"),  # a face, vector, 2*60
+        ("a {concept}" + " in snow" * 60, "has 123 tokens with"),  # a face, vector, 2*60
     ],
 )
 def test_the_form(caption, said):

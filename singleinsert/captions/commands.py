@@ -16,7 +16,6 @@ from singleinsert.captions.describe import WORDS, compose, of_user, tell_where
 from singleinsert.captions.files import read_description, refuse_existing, write_caption
 from singleinsert.captions.form import Room, room_of
 from singleinsert.captions.further import Further
-from singleinsert.captions.phrases import split_caption
 from singleinsert.captions.verdicts import judge
 from singleinsert.config import Settings
 from singleinsert.data.captions import read_caption, unread_lines
@@ -101,10 +100,10 @@ def _unread(path: Path) -> list[str]:
 def _checked(
     picture: Picture, caption: str, word: str, room: Room, ask: Ask | None, further: Further
 ) -> list[str]:  # fmt: skip
-    phrases = split_caption(caption, word)
+    plain = of_user(caption, word, picture.path.name, room)
+    phrases = tuple(verdict.phrase for verdict in plain.verdicts)
     letters = [criticize(ask, picture.image, each, word) if ask else None for each in phrases]
     places, rhos = further.places(picture, phrases, word), further.rhos(picture, caption, phrases, word)
-    plain = of_user(caption, word, picture.path.name, room)
     lines = [f"{picture.path.name}: {caption}  ({room.tokens(caption, word)} of {room.limit} tokens)"]
     for phrase, letter, placement, rho in zip(phrases, letters, places, rhos, strict=True):
         lines.append(f"  {judge(phrase, letter, placement, rho).line()}")

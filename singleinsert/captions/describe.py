@@ -10,7 +10,7 @@ from singleinsert.captions.answers import UnusableError, caption_from_answer
 from singleinsert.captions.ask import Ask, RefusedError, asked_once
 from singleinsert.captions.critic import criticize, forgotten_remarks, remarks_on
 from singleinsert.captions.files import read_description
-from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, says_something
+from singleinsert.captions.form import Room, fit, form_warnings, missing_aspects, phrases_read, says_something
 from singleinsert.captions.instruction import again, beginning, instruction
 from singleinsert.captions.phrases import split_caption, without_phrase
 from singleinsert.captions.verdicts import Verdict, judge
@@ -42,7 +42,7 @@ class Description:
     Attributes:
         text: with ``{concept}`` for the concept, as prompts have it.
         class_word: what the subject is one of. source: who wrote it: a file's name, a model's, or "the words given".
-        verdicts: one for each phrase of ``original``, in its order.
+        verdicts: one for each phrase of ``original`` that the text encoder reads, in its order.
         warnings: about the whole, a sentence each.
         original: as it was before anything was left out by itself; a user's own text stays what it is.
     """
@@ -168,7 +168,7 @@ def caption_of_words(given: str, class_word: str) -> str:
 
 def of_user(caption: str, class_word: str, source: str, room: Room) -> Description:
     """A caption by hand: looked at, never changed."""
-    phrases = split_caption(caption, class_word)
+    phrases = phrases_read(split_caption(caption, class_word), caption, class_word, room)
     warnings = form_warnings(caption, class_word, room)
     return Description(caption, class_word, source, tuple(map(judge, phrases)), tuple(warnings), caption)
 

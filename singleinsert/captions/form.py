@@ -48,8 +48,11 @@ def room_of(settings: Settings) -> Room:
     place, limit = (str(folder), config.get("model_max_length", PROMPT_LENGTH)) if config else ("", CLIP_LENGTH)
     if not config or str(config.get("tokenizer_class", "")).startswith("CLIP"):
         limit = min(limit, CLIP_LENGTH) - 2  # begin and end
-    return Room(lambda text: len(_tokenizer(place)(text, add_special_tokens=False)["input_ids"]),
-                min(limit, PROMPT_LENGTH), settings.concept.num_vectors)  # fmt: skip
+
+    def count(text: str) -> int:  # verbose: its own warning of a long text, which the caller says better
+        return len(_tokenizer(place)(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    return Room(count, min(limit, PROMPT_LENGTH), settings.concept.num_vectors)
 
 
 @cache
@@ -75,7 +78,13 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
         found.append(f"says {class_word} again beside the concept: is there another one?")
     tokens = room.tokens(caption, class_word)
     if tokens > room.limit:
-        found.append(f"has {tokens} tokens, of which the text encoder reads {room.limit}: the end is cut off")
+        phrases = split_caption(caption, class_word)
+        lost = len(phrases) - len(phrases_read(phrases, caption, class_word, room))
+        vectors = f"{room.vectors} vector{'s' * (room.vectors != 1)}"
+        found.append(
+            f"has {tokens} tokens with the concept's {vectors}, of which the text encoder reads {room.limit}: the end "
+            "is cut off" + (f", and {lost} of {len(phrases)} phrases are not read at all" if lost else "")
+        )
     for names, what in ((words.HEDGES, "guesses"), (words.META, "speaks of the picture itself"),
                         (words.NEGATIONS, "says what is not there, which draws it")):  # fmt: skip
         if said := _first_of(names, caption):
@@ -94,6 +103,13 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
     if not says_something(split_caption(caption, class_word)):
         found.append(f"says nothing beside the {class_word}: that is plain training")
     return found
+
+
+def phrases_read(
+    phrases: Sequence[Phrase], caption: str, class_word: str, room: Room
+) -> tuple[Phrase, ...]:  # fmt: skip
+    """Those of the caption's phrases that begin within what the text encoder reads."""
+    return tuple(each for each in phrases if room.tokens(caption[: each.start], class_word) < room.limit)
 
 
 def says_something(phrases: Sequence[Phrase]) -> bool:
