@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import socket
 
 import pytest
 from chatservers import (
@@ -119,6 +120,14 @@ def test_their_errors_are_one_line(reply, said, requests, monkeypatch):
     with ChatServer(lambda _: reply) as server, pytest.raises(SingleInsertError, match=said) as error:
         ask(server, tries=2)
     assert len(server.bodies) == requests and "\n" not in str(error.value) and "very-secret" not in str(error.value)
+
+
+def test_where_nothing_listens_the_error_says_what_to_look_at():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(EndpointError, match=r"\(2 tries\): is the server started, and are the address and the port"):
+        Endpoint(url, "m", tries=2, sleep=lambda _: None)(PICTURE, "What is it?")
 
 
 def test_a_refusal_has_its_own_kind():

@@ -32,6 +32,8 @@ FIRST_TIMEOUT, TIMEOUT = 600.0, 120.0
 MAX_TOKENS, TOKENS_TO_THINK = 1024, 4096
 """Head room for models that think before they answer; where it was not enough, it is raised once."""
 
+UNREACHED = ": is the server started, and are the address and the port right?"
+
 LONGEST_REPLY = 200
 """Characters of a server's words that an error repeats."""
 
@@ -54,11 +56,11 @@ class EndpointError(SingleInsertError):
 
 
 class TryAgainError(Exception):
-    """Worth another try, after `wait` seconds where the service asked for that."""
+    """Worth another try, after `wait` seconds where the service asked for that; then `advice` ends the message."""
 
-    def __init__(self, text: str, wait: float | None = None) -> None:
+    def __init__(self, text: str, wait: float | None = None, advice: str = "") -> None:
         super().__init__(text)
-        self.wait = wait
+        self.wait, self.advice = wait, advice
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -137,7 +139,7 @@ class Endpoint:
                 return read(self._answer(messages))
             except TryAgainError as problem:
                 if number + 1 == self._tries:
-                    raise EndpointError(f"{self.name}: {problem} ({self._tries} tries)") from problem
+                    raise EndpointError(f"{self.name}: {problem} ({self._tries} tries){problem.advice}") from problem
                 self._sleep(min(LONGEST_WAIT, 2.0**number if problem.wait is None else problem.wait))
         raise AssertionError("unreachable")
 
@@ -202,7 +204,9 @@ class Endpoint:
                     f"{self.name}: no answer within {self._timeout:.0f} seconds: load the model there first, or take "
                     "a smaller one"
                 ) from problem
-            raise TryAgainError(f"cannot be reached ({reason or type(problem).__name__})") from problem
+            raise TryAgainError(
+                f"cannot be reached ({reason or type(problem).__name__})", advice=UNREACHED
+            ) from problem
 
     def _http_problem(self, problem: urllib.error.HTTPError) -> Exception:
         try:
