@@ -121,6 +121,7 @@ def test_a_long_caption_loses_its_end_and_says_so():
         ("a {concept} in a (blue coat:1.4) in snow", r"has \(blue coat:1.4\): weights in brackets are words"),
         ("a {concept} in snow, on a beach with a", "ends with 'a': was it cut off?"),
         ("a {concept} auf der Stra\u00dfe", "plain letters"),
+        ("a {concept} in \u00e9t\u00e9 \u00e0 la plage, \u96ea", "has '\u00e9', '\u00e0', '\u96ea': CLIP"),
         ("a young {concept}", "says nothing beside the face"),
         ("a {concept}" + " in snow" * 60, "has 123 tokens with"),  # a face, vector, 2*60
     ],

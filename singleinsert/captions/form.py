@@ -97,9 +97,8 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
         found.append(f"has {' and '.join(weights)}: weights in brackets are words in training, and no weights")
     if cut := _CUT_OFF.search(caption):
         found.append(f"ends with {cut[0]!r}: was it cut off?")
-    if not caption.isascii():
-        strange = next(letter for letter in caption if not letter.isascii())
-        found.append(f"has {strange!r}: CLIP learnt English in plain letters")
+    if strange := dict.fromkeys(letter for letter in caption if not letter.isascii()):
+        found.append(f"has {', '.join(map(repr, strange))}: CLIP learnt English in plain letters")
     if not says_something(split_caption(caption, class_word)):
         found.append(f"says nothing beside the {class_word}: that is plain training")
     return found
