@@ -76,9 +76,8 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
         found.append(f"names the concept {count} times: once is enough, or two of it are drawn")
     if class_word and class_pattern(class_word).search(caption.replace(CONCEPT, " ")):
         found.append(f"says {class_word} again beside the concept: is there another one?")
-    tokens = room.tokens(caption, class_word)
+    tokens, phrases = room.tokens(caption, class_word), split_caption(caption, class_word)
     if tokens > room.limit:
-        phrases = split_caption(caption, class_word)
         lost = len(phrases) - len(phrases_read(phrases, caption, class_word, room))
         vectors = f"{room.vectors} vector{'s' * (room.vectors != 1)}"
         found.append(
@@ -99,7 +98,7 @@ def form_warnings(caption: str, class_word: str, room: Room) -> list[str]:
         found.append(f"ends with {cut[0]!r}: was it cut off?")
     if strange := dict.fromkeys(letter for letter in caption if not letter.isascii()):
         found.append(f"has {', '.join(map(repr, strange))}: CLIP learnt English in plain letters")
-    if not says_something(split_caption(caption, class_word)):
+    if not says_something(phrases):
         found.append(f"says nothing beside the {class_word}: that is plain training")
     return found
 

@@ -77,6 +77,11 @@ def resolve(prompt: str, concepts: Sequence[ConceptName]) -> str:
     return text
 
 
+def _calls(concepts: Sequence[ConceptName]) -> str:
+    """How prompts call each of them, for messages: "{cat} or {mug}"."""
+    return " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts)
+
+
 def _words(index: int, concept: ConceptName) -> str:
     return concept_words(slot(index), concept.class_word, concept.alone)
 
@@ -124,8 +129,8 @@ def _refuse_unknown(text: str, prompt: str, concepts: Sequence[ConceptName]) -> 
     found = re.search(r"\{[^{}]*\}|<[A-Za-z][^<>]*>", text)
     if not found:
         if concepts and (brace := re.search(r"[{}]", text)):
-            names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts)
-            raise InputError(f"{brace[0]} in the prompt {prompt!r} stands alone: a concept is written {names}")
+            calls = _calls(concepts)
+            raise InputError(f"{brace[0]} in the prompt {prompt!r} stands alone: a concept is written {calls}")
         return
     if found[0].lower().startswith("<lora:"):
         raise InputError(f"{found[0]} in the prompt {prompt!r} is a WebUI's: name the LoRA by --concept NAME:WEIGHT")
@@ -191,10 +196,8 @@ def warn_of_prompt(prompt: str, concepts: Sequence[ConceptName]) -> None:
     """Say on stderr that a prompt names no concept, which may be meant, for comparison; or which of several it means by
     words that are any concept's."""
     if not names_a_concept(resolve(prompt, concepts)):
-        names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts)
-        how = names if len(concepts) > 1 else "* or {concept}"
+        how = _calls(concepts) if len(concepts) > 1 else "* or {concept}"
         print(f"note: the prompt {prompt!r} names no concept: write {how} where it belongs", file=sys.stderr)
     elif len(concepts) > 1 and re.search(rf"\{{(?:concept|placeholder|class_word)\}}|{whole_word(STAR)}", prompt):
-        names = " or ".join(f"{{{concept.handle or concept.name}}}" for concept in concepts[1:])
-        print(f"note: in {prompt!r} the first of {len(concepts)} concepts is meant, {concepts[0].name}: write {names} "
-              "for another", file=sys.stderr)  # fmt: skip
+        print(f"note: in {prompt!r} the first of {len(concepts)} concepts is meant, {concepts[0].name}: write "
+              f"{_calls(concepts[1:])} for another", file=sys.stderr)  # fmt: skip

@@ -56,10 +56,9 @@ class StepGraphs:
         self.is_open = False
 
     def begin(self, modules: Sequence[nn.Module]) -> None:
-        """Replay these from now on, where graphs are wanted."""
+        """Replay these from now on."""
         self.end()
-        if self.record is not None:
-            self._passes = [_Pass(self, module) for module in modules]
+        self._passes = [_Pass(self, module) for module in modules]
 
     def end(self) -> None:
         """Every module is as it was, and the graphs' memory is free."""

@@ -266,7 +266,8 @@ class Loop:
         self.optimizer = build_optimizer(trainables.values(), stage, self.run.settings.run.use_8bit_adam)
         self.lr_scheduler = build_lr_scheduler(self.optimizer, stage)
         self._constant = None if stage.trains & {"concept", "text"} else ConstantConditions()
-        self.graphs.begin(passes_of(stage, self.run.model, self.run.concepts))
+        if self.graphs.record is not None:
+            self.graphs.begin(passes_of(stage, self.run.model, self.run.concepts))
         if restored:
             self._restore(restored)
 
