@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from tinymodels import tiny_models
 from tinysdxl import tiny_sdxl_models
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from singleinsert.models.condition import Condition
 from singleinsert.models.lean import make_lean
+from singleinsert.models.loading import load_base_model
 
 
 class Count(TorchDispatchMode):
@@ -71,6 +75,36 @@ def test_attention_in_half_precision_is_differentiated_in_float32_on_a_cpu():
     assert trained.of["aten._to_copy"] == drawn.of["aten._to_copy"] + 4 * through
     for found, wanted in ((y, exact), (gradient, exact_gradient)):
         assert (found.float() - wanted).norm() < 0.05 * wanted.norm()  # bfloat16 has 8 bits
+
+
+def test_a_pass_walks_through_no_modules_and_reads_no_signatures(tiny_sd, monkeypatch):
+    """With a LoRA in SD 1.5 the host spent more time on these than on launching operators."""
+    model = load_base_model(tiny_sd)
+    condition = Condition({"states": torch.zeros(1, 8, 32)})
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a signature was read")
+
+    walked, walk = [], nn.Module.named_modules
+    monkeypatch.setattr(nn.Module, "named_modules", lambda *a, **k: (walked.append(m) or m for m in walk(*a, **k)))
+    monkeypatch.setattr(inspect, "signature", refuse)
+    with torch.no_grad():
+        assert model.predict(torch.zeros(1, 4, 16, 16), torch.tensor([3]), condition).isfinite().all()
+    asked, modules = len(walked), len(list(model.denoiser.modules()))
+    walked.clear()
+    _ = model.denoiser.dtype  # as diffusers answers it
+    assert asked < 20 < modules < len(walked)
+
+
+@pytest.mark.parametrize("folder", ["tiny_sd", "tiny_sdxl", "tiny_klein", "tiny_zimage"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_dtype_is_what_diffusers_says(folder, dtype, request):
+    model = load_base_model(request.getfixturevalue(folder), dtype=dtype)
+    assert model.dtype == model.denoiser.dtype == dtype
+    first = next(name for name, _ in model.denoiser.named_parameters())
+    model.denoiser._keep_in_fp32_modules = [first]
+    model.denoiser.get_parameter(first).data = torch.zeros(1, dtype=torch.float64)
+    assert model.dtype == model.denoiser.dtype == dtype
 
 
 def test_what_is_not_plain_stays_as_it_is():

@@ -25,7 +25,19 @@ class _LeanResnetBlock(ResnetBlock2D):
         return (input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)) + hidden
 
 
-class _LeanAttention(AttnProcessor2_0):
+class _LeanAttention(Attention):
+    """Attention that hands on what it is given, without reading its processor's signature in each call."""
+
+    def forward(
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None, **options: Any,
+    ) -> Tensor:  # fmt: skip
+        return self.processor(
+            self, hidden_states, encoder_hidden_states=encoder_hidden_states, attention_mask=attention_mask, **options
+        )
+
+
+class _LeanProcessor(AttnProcessor2_0):
     """Attention without masks, norms and scales of its own.
 
     Where gradients go through it on a CPU it is computed in float32: PyTorch's kernel for bfloat16 takes five times as
@@ -67,7 +79,8 @@ def make_lean(unet: Any) -> None:
     on_a_cpu = unet.device.type == "cpu"
     for module in unet.modules():
         if isinstance(module, Attention) and _is_plain_attention(module):
-            module.set_processor(_LeanAttention(on_a_cpu))
+            module.set_processor(_LeanProcessor(on_a_cpu))
+            module.__class__ = _LeanAttention
 
 
 def _is_plain_block(block: ResnetBlock2D) -> bool:

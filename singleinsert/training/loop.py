@@ -226,7 +226,8 @@ class Loop:
         (loss if scaler is None else scaler.scale(loss)).backward()
 
     def _apply_gradients(self, stage: Stage) -> None:
-        accelerator, parameters = self.run.accelerator, list(self.trainables(stage).values())
+        accelerator = self.run.accelerator
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         if accelerator.num_processes > 1:
             sum_gradients(accelerator, parameters)
         scaler = accelerator.scaler
