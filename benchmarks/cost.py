@@ -69,7 +69,8 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
     """One optimiser step of the trainer's loop in the midst of stage ``name``: the optimiser has its state already.
 
     Where the frozen model predicts for several steps at once, their mean, and the highest peak among them: of a stage
-    without templates, whose steps are alike but for the first, the first and the second are counted.
+    without templates, whose steps are alike but for the first, the first and the second are counted, and the first
+    alone of one that draws from the bank.
     """
     with fake_tensors():
         loop, stage = build_loop(settings, name, family)
@@ -93,7 +94,8 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         account.start()
         with account, mock.patch.object(loop, "_apply_gradients", account.within("optimiser", loop._apply_gradients)):
             steps, flops, operators = loop.source.steps_ahead, [], []
-            for _ in range(steps if Variation.of_stage(stage.settings).templates else min(steps, 2)):
+            different = 1 if loop.bank is not None and stage is not loop.run.stages[0] else 2
+            for _ in range(steps if Variation.of_stage(stage.settings).templates else min(steps, different)):
                 loop._optimiser_step(stage)
                 loop.step += 1
                 flops.append(dict(account.flops))

@@ -85,7 +85,7 @@ def build_loop(settings: Settings, name: str, family: str = "sd1") -> tuple[Loop
     loop = Loop(build_run(settings, model, concept, stages), sample=lambda *_: None)
     loop.adapters, loop.stage_index = adapters, stages.index(stage)
     loop.source.steps_ahead = 1 if settings.run.micro_batch_size else STEPS_AHEAD  # as on a card
-    encode_class_prompts(loop.run)
+    know_class_prompts(loop.run)
     if loop.bank is not None and stage is not stages[0]:
         fill(loop.bank, loop.run)
     with mock.patch.dict(sys.modules, {"bitsandbytes.optim": SimpleNamespace(AdamW8bit=AdamW8bit)}):
@@ -296,11 +296,15 @@ class ForeknownPrompts:
         return self._all
 
 
-def encode_class_prompts(run: Run) -> None:
-    """What a run's steps do besides, once each: the frozen text encoder reads the prompts without the concept."""
-    (picture,) = run.pictures
-    for text in dict.fromkeys(each.class_prompt for each in run.prompting.all_prompts()):
-        run.book.frozen(text, picture.frame, NO_ADAPTERS)
+def class_prompts(run: Run) -> list[str]:
+    return list(dict.fromkeys(each.class_prompt for each in run.prompting.all_prompts()))
+
+
+def know_class_prompts(run: Run) -> None:
+    """Let all prompts without the concept be read already, which is no step's cost. Their tensors are the first's."""
+    (picture,), texts = run.pictures, class_prompts(run)
+    condition = run.book.frozen(texts[0], picture.frame, NO_ADAPTERS)
+    run.book._frozen |= {(text, picture.frame): condition for text in texts}
 
 
 def fill(bank: TeacherBank, run: Run) -> None:
@@ -315,4 +319,5 @@ def encode_once(settings: Settings, run: Run) -> None:
     with mock.patch.object(nn.Module, "to", lambda part, *_: part):  # fake parameters cannot be cast as others are
         run.model.encode_picture(torch.empty(1, 3, size, size))
     run.book._frozen.clear()
-    encode_class_prompts(run)
+    for text in class_prompts(run):
+        run.book.frozen(text, run.pictures[0].frame, NO_ADAPTERS)

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -27,31 +29,55 @@ from singleinsert.training.files import RunFiles
 from singleinsert.work import queue as queue_module
 from singleinsert.work.queue import DONE, Queue
 
-RUN = """
+RUNS = """
 import json, os, sys
 from pathlib import Path
-count, when = 0, int(sys.argv[2])
-replace = os.replace
-def killing(source, target):
-    global count
-    count += 1
-    if count == (when + 1) // 2 and when % 2:      # before the rename
-        os._exit(77)
-    replace(source, target)
-    if count == when // 2 and not when % 2:        # after it
-        os._exit(77)
-os.replace = killing
 from singleinsert.config import load_settings
 from singleinsert.insert import insert_concepts
+from singleinsert.training import run        # imported once for all of them
 values = json.loads(Path(sys.argv[1]).read_text())
-insert_concepts(load_settings(None, None, values), overwrite=True)
-print("renames:", count)
+replace = os.replace
+def run_killed(when):
+    count = 0
+    def killing(source, target):
+        nonlocal count
+        count += 1
+        if count == (when + 1) // 2 and when % 2:      # before the rename
+            os._exit(77)
+        replace(source, target)
+        if count == when // 2 and not when % 2:        # after it
+            os._exit(77)
+    os.replace = killing
+    insert_concepts(load_settings(None, None, values), overwrite=True)
+    print("renames:", count)
+for line in sys.stdin:
+    child = os.fork()
+    if not child:
+        run_killed(int(line))
+        break
+    _, status = os.waitpid(child, 0)
+    print("ended:", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
-def start(values: Path, when: int) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", RUN, str(values), str(when)], capture_output=True, text=True,
-                          env=ENVIRONMENT, timeout=300)  # fmt: skip
+@contextmanager
+def runs_of(values: Path) -> Iterator[Callable[[int], tuple[int, str]]]:
+    """A function that runs ``values`` in a process of its own, killed at a rename: exit code, and what it said."""
+    command = [sys.executable, "-u", "-c", RUNS, str(values)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
+
+        def run(when: int) -> tuple[int, str]:
+            process.stdin.write(f"{when}\n")
+            process.stdin.flush()
+            said = ""
+            for line in process.stdout:
+                if line.startswith("ended: "):
+                    return int(line.removeprefix("ended: ")), said
+                said += line
+            raise AssertionError(said)
+
+        yield run
 
 
 def readable(folder: Path) -> None:
@@ -79,17 +105,18 @@ def test_killed_before_and_after_renames_twice(tiny_sd, tmp_path, first):
     file = tmp_path / "values.json"
     file.write_text(json.dumps(values))
     out = tmp_path / "out"
-    for when in (first, first + 3):
-        ended = start(file, when)
-        assert ended.returncode in (77, 0), ended.stderr
-        readable(out)
-        if ended.returncode == 0:
-            return  # fewer renames than that
-    ended = start(file, 10_000)
-    if ended.returncode:  # finished but for the clients' files, which the line says how to make
-        assert "python -m singleinsert.export" in ended.stderr and "Traceback" not in ended.stderr, ended.stderr
+    with runs_of(file) as run:
+        for when in (first, first + 3):
+            code, said = run(when)
+            assert code in (77, 0), said
+            readable(out)
+            if code == 0:
+                return  # fewer renames than that
+        code, said = run(10_000)
+    if code:  # finished but for the clients' files, which the line says how to make
+        assert "python -m singleinsert.export" in said and "Traceback" not in said, said
     else:
-        assert "renames:" in ended.stdout
+        assert "renames:" in said
     readable(out)
     assert hidden(out) == [] and Artifact.load(out / "pic_artifact.safetensors").name == "pic"
 
@@ -208,7 +235,7 @@ def test_a_reader_that_leaves_ends_no_run(tiny_sd, tmp_path):
 
 def test_a_closed_terminal_saves_as_a_stop_does(tiny_sd, tmp_path):
     file = tmp_path / "values.json"
-    file.write_text(json.dumps(small_values(tmp_path, tiny_sd, stage1__steps=100000)))
+    file.write_text(json.dumps(small_values(tmp_path, tiny_sd, stage1__steps=5000)))
     # under nohup the tests' own processes would be deaf to it, as they should
     process = subprocess.Popen([sys.executable, "-u", "-c", TRAIN, str(file)], stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
