@@ -1,8 +1,7 @@
-"""Drawing without what training needs: LoRA folded into the weights and taken out to the bit; nothing twice."""
+"""Drawing without what training needs: LoRA folded into the weights and taken out, keys and values kept, to the bit."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,8 +15,8 @@ from singleinsert.adapters.base import AdapterOptions
 from singleinsert.adapters.folded import folded
 from singleinsert.adapters.ranks import RankByNoise
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
+from singleinsert.models.keys import kept_keys
 from singleinsert.models.loading import load_base_model
-from singleinsert.models.once import kept_keys, shared_start
 
 SHAPE = (2, 4, 16, 16)
 
@@ -130,37 +129,10 @@ def test_keys_and_values_are_computed_once_for_a_condition(model, monkeypatch):
     assert not any("forward" in vars(module) for module in model.denoiser.modules())
 
 
-def test_what_guidances_halves_share_is_computed_once(model):
-    """Layers before the first cross-attention see half of a batch of equal halves, and all of any other batch."""
-    first, block = model.denoiser.down_blocks[0], model.denoiser.down_blocks[0].attentions[0].transformer_blocks[0]
-    seen = []
-    for layer in (first.resnets[0].conv1, block.attn1.to_q, block.attn2.to_q):
-        layer.register_forward_pre_hook(lambda layer, args: seen.append(len(args[0])))
-    x = torch.linspace(-1, 1, 4096).reshape(4, 4, 16, 16)
-    halves, states = torch.cat([x[:2]] * 2), torch.linspace(-1, 1, 4 * 32 * 32).reshape(4, 32, 32)
-    inputs = ((halves, 500), (x, 500), (halves, torch.tensor([500, 500, 20, 20])), (halves[:3], 500))
-    with torch.no_grad():
-        wanted = [model.denoiser(x, t, states[: len(x)], return_dict=False)[0] for x, t in inputs]
-        seen.clear()
-        with shared_start(model.denoiser):
-            found = [model.denoiser(x, t, states[: len(x)], return_dict=False)[0] for x, t in inputs]
-    assert seen == [2, 2, 4, 4, 4, 4, 4, 4, 4, 3, 3, 3]
-    assert torch.allclose(found[0], wanted[0], atol=1e-5) and not torch.equal(found[0][:2], found[0][2:])
-    assert all(torch.equal(a, b) for a, b in zip(found[1:], wanted[1:], strict=True))
-    assert not model.denoiser._forward_pre_hooks and "forward" not in vars(model.denoiser.conv_in)
-
-
-def test_sdxls_unet_sees_the_condition_at_once(tiny_sdxl):
-    denoiser = load_base_model(tiny_sdxl).denoiser
-    with shared_start(denoiser):
-        assert not denoiser._forward_pre_hooks and "forward" not in vars(denoiser.conv_in)
-
-
 def test_pictures_are_within_a_level_of_what_they_are_unfolded(tiny_sd, monkeypatch):
     pictures = [Picture("anna face", seed=seed, steps=3) for seed in (1, 2)]
     anna = make_concept(tiny_sd, "anna", alpha=5.0)
     drawn = [np.asarray(image) for image in ConceptPipeline(load_base_model(tiny_sd), [anna]).render(pictures)]
     monkeypatch.setattr("singleinsert.adapters.folded._can_fold", lambda layer: False)
-    monkeypatch.setattr("singleinsert.models.sampling.computed_once", lambda denoiser: nullcontext())
     wanted = [np.asarray(image) for image in ConceptPipeline(load_base_model(tiny_sd), [anna]).render(pictures)]
     assert max(np.abs(a.astype(int) - b).max() for a, b in zip(drawn, wanted, strict=True)) <= 1

@@ -104,7 +104,7 @@ def tiny_models(family: str = "sd1", vocab_size: int | None = None) -> dict[str,
     unet = UNet2DConditionModel(
         sample_size=16, in_channels=4, out_channels=4, layers_per_block=1, block_out_channels=(16, 32),
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=CONCEPT_WIDTH, attention_head_dim=(2, 4) if family == "sd2" else 4, norm_num_groups=8,
+        cross_attention_dim=CONCEPT_WIDTH, attention_head_dim=(2, 4) if family == "sd2" else 2, norm_num_groups=8,
         use_linear_projection=family == "sd2",
     )  # fmt: skip
     vae = AutoencoderKL(

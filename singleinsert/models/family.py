@@ -21,8 +21,8 @@ from singleinsert.errors import ConfigError, InputError, ModelError
 from singleinsert.imports import importing
 from singleinsert.models.condition import Condition
 from singleinsert.models.file_facts import FileFacts
+from singleinsert.models.keys import kept_keys
 from singleinsert.models.latents import LatentDistribution
-from singleinsert.models.once import computed_once
 from singleinsert.models.schedule import Schedule
 from singleinsert.models.split_files import NOTHING, Beside
 from singleinsert.models.text import (
@@ -329,7 +329,7 @@ class Family(ABC):
                 does not depend on the others. height, width: in pixels.
         """
         pipeline = self.pipeline(denoiser_only=True)
-        with computed_once(self.denoiser):
+        with kept_keys(self.denoiser):
             latents = pipeline(
                 **self.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
                 guidance_scale=self.pipeline_guidance(guidance_scale), height=height, width=width, output_type="latent",

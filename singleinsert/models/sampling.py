@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from singleinsert.errors import InputError
 from singleinsert.models.condition import Condition
 from singleinsert.models.family import Family
-from singleinsert.models.once import computed_once
+from singleinsert.models.keys import kept_keys
 
 SMALL = 200e6
 """Bytes of a denoiser whose operators end before the next is asked for, so that pictures are drawn faster together."""
@@ -78,7 +78,7 @@ def sample_images(
             )
         return tensors
 
-    with computed_once(model.denoiser):
+    with kept_keys(model.denoiser):
         return pipeline(
             **model.pipeline_conditions(condition, negative), generator=list(generators), num_inference_steps=steps,
             guidance_scale=model.pipeline_guidance(guidance_scale), height=height, width=width,
