@@ -43,7 +43,7 @@ class LocalModel:
         Raises:
             ModelError: one line: what cannot be loaded, and which files are needed.
         """
-        from transformers import AutoModelForImageTextToText
+        from transformers import AutoConfig, AutoModelForImageTextToText
         from transformers.utils import logging
 
         logging.disable_progress_bar()
@@ -54,6 +54,7 @@ class LocalModel:
         choose_threads(model)
         dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
         try:
+            AutoConfig.from_pretrained(model)  # a hub that is not reached takes half a minute a file: ask it for one
             self.processor: Any = load_processor(model)
             loaded: Any = AutoModelForImageTextToText.from_pretrained(model, use_safetensors=True, dtype=dtype)
             self.tokenizer: Any = self.processor.tokenizer
