@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from batches import ENVIRONMENT
@@ -64,14 +65,16 @@ for line in sys.stdin:
 def runs_of(values: Path) -> Iterator[Callable[[int], tuple[int, str]]]:
     """A function that runs ``values`` in a process of its own, killed at a rename: exit code, and what it said."""
     command = [sys.executable, "-u", "-c", RUNS, str(values)]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(command, env=ENVIRONMENT, **pipes) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes) as process:
+        assert process.stdin is not None and process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
 
         def run(when: int) -> tuple[int, str]:
-            process.stdin.write(f"{when}\n")
-            process.stdin.flush()
+            stdin.write(f"{when}\n")
+            stdin.flush()
             said = ""
-            for line in process.stdout:
+            for line in stdout:
                 if line.startswith("ended: "):
                     return int(line.removeprefix("ended: ")), said
                 said += line
