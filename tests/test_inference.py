@@ -55,6 +55,28 @@ def test_the_trained_models_picture(anna, tiny_sd, model):
     assert np.abs(got - np.asarray(wanted)).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("weights", [(0.4, 1.0), (1.0, 3.0)])
+def test_the_lean_layer_is_pefts_with_two_loras(anna, hat, tiny_sd, dtype, weights):
+    """To the bit in float32; in half precision, where it rounds less often, within two of bfloat16's 8 bits."""
+    from peft.tuners.lora import Linear
+
+    model = load_base_model(tiny_sd, dtype=dtype)
+    pipeline = ConceptPipeline(model, [anna, hat], weights)  # 0.4 * 5 / 2 and 3 * 1 / 3 are multiplications by 1
+    layer = model.denoiser.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q")
+    x = torch.linspace(-1, 1, 2 * 9 * layer.in_features).reshape(2, 9, -1).to(dtype)
+    with torch.no_grad():
+        ours, theirs, plain = layer(x), Linear.forward(layer, x), layer.base_layer(x)
+        assert type(layer) is not Linear and not torch.allclose(theirs, plain, atol=0.1)
+        assert torch.allclose(ours, theirs, atol=float(theirs.abs().max()) * 2**-6 if dtype == torch.bfloat16 else 0)
+        assert dtype == torch.bfloat16 or torch.equal(ours, theirs)
+        pipeline.pipeline.fuse_lora()  # a user's callback may: the weights then hold the LoRAs already
+        assert torch.equal(layer(x), Linear.forward(layer, x)) and torch.equal(layer(x), layer.base_layer(x))
+    moved = ConceptPipeline(load_base_model(tiny_sd), [anna], offload="sequential", offload_device="cpu")
+    kinds = {type(module) for module in moved.model.denoiser.modules() if hasattr(module, "lora_A")}
+    assert kinds == {Linear}  # whose parts bring their weights themselves
+
+
 def test_loras_add_up_with_their_weights(anna, hat, tiny_sd, model):
     """A layer's weight becomes W + 0.5 (5/2) B_a A_a + 2 (1/3) B_h A_h, whatever peft does on the way."""
     ConceptPipeline(model, [anna, hat], [0.5, 2.0])

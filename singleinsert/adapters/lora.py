@@ -37,7 +37,7 @@ class _CastConv2d(nn.Conv2d):
 
 
 class _LeanLinear(LoraLinear):
-    """peft's layer of one adapter, with peft's parameters, without what peft asks itself in each forward pass.
+    """peft's layer, with peft's parameters, without what peft asks itself in each forward pass.
 
     3 operators in place of 5: where alpha is the rank, nothing is multiplied by 1, and the update is added as it is
     multiplied. In float32 the numbers are the same to the last bit, since a short rank is summed in one go; in half
@@ -47,16 +47,30 @@ class _LeanLinear(LoraLinear):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         base = self.base_layer
         result = functional.linear(x, base.weight, base.bias)
-        if self._disable_adapters:
+        if self._disable_adapters or self.merged_adapters:
             return result
-        down, up, scaling = self.lora_A[NAME], self.lora_B[NAME], self.scaling[NAME]
-        hidden = down(x)
-        if scaling != 1:
-            return result + up(hidden) * scaling
-        if x.dim() < 3 or result.dtype != hidden.dtype:
-            return result + up(hidden)
-        weight = up.weight.to(x.dtype)
-        return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), weight.t()).view_as(result)
+        all_down, all_up = self.lora_A, self.lora_B
+        for name in self.active_adapters:
+            if name in all_down:
+                result = _add_update(result, x, all_down[name], all_up[name], self.scaling[name])
+        return result
+
+
+def _add_update(result: Tensor, x: Tensor, down: nn.Module, up: Any, scaling: float) -> Tensor:
+    hidden = down(x)
+    if scaling != 1:
+        return result + up(hidden) * scaling
+    if x.dim() < 3 or result.dtype != hidden.dtype:
+        return result + up(hidden)
+    weight = up.weight.to(x.dtype)
+    return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), weight.t()).view_as(result)
+
+
+def make_lean(layer: LoraLayer) -> None:
+    """Let peft's ``layer`` compute in fewer operators, if it is a plain one: others multiply in a way of theirs."""
+    plain = type(layer) is LoraLinear and type(layer.get_base_layer()) is nn.Linear
+    if plain and not layer.lora_variant and not any(layer.lora_bias.values()):
+        layer.__class__ = _LeanLinear
 
 
 @dataclass
@@ -149,10 +163,7 @@ def _inject(model: nn.Module, paths: Sequence[str], rank: int, alpha: float) -> 
         for part in (layer.lora_A[NAME], layer.lora_B[NAME]):
             part.weight = nn.Parameter(part.weight.detach().to(device, torch.float32))
             part.__class__ = _CastLinear if isinstance(part, nn.Linear) else _CastConv2d
-        if (
-            type(layer) is LoraLinear and type(layer.get_base_layer()) is nn.Linear
-        ):  # others multiply in a way of theirs
-            layer.__class__ = _LeanLinear
+        make_lean(layer)
         found[path] = layer
     return found
 

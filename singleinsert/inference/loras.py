@@ -154,6 +154,15 @@ def check_fits(concept: Artifact, model: Family) -> None:
                 )
 
 
+def make_loras_lean(model: Family) -> None:
+    """Let the LoRA layers of ``model`` compute in fewer operators; not where their weights come only when they are
+    called."""
+    for layer in (layer for part in model.parts.values() for layer in _lora_layers(part)):
+        from singleinsert.adapters.lora import make_lean  # and with it peft, where there is a LoRA
+
+        make_lean(layer)
+
+
 def _lora_layers(module: nn.Module | None) -> list[Any]:
     from peft.tuners.lora import LoraLayer
 

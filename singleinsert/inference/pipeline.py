@@ -15,7 +15,7 @@ from torch import Tensor
 from singleinsert.adapters.folded import folded
 from singleinsert.artifact import Artifact
 from singleinsert.errors import InputError
-from singleinsert.inference.loras import load_loras, set_weights
+from singleinsert.inference.loras import load_loras, make_loras_lean, set_weights
 from singleinsert.inference.prompts import ConceptName, resolve, slot
 from singleinsert.inference.schedulers import OWN, build_scheduler
 from singleinsert.models.condition import Condition
@@ -219,6 +219,8 @@ class ConceptPipeline:
     def _offload(self, kind: str, device: str) -> None:
         if kind not in OFFLOADS:
             raise InputError(f"offload '{kind}' is none of {', '.join(OFFLOADS)}")
+        if kind != "sequential":  # whose hooks bring each layer's weights when that layer is called
+            make_loras_lean(self.model)
         if kind == "none":
             return
         # diffusers' hooks sit on the pipeline's own calls, and prompts are encoded outside of them
