@@ -7,6 +7,7 @@ import pytest
 import torch
 from tinyconcepts import inject_lora, make_concept, with_embedding
 
+from singleinsert.adapters.lora import make_lean
 from singleinsert.adapters.weights import LoraWeights, WeightUpdate
 from singleinsert.errors import InputError, ModelError
 from singleinsert.inference.pipeline import ConceptPipeline, Picture
@@ -70,8 +71,19 @@ def test_the_lean_layer_is_pefts_with_two_loras(anna, hat, tiny_sd, dtype, weigh
         assert type(layer) is not Linear and not torch.allclose(theirs, plain, atol=0.1)
         assert torch.allclose(ours, theirs, atol=float(theirs.abs().max()) * 2**-6 if dtype == torch.bfloat16 else 0)
         assert dtype == torch.bfloat16 or torch.equal(ours, theirs)
+        layer.lora_B["concept0"].bias = torch.nn.Parameter(torch.ones(layer.out_features, dtype=dtype))
+        assert torch.allclose(layer(x), Linear.forward(layer, x), atol=2**-4 if dtype == torch.bfloat16 else 1e-6)
+        assert not torch.allclose(layer(x), ours, atol=0.1)
+        layer.lora_B["concept0"].bias = None
+        layer.lora_variant["dora"] = object()  # one that somebody has loaded beside: peft's own pass
+        assert torch.equal(layer(x), theirs)
+        layer.lora_variant.clear()
         pipeline.pipeline.fuse_lora()  # a user's callback may: the weights then hold the LoRAs already
         assert torch.equal(layer(x), Linear.forward(layer, x)) and torch.equal(layer(x), layer.base_layer(x))
+    layer.lora_A["concept0"].to(torch.float64)
+    layer.__class__ = Linear
+    make_lean(layer)
+    assert type(layer) is Linear  # peft casts the input
     moved = ConceptPipeline(load_base_model(tiny_sd), [anna], offload="sequential", offload_device="cpu")
     kinds = {type(module) for module in moved.model.denoiser.modules() if hasattr(module, "lora_A")}
     assert kinds == {Linear}  # whose parts bring their weights themselves

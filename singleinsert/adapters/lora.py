@@ -45,6 +45,8 @@ class _LeanLinear(LoraLinear):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.lora_variant or kwargs:  # another kind of LoRA that a user has loaded beside
+            return super().forward(x, *args, **kwargs)
         base = self.base_layer
         result = functional.linear(x, base.weight, base.bias)
         if self._disable_adapters or self.merged_adapters:
@@ -60,16 +62,22 @@ def _add_update(result: Tensor, x: Tensor, down: nn.Module, up: Any, scaling: fl
     hidden = down(x)
     if scaling != 1:
         return result + up(hidden) * scaling
-    if x.dim() < 3 or result.dtype != hidden.dtype:
+    if x.dim() < 3 or result.dtype != hidden.dtype or up.bias is not None:
         return result + up(hidden)
     weight = up.weight.to(x.dtype)
     return torch.addmm(result.flatten(0, -2), hidden.flatten(0, -2), weight.t()).view_as(result)
 
 
 def make_lean(layer: LoraLayer) -> None:
-    """Let peft's ``layer`` compute in fewer operators, if it is a plain one: others multiply in a way of theirs."""
-    plain = type(layer) is LoraLinear and type(layer.get_base_layer()) is nn.Linear
-    if plain and not layer.lora_variant and not any(layer.lora_bias.values()):
+    """Let peft's ``layer`` compute in fewer operators, if it is a plain one: others multiply in a way of theirs.
+
+    So do those whose LoRA has another dtype than the layer: peft casts the input.
+    """
+    base = layer.get_base_layer()
+    if type(layer) is not LoraLinear or type(base) is not nn.Linear:
+        return
+    parts = (*layer.lora_A.values(), *layer.lora_B.values())
+    if all(isinstance(part, _CastLinear) or part.weight.dtype == base.weight.dtype for part in parts):
         layer.__class__ = _LeanLinear
 
 
