@@ -1,7 +1,7 @@
 """The true sizes: keys, shapes and dtypes hold from a checkpoint file to the exported ones.
 
-SD 1.5: minutes and 10 GB of memory; scenes of SD 1.5 and 2.x: two minutes of one core and 7 GB each. SDXL: half an hour
-or more of two cores, 14 to 16 GB of memory and 7 GB of disk.
+Of one core: SD 1.5 two minutes, and 10 GB of memory; scenes of SD 1.5 and 2.x three minutes and 7 GB each; SDXL five
+minutes, 14 to 16 GB of memory and 7 GB of disk.
 """
 
 import gc
