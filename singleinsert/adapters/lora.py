@@ -45,11 +45,11 @@ class _LeanLinear(LoraLinear):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if self.lora_variant or kwargs:  # another kind of LoRA that a user has loaded beside
+        if self.lora_variant or self.merged_adapters or kwargs:  # a user has loaded another kind beside, or fused it
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         result = functional.linear(x, base.weight, base.bias)
-        if self._disable_adapters or self.merged_adapters:
+        if self._disable_adapters:
             return result
         all_down, all_up = self.lora_A, self.lora_B
         for name in self.active_adapters:

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from singleinsert.adapters.lora import make_lean
 from singleinsert.adapters.naming import COMPONENTS
 from singleinsert.adapters.ranks import RankGate
 from singleinsert.adapters.weights import WeightUpdate
@@ -157,15 +159,12 @@ def check_fits(concept: Artifact, model: Family) -> None:
 def make_loras_lean(model: Family) -> None:
     """Let the LoRA layers of ``model`` compute in fewer operators; not where their weights come only when they are
     called."""
-    for layer in (layer for part in model.parts.values() for layer in _lora_layers(part)):
-        from singleinsert.adapters.lora import make_lean  # and with it peft, where there is a LoRA
-
-        make_lean(layer)
+    for component in COMPONENTS:
+        for layer in _lora_layers(model.parts.get(component)):
+            make_lean(layer)
 
 
 def _lora_layers(module: nn.Module | None) -> list[Any]:
-    from peft.tuners.lora import LoraLayer
-
     return [] if module is None else [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
 
 

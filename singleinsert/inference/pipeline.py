@@ -88,6 +88,8 @@ class ConceptPipeline:
         self.pipeline = model.pipeline(build_scheduler(scheduler, model.scheduler))
         self._ends = load_loras(self.pipeline, model, self.concepts)
         self.set_weights(weights if weights is not None else [1.0] * len(concepts))
+        if offload != "sequential":  # whose hooks bring each layer's weights when that layer is called
+            make_loras_lean(model)
         self._vectors: dict[str, Embedding] = {
             slot(i): {part: tensor.to(model.device) for part, tensor in concept.concept.embeddings.items()}
             for i, concept in enumerate(self.concepts)
@@ -219,8 +221,6 @@ class ConceptPipeline:
     def _offload(self, kind: str, device: str) -> None:
         if kind not in OFFLOADS:
             raise InputError(f"offload '{kind}' is none of {', '.join(OFFLOADS)}")
-        if kind != "sequential":  # whose hooks bring each layer's weights when that layer is called
-            make_loras_lean(self.model)
         if kind == "none":
             return
         # diffusers' hooks sit on the pipeline's own calls, and prompts are encoded outside of them
