@@ -18,10 +18,9 @@ class _LeanResnetBlock(ResnetBlock2D):
     """A block that neither resizes nor scales, told the timestep by an embedding that is activated already."""
 
     def forward(self, input_tensor: Tensor, temb: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        in_place = not torch.is_grad_enabled()  # what was normed serves nothing else, unless a graph keeps it
-        hidden = self.conv1(functional.silu(self.norm1(input_tensor), in_place))
+        hidden = self.conv1(self.nonlinearity(self.norm1(input_tensor)))
         hidden = hidden + self.time_emb_proj(temb)[:, :, None, None]
-        hidden = self.conv2(functional.silu(self.norm2(hidden), in_place))
+        hidden = self.conv2(self.nonlinearity(self.norm2(hidden)))
         return (input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)) + hidden
 
 
