@@ -46,14 +46,14 @@ def start(*words: str | Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def until(process: subprocess.Popen[str], text: str) -> None:
-    """Read what the process prints up to a line that holds ``text``."""
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """Read what the process prints up to a line that holds ``text``; returns all of it."""
     said = []
     assert process.stdout is not None
     for line in process.stdout:
         said.append(line)
         if text in line:
-            return
+            return "".join(said)
     raise AssertionError(f"{text!r} never came: {''.join(said)}")
 
 

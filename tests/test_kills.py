@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
-from batches import ENVIRONMENT
+from batches import ENVIRONMENT, until
 from runs import small_values
 from safetensors import safe_open
 
@@ -57,7 +58,7 @@ for line in sys.stdin:
         run_killed(int(line))
         break
     _, status = os.waitpid(child, 0)
-    print("ended:", os.waitstatus_to_exitcode(status), flush=True)
+    print("ended with code", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -66,19 +67,19 @@ def runs_of(values: Path) -> Iterator[Callable[[int], tuple[int, str]]]:
     """A function that runs ``values`` in a process of its own, killed at a rename: exit code, and what it said."""
     command = [sys.executable, "-u", "-c", RUNS, str(values)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes) as process:
-        assert process.stdin is not None and process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
+    with subprocess.Popen(command, env=ENVIRONMENT, text=True, start_new_session=True, **pipes) as process:
 
         def run(when: int) -> tuple[int, str]:
-            stdin.write(f"{when}\n")
-            stdin.flush()
-            said = ""
-            for line in stdout:
-                if line.startswith("ended: "):
-                    return int(line.removeprefix("ended: ")), said
-                said += line
-            raise AssertionError(said)
+            assert process.stdin is not None
+            limit = Timer(300, os.killpg, (process.pid, signal.SIGKILL))
+            limit.start()
+            try:
+                process.stdin.write(f"{when}\n")
+                process.stdin.flush()
+                said = until(process, "ended with code ")
+            finally:
+                limit.cancel()
+            return int(said.splitlines()[-1].split()[-1]), said
 
         yield run
 
