@@ -94,7 +94,8 @@ def measure_step(settings: Settings, name: str, family: str = "sd1") -> Cost:
         account.start()
         with account, mock.patch.object(loop, "_apply_gradients", account.within("optimiser", loop._apply_gradients)):
             steps, flops, operators = loop.source.steps_ahead, [], []
-            different = 1 if loop.bank is not None and stage is not loop.run.stages[0] else 2
+            first, _ = loop.source.share(stage, 0)
+            different = 1 if loop.source.bank_of(stage, first) else 2
             for _ in range(steps if Variation.of_stage(stage.settings).templates else min(steps, different)):
                 loop._optimiser_step(stage)
                 loop.step += 1

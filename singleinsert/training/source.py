@@ -55,14 +55,14 @@ class SampleSource:
 
     def prompts(self, stage: Stage, samples: Sequence[int]) -> list[StepPrompt]:
         """What each sample is shown and asked: in the bank's samples, what their own stage was asked."""
-        if bank := self._bank_of(stage, samples):
+        if bank := self.bank_of(stage, samples):
             return [self.run.prompting.at(bank.stage, entry) for entry in bank.entries(samples)]
         return [self.run.prompting.at(stage.name, sample) for sample in samples]
 
     def draw(self, stage: Stage, samples: Sequence[int]) -> Draws:
         """What is random in ``samples``, on the run's device."""
         schedule, shape = self.run.model.schedule, self.run.pictures[0].latents.mean.shape[1:]
-        if bank := self._bank_of(stage, samples):
+        if bank := self.bank_of(stage, samples):
             drawn = bank.draw(schedule, shape, bank.entries(samples))
         else:
             drawn = draw(schedule, shape, self.run.settings.run.seed, stage.name, samples, self.sampling[stage.name])
@@ -72,7 +72,7 @@ class SampleSource:
         """All draws of this process for ``step``, with what the frozen model says to them, predicted for several steps
         at once. None where each step is to predict its own, or none does."""
         samples, _ = self.share(stage, step)
-        if self.steps_ahead == 1 or not stage.objective.needs_frozen or self._bank_of(stage, samples):
+        if self.steps_ahead == 1 or not stage.objective.needs_frozen or self.bank_of(stage, samples):
             return None
         if (stage.name, step) not in self._ahead:
             self._ahead = {}
@@ -103,7 +103,7 @@ class SampleSource:
         clear_device_cache()  # the failed pass's memory is free only when its error is gone
         return {}
 
-    def _bank_of(self, stage: Stage, samples: Sequence[int]) -> TeacherBank | None:
+    def bank_of(self, stage: Stage, samples: Sequence[int]) -> TeacherBank | None:
         """The bank, where it serves these samples of ``stage``."""
         served = self.bank and stage is not self.run.stages[0] and self.bank.serves(samples, self.batch(stage))
         return self.bank if served else None
