@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from singleinsert.adapters.lora import make_lean
@@ -165,6 +164,8 @@ def make_loras_lean(model: Family) -> None:
 
 
 def _lora_layers(module: nn.Module | None) -> list[Any]:
+    from peft.tuners.lora import LoraLayer
+
     return [] if module is None else [layer for layer in module.modules() if isinstance(layer, LoraLayer)]
 
 
